@@ -1,0 +1,1 @@
+"""Chunk cache policy, background download, traces and prefetch."""

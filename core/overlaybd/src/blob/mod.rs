@@ -1,0 +1,52 @@
+//! The bytes of one layer, wherever they are: the smallest interface that everything stacks on.
+
+mod file;
+mod memory;
+mod slice;
+
+pub use file::FileBlob;
+pub use memory::MemoryBlob;
+pub use slice::SliceBlob;
+
+use crate::error::{Error, Kind, Result};
+
+/// Read-only bytes of known length. Implementations are shared between threads.
+pub trait Blob: Send + Sync {
+    /// Path, URL (without secrets) or other name for messages.
+    fn name(&self) -> &str;
+
+    /// Length in bytes; does not change while open.
+    fn len(&self) -> u64;
+
+    /// True for a blob of length zero.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buf` from `offset` on, wholly or with an error. A range that leaves the blob is
+    /// `OutOfBounds`.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+
+    /// Whether a read of this range would be answered without waiting for a network. A hint: it may
+    /// be wrong by the time of the read.
+    fn is_ready(&self, _offset: u64, _len: u64) -> bool {
+        true
+    }
+
+    /// Says that the bytes of this range proved wrong. True if the blob dropped its copy, so that
+    /// reading again may give other bytes; false (local files) if reading again is of no use.
+    fn distrust(&self, _offset: u64, _len: u64) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+/// Checks that `len` bytes from `offset` on lie inside a blob, for use by implementations.
+pub fn check_range(blob: &dyn Blob, offset: u64, len: usize) -> Result<()> {
+    match offset.checked_add(len as u64) {
+        Some(end) if end <= blob.len() => Ok(()),
+        _ => {
+            let what = format!("{len} bytes asked beyond the end at {}", blob.len());
+            Err(Error::new(Kind::OutOfBounds, what).in_file(blob.name()).at(offset))
+        }
+    }
+}

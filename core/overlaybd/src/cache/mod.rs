@@ -1,0 +1,1 @@
+//! Chunk cache on disk.

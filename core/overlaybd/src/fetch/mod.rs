@@ -1,0 +1,1 @@
+//! Ranged HTTP to a registry.

@@ -1,0 +1,1 @@
+//! An open image: stack of lowers, an upper, and the device they make.

@@ -1,0 +1,22 @@
+//! Layer formats, lazily read images and front ends of overlaybd.
+//!
+//! This crate moves bytes: it knows nothing of Python, of configuration files or of credentials.
+//! It reaches disk, clock and network only through the traits of [`sys`] and [`fetch`], so that the
+//! same code runs on a real machine and in a simulated world with faults on demand.
+
+pub mod blob;
+pub mod cache;
+pub mod device;
+pub mod error;
+pub mod fetch;
+pub mod image;
+pub mod layer;
+pub mod limits;
+pub mod lsmt;
+pub mod serve;
+pub mod sink;
+pub mod sys;
+pub mod tar;
+pub mod zfile;
+
+pub use error::{Error, Kind, Result};

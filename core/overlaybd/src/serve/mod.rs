@@ -1,0 +1,1 @@
+//! Front ends: request in, completion out.

@@ -1,0 +1,99 @@
+//! Where a layer goes while it is written: strictly in order, whatever stands behind.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::sys::{write_all, File};
+
+/// A sequential output. Wrappers (zfile, tar, a digest) are sinks on top of sinks; the outermost
+/// one's `finish` finishes all.
+pub trait Sink: Send {
+    /// Appends `bytes`.
+    fn write(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Copies `len` bytes of `from` at `offset` to the end of the output. A sink on a file lets the
+    /// kernel do it; the others read and write.
+    fn write_from(&mut self, from: &dyn crate::blob::Blob, offset: u64, len: u64) -> Result<()> {
+        let mut buf = vec![0; len.min(1 << 20) as usize];
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(buf.len() as u64) as usize;
+            from.read_at(&mut buf[..n], offset + done)?;
+            self.write(&buf[..n])?;
+            done += n as u64;
+        }
+        Ok(())
+    }
+
+    /// Replaces bytes written before, if the output can; false if it cannot (a stream).
+    fn rewrite(&mut self, _offset: u64, _bytes: &[u8]) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Bytes appended so far.
+    fn position(&self) -> u64;
+
+    /// Writes what is still held back, then finishes what lies below. Call once, at the end.
+    fn finish(&mut self) -> Result<()>;
+}
+
+/// A sink into a file, from its start. Naming, syncing and removal after an error are its owner's.
+pub struct FileSink {
+    file: Arc<dyn File>,
+    position: u64,
+}
+
+impl FileSink {
+    /// Writes to `file` from offset 0 on.
+    pub fn new(file: Arc<dyn File>) -> Self {
+        FileSink { file, position: 0 }
+    }
+}
+
+impl Sink for FileSink {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        write_all(&*self.file, bytes, self.position)?;
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn rewrite(&mut self, offset: u64, bytes: &[u8]) -> Result<bool> {
+        write_all(&*self.file, bytes, offset)?;
+        Ok(true)
+    }
+
+    fn position(&self) -> u64 {
+        self.position
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A sink into memory, for tests and small layers.
+#[derive(Default)]
+pub struct MemorySink {
+    /// All that was written.
+    pub bytes: Vec<u8>,
+}
+
+impl Sink for MemorySink {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn rewrite(&mut self, offset: u64, bytes: &[u8]) -> Result<bool> {
+        self.bytes[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        Ok(true)
+    }
+
+    fn position(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,12 @@
+//! `obdcore`: the core for Python. Translates types and errors, releases the GIL around all I/O.
+
+use pyo3::prelude::*;
+
+mod errors;
+
+#[pymodule]
+fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    errors::register(module)?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+"""Floor 2: configuration, credentials, registry, image and device life."""

@@ -1,0 +1,1 @@
+"""Binding of libtcmu and configfs."""

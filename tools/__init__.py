@@ -1,0 +1,1 @@
+"""One file per command; parses arguments, calls floor 2, prints."""

@@ -1,0 +1,1 @@
+"""The seekable block-compressed codec, usable alone, like gzip or lzma."""
