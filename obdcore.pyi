@@ -1,0 +1,182 @@
+"""The native core. Public names are in the packages `obd` and `zfile`; this module is private to them.
+
+All sizes and offsets are bytes. Every function that does I/O releases the GIL. Failures are `Error`.
+`progress(done, total)` is called a few times a second from the calling thread; what it raises (Ctrl-C
+included) ends the work with that exception.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+__version__: str
+
+type Progress = Callable[[int, int], None]
+
+class Error(OSError):
+    """A failure of the core. `str()` is one line: kind, file, offset, what, cause."""
+
+    kind: str
+    file: str | None
+    offset: int | None
+    what: str
+    cause: str | None
+
+# ---- zfile: core/python/src/zfile.rs
+
+class ZFileReader:
+    """A zfile (tar-wrapped or not) open for random access. Safe for use by several threads."""
+
+    def __init__(self, path: str) -> None: ...
+    @property
+    def size(self) -> int: ...
+    def read_at(self, offset: int, length: int) -> bytes: ...
+    def readinto_at(self, buffer: Any, offset: int) -> int: ...
+    def info(self) -> dict[str, Any]: ...
+    def verify(self, progress: Progress | None = None) -> None: ...
+
+def zfile_detect(path: str) -> bool: ...
+def zfile_compress(
+    source: int,
+    target: int,
+    *,
+    algorithm: str = "lz4",
+    block_size: int = 4096,
+    checksum: bool = True,
+    overwrite_header: bool = False,
+    tar: bool = False,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compresses everything that can be read from the descriptor `source` (a pipe will do) into the empty file `target`."""
+
+def zfile_decompress(path: str, target: int, *, progress: Progress | None = None) -> int: ...
+
+# ---- lsmt: core/python/src/lsmt.rs
+
+def lsmt_create(
+    data: str,
+    index: str,
+    *,
+    size: int,
+    sparse: bool = False,
+    uuid: str | None = None,
+    parent_uuid: str | None = None,
+    tag: bytes = b"",
+) -> None: ...
+def lsmt_commit(
+    data: str,
+    index: str | None,
+    output: int,
+    *,
+    uuid: str | None = None,
+    parent_uuid: str | None = None,
+    tag: bytes = b"",
+    compress: Mapping[str, Any] | None = None,
+    tar: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Commits a writable layer (`index` given) or a sealed one (None) into the empty file `output`.
+
+    `compress` holds the options of `zfile_compress`: algorithm, block_size, checksum, overwrite_header, threads.
+    """
+
+def lsmt_merge(
+    lowers: list[str],
+    output: int,
+    *,
+    upper: tuple[str, str] | None = None,
+    uuid: str | None = None,
+    parent_uuid: str | None = None,
+    tag: bytes = b"",
+    compress: Mapping[str, Any] | None = None,
+    tar: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]: ...
+def lsmt_seal(data: str, index: str) -> None: ...
+def lsmt_resize(data: str, index: str, size: int) -> None: ...
+def lsmt_import(
+    source: int,
+    size: int,
+    output: int,
+    *,
+    compress: Mapping[str, Any] | None = None,
+    tar: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Makes a committed layer of a raw image; holes and runs of zeros are left out."""
+
+def layer_info(path: str) -> dict[str, Any]:
+    """What a file is: nested description of its tar, zfile and LSMT parts (headers, trailers, counts); index files too."""
+
+def layer_verify(path: str, progress: Progress | None = None) -> dict[str, Any]:
+    """Reads and checks everything: headers, digests, jump table, every block's checksum, index rules."""
+
+# ---- fetch and cache: core/python/src/remote.rs
+
+class Locator(Protocol):
+    """Policy of one blob, called from any thread: where its bytes are and with which headers."""
+
+    def locate(self) -> tuple[str, list[tuple[str, str]]]:
+        """URL and request headers for the next ranged GET. Must be quick when nothing has changed."""
+
+    def refused(self, status: int, headers: list[tuple[str, str]], url: str) -> bool:
+        """The server answered 3xx, 400, 401 or 403 to a request for `url`: make the next `locate` better (redirect, token).
+
+        False if there is nothing left to try.
+        """
+
+class ChunkCache:
+    """A bounded cache directory shared by all images of the process (and safe beside other processes)."""
+
+    def __init__(self, directory: str, capacity_bytes: int, chunk_bytes: int = 262144) -> None: ...
+    def stats(self) -> dict[str, int]: ...
+
+class RemoteBlob:
+    """A registry blob read by ranged GET, through a cache or (None) without."""
+
+    def __init__(
+        self, name: str, digest: str, locator: Locator, *, size: int = 0, cache: ChunkCache | None = None
+    ) -> None: ...
+    @property
+    def size(self) -> int: ...
+    def read_at(self, offset: int, length: int) -> bytes: ...
+    def stats(self) -> dict[str, int]: ...
+
+# ---- image: core/python/src/image.rs
+
+class Image:
+    """A stack of layers as a block device. Lowers, bottom first, are paths or RemoteBlobs."""
+
+    def __init__(self, lowers: list[str | RemoteBlob], upper: tuple[str, str] | None = None) -> None: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def read_only(self) -> bool: ...
+    def read_at(self, offset: int, length: int) -> bytes: ...
+    def write_at(self, offset: int, data: bytes) -> None: ...
+    def discard(self, offset: int, length: int) -> None: ...
+    def flush(self) -> None: ...
+    def extents(self, offset: int, length: int) -> list[tuple[int, str]]: ...
+    def stats(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+
+# ---- front ends: core/python/src/serve.rs
+
+class NbdServer:
+    """Serves images by NBD. `address` is `unix:PATH` or `HOST:PORT` (port 0: any free one)."""
+
+    def __init__(self, exports: Mapping[str, Image], address: str, *, workers: int = 16) -> None: ...
+    @property
+    def address(self) -> str: ...
+    def stats(self) -> dict[str, int]: ...
+    def stop(self) -> None:
+        """Stops accepting, answers what is under way, closes all connections; returns when done."""
+
+class FuseMount:
+    """A FUSE directory with one file per image."""
+
+    def __init__(self, files: Mapping[str, Image], directory: str, *, workers: int = 16, allow_other: bool = False) -> None: ...
+    def wait(self) -> None:
+        """Returns when the file system has been unmounted, by `stop` or from outside."""
+
+    def stop(self) -> None: ...
