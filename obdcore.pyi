@@ -6,11 +6,11 @@ included) ends the work with that exception.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 __version__: str
 
-type Progress = Callable[[int, int], None]
+Progress: TypeAlias = Callable[[int, int], None]
 
 class Error(OSError):
     """A failure of the core. `str()` is one line: kind, file, offset, what, cause."""
