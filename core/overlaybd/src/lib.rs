@@ -13,6 +13,7 @@ pub mod image;
 pub mod layer;
 pub mod limits;
 pub mod lsmt;
+pub mod progress;
 pub mod serve;
 pub mod sink;
 pub mod sys;

@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 
 mod errors;
+mod progress;
 
 #[pymodule]
 fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
