@@ -3,5 +3,5 @@
 pub mod index;
 pub mod segment;
 
-pub use index::{Index, MutableIndex};
+pub use index::{check_entries, coalesce, push_coalesced, Index, MutableIndex};
 pub use segment::Segment;

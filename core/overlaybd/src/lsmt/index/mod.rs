@@ -5,6 +5,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::segment::Segment;
+use crate::error::{Error, Kind, Result};
+use crate::limits::{MAX_LAYERS, MAX_RW_ENTRIES};
+
+mod check;
+mod coalesce;
+
+pub use check::check_entries;
+pub use coalesce::{coalesce, push_coalesced};
 
 /// An immutable, searchable index: sorted by offset, without overlaps or zero-length entries.
 #[derive(Clone, Debug, Default)]
@@ -13,21 +21,52 @@ pub struct Index {
 }
 
 impl Index {
-    /// Takes entries that are sorted and do not overlap (the caller has checked them).
-    pub fn from_sorted(segments: Vec<Segment>) -> Index {
-        Index { segments }
+    /// Takes entries that are sorted and do not overlap (the caller has checked them). Zero-length
+    /// entries and padding are left out.
+    pub fn from_sorted(segments: impl IntoIterator<Item = Segment>) -> Index {
+        Index { segments: segments.into_iter().filter(|s| s.length > 0 && !s.is_invalid()).collect() }
     }
 
     /// The merged view of several layers, topmost first: gaps of a layer are filled by the next one,
     /// entries are trimmed at the edges, and the tag of each becomes the number of its layer (0 = top).
-    pub fn merge(layers: &[&[Segment]]) -> Index {
+    ///
+    /// Each layer is sorted and does not overlap itself (the caller has checked it).
+    ///
+    /// # Errors
+    /// `Limit` with more than [`MAX_LAYERS`] layers or [`MAX_RW_ENTRIES`] entries in the result.
+    pub fn merge(layers: &[&[Segment]]) -> Result<Index> {
+        if layers.len() > MAX_LAYERS {
+            return Err(Error::new(Kind::Limit, format!("{} layers; at most {MAX_LAYERS} make a stack", layers.len())));
+        }
         let mut map = MutableIndex::default();
         for (tag, layer) in layers.iter().enumerate().rev() {
             for segment in layer.iter().filter(|s| s.length > 0) {
                 map.insert(Segment { tag: tag as u8, ..*segment });
             }
         }
-        Index::from_sorted(map.iter().collect())
+        if map.len() as u64 > MAX_RW_ENTRIES {
+            return Err(Error::new(Kind::Limit, format!("merged index of {} entries", map.len())));
+        }
+        Ok(Index::from_sorted(map.iter()))
+    }
+
+    /// This merged index with one more layer on top, as a restack needs it: the entries of `layer` get
+    /// tag 0, the tags of this index rise by one.
+    ///
+    /// # Errors
+    /// `Limit` as [`Index::merge`], the tags of this index counting as layers.
+    pub fn with_layer_on_top(&self, layer: &[Segment]) -> Result<Index> {
+        let mut map = MutableIndex::default();
+        for segment in self.iter() {
+            if usize::from(segment.tag) + 1 >= MAX_LAYERS {
+                return Err(Error::new(Kind::Limit, format!("more than {MAX_LAYERS} layers in a stack")));
+            }
+            map.insert(Segment { tag: segment.tag + 1, ..segment });
+        }
+        for segment in layer {
+            map.insert(Segment { tag: 0, ..*segment });
+        }
+        Ok(Index::from_sorted(map.iter()))
     }
 
     /// Calls `f` for each piece of the range that an entry covers, in ascending order, the first and
