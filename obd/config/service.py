@@ -1,0 +1,202 @@
+"""The service configuration (`overlaybd.json`): what all images of a host share."""
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from obd.config.errors import ConfigError
+from obd.config.image import Download
+from obd.config.schema import I32_MAX, I32_MIN, U32, U64, Table, build, choice, flag, integer, table, text
+from obd.config.strict_json import read_object
+
+DEFAULT_SERVICE_FILE: Final = "/etc/overlaybd/overlaybd.json"
+
+_GIB: Final = 1 << 30
+_CACHE_TYPES: Final = ("", "file", "download", "ocf")
+_PAGE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class LogConfig(Table):
+    """Log file. Levels: 0 debug, 1 info, 2 warning, 3 error, 4 fatal."""
+
+    level: int | None = integer("logLevel", None, 0, U32)
+    path: str = text("logPath")
+    size_mib: int = integer("logSizeMB", 10, 0, U32)
+    files: int = integer("logRotateNum", 3, I32_MIN, I32_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CacheConfig(Table):
+    """The chunk cache for remote layers."""
+
+    type: str = choice("cacheType", "", _CACHE_TYPES)
+    dir: str = text("cacheDir", "/opt/overlaybd/registry_cache")
+    size_gib: int = integer("cacheSizeGB", 4, 0, U32)
+    refill_size_bytes: int = integer("refillSize", 262144, 0, U32)
+    block_size_bytes: int = integer("blockSize", 65536, 0, U32)
+
+    @property
+    def size_bytes(self) -> int:
+        """Capacity in bytes."""
+        return self.size_gib * _GIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class GzipCacheConfig(Table):
+    """The cache for decompressed targets of turboOCI layers."""
+
+    enable: bool = flag("enable", False)
+    dir: str = text("cacheDir", "/opt/overlaybd/gzip_cache")
+    size_gib: int = integer("cacheSizeGB", 4, 0, U32)
+    refill_size_bytes: int = integer("refillSize", 1 << 20, 0, U32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CredentialConfig(Table):
+    """Where user names and passwords for registries come from. A URL may hold a secret."""
+
+    mode: str = choice("mode", "", ("", "file", "http", "https", "uds"))
+    path: str = text("path", secret=True)
+    timeout_s: int = integer("timeout", 1, I32_MIN, I32_MAX)
+    client_cert_path: str = text("client_cert_path")
+    client_key_path: str = text("client_key_path")
+    server_ca_path: str = text("server_ca_path")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class P2pConfig(Table):
+    """A proxy on this host that fetches blobs from peers."""
+
+    enable: bool = flag("enable", False)
+    address: str = text("address", "http://localhost:9731/accelerator", secret=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ExporterConfig(Table):
+    """Metrics over HTTP."""
+
+    enable: bool = flag("enable", False)
+    uri_prefix: str = text("uriPrefix", "/metrics")
+    port: int = integer("port", 9863, 1, 65535)
+    update_interval_us: int = integer("updateInterval", 60_000_000, 0, U64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ApiConfig(Table):
+    """The management interface (`serviceConfig`)."""
+
+    enable: bool = flag("enable", False)
+    address: str = text("address", "http://127.0.0.1:9862")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class PrefetchConfig(Table):
+    """Replay of traces."""
+
+    concurrency: int = integer("concurrency", 16, 1, I32_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CertConfig(Table):
+    """TLS client certificate towards registries: used only if both are given."""
+
+    cert_file: str = text("certFile")
+    key_file: str = text("keyFile")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ServiceConfig(Table):
+    """All of `overlaybd.json`. Legacy keys are fields; `log`, `cache` and `credentials` say what counts."""
+
+    log_config: LogConfig = table("logConfig", LogConfig)
+    legacy_log_level: int = integer("logLevel", 1, 0, U32)
+    legacy_log_path: str = text("logPath", "/var/log/overlaybd.log")
+    enable_audit: bool = flag("enableAudit", True)
+    audit_path: str = text("auditPath", "/var/log/overlaybd-audit.log")
+    cache_config: CacheConfig = table("cacheConfig", CacheConfig)
+    legacy_cache_type: str = choice("cacheType", "file", _CACHE_TYPES[1:])
+    legacy_cache_dir: str = text("registryCacheDir", "/opt/overlaybd/registry_cache")
+    legacy_cache_size_gib: int = integer("registryCacheSizeGB", 4, 0, U32)
+    gzip_cache: GzipCacheConfig = table("gzipCacheConfig", GzipCacheConfig)
+    credential_config: CredentialConfig = table("credentialConfig", CredentialConfig)
+    legacy_credential_file: str = text("credentialFilePath", "/opt/overlaybd/cred.json")
+    io_engine: int = integer("ioEngine", 0, 0, 2)
+    download: Download = table("download", Download)
+    p2p: P2pConfig = table("p2pConfig", P2pConfig)
+    exporter: ExporterConfig = table("exporterConfig", ExporterConfig)
+    api: ApiConfig = table("serviceConfig", ApiConfig)
+    prefetch: PrefetchConfig = table("prefetchConfig", PrefetchConfig)
+    cert: CertConfig = table("certConfig", CertConfig)
+    enable_thread: bool = flag("enableThread", False)
+    registry_fs_version: str = text("registryFsVersion", "v2")
+    user_agent: str = text("userAgent")
+
+    file: str = ""
+    """Path of the file this was read from; "" for the built-in defaults."""
+    unknown_keys: tuple[str, ...] = field(default=())
+    """Keys found that mean nothing: ignored, but worth a warning."""
+
+    @property
+    def log(self) -> LogConfig:
+        """The log settings that count: a missing level or path comes from the legacy keys.
+
+        Unlike upstream, an empty `logConfig.logPath` does not throw away the other members.
+        """
+        level = self.log_config.level
+        return replace(
+            self.log_config,
+            level=self.legacy_log_level if level is None else level,
+            path=self.log_config.path or self.legacy_log_path,
+        )
+
+    @property
+    def cache(self) -> CacheConfig:
+        """The cache settings that count: legacy type, dir and size if `cacheConfig` has no type."""
+        if self.cache_config.type:
+            return self.cache_config
+        return replace(
+            self.cache_config,
+            type=self.legacy_cache_type,
+            dir=self.legacy_cache_dir,
+            size_gib=self.legacy_cache_size_gib,
+        )
+
+    @property
+    def credentials(self) -> CredentialConfig:
+        """The credential settings that count: without a mode, the legacy file."""
+        if self.credential_config.mode:
+            return self.credential_config
+        return CredentialConfig(mode="file", path=self.legacy_credential_file)
+
+
+def load_service(path: str | os.PathLike[str] | None = None) -> ServiceConfig:
+    """Reads and checks the service configuration.
+
+    Without `path` it is that of the host, `DEFAULT_SERVICE_FILE`, or the built-in defaults if there is
+    none; a `path` that is given must exist. Raises `ConfigError`.
+    """
+    if path is None:
+        if not os.path.exists(DEFAULT_SERVICE_FILE):
+            return ServiceConfig()
+        path = DEFAULT_SERVICE_FILE
+    name = os.fspath(path)
+    return parse_service(read_object(name), name)
+
+
+def parse_service(root: dict[str, Any], file: str = "") -> ServiceConfig:
+    """The configuration in the JSON object `root`; `file` is for messages."""
+    try:
+        config, unknown = build(ServiceConfig, root)
+        _check_refill("cacheConfig", config.cache_config.refill_size_bytes)
+        _check_refill("gzipCacheConfig", config.gzip_cache.refill_size_bytes)
+    except ConfigError as error:
+        raise ConfigError(error.what, file=file) from None
+    return replace(config, file=file, unknown_keys=tuple(unknown))
+
+
+def _check_refill(where: str, size: int) -> None:
+    if size < _PAGE or size & (size - 1):
+        raise ConfigError(
+            f"{where}.refillSize: {size} is not allowed: must be a power of two from {_PAGE} on"
+        )
