@@ -1,6 +1,10 @@
 //! A block device as front ends see it.
 
-use crate::error::Result;
+mod memory;
+
+pub use memory::MemoryDevice;
+
+use crate::error::{Error, Kind, Result};
 
 /// What a range of a device holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,4 +47,13 @@ pub trait BlockDevice: Send + Sync {
     /// Whether a read of this range would be answered without waiting for a network: front ends
     /// answer such reads at once and give the others to the worker pool.
     fn is_ready(&self, offset: u64, len: u64) -> bool;
+}
+
+/// Checks that `len` bytes from `offset` on lie inside a device, for use by implementations.
+pub fn check_range(device: &dyn BlockDevice, offset: u64, len: u64) -> Result<()> {
+    let size = device.size();
+    match offset.checked_add(len) {
+        Some(end) if end <= size => Ok(()),
+        _ => Err(Error::new(Kind::OutOfBounds, format!("{len} bytes beyond the device's end at {size}")).at(offset)),
+    }
 }

@@ -20,3 +20,26 @@ pub const MAX_ZFILE_BLOCKS: u64 = 1_000_000_000;
 
 /// Largest request a front end hands down in one piece; larger ones are cut.
 pub const MAX_IO_BYTES: usize = 4 << 20;
+
+/// Largest payload of one NBD request or reply: what the protocol asks every server to accept, and
+/// what common clients never exceed.
+pub const NBD_MAX_PAYLOAD: u32 = 32 << 20;
+
+/// Largest payload of one NBD option; more is no option that any client sends.
+pub const NBD_MAX_OPTION: u32 = 64 << 10;
+
+/// Longest export name, by the protocol.
+pub const NBD_MAX_NAME: usize = 4096;
+
+/// Options that one client may send before it must have chosen an export.
+pub const NBD_MAX_OPTIONS: usize = 256;
+
+/// Bytes of requests and replies that one NBD connection may have under way, one request of the
+/// largest size excepted: above it the server stops reading from that connection.
+pub const NBD_MAX_IN_FLIGHT_BYTES: usize = 32 << 20;
+
+/// Requests that one NBD connection may have with workers.
+pub const NBD_MAX_IN_FLIGHT: usize = 1024;
+
+/// Descriptors in one NBD block status reply.
+pub const NBD_MAX_EXTENTS: usize = 1024;

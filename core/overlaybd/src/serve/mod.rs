@@ -1,1 +1,3 @@
 //! Front ends: request in, completion out.
+
+pub mod pool;
