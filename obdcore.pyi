@@ -47,7 +47,7 @@ def zfile_compress(
     threads: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compresses everything that can be read from the descriptor `source` (a pipe will do) into the empty file `target`."""
+    """Compresses all that the descriptor `source` (a pipe will do) gives into the empty file `target`."""
 
 def zfile_decompress(path: str, target: int, *, progress: Progress | None = None) -> int: ...
 
@@ -77,7 +77,7 @@ def lsmt_commit(
 ) -> dict[str, Any]:
     """Commits a writable layer (`index` given) or a sealed one (None) into the empty file `output`.
 
-    `compress` holds the options of `zfile_compress`: algorithm, block_size, checksum, overwrite_header, threads.
+    `compress` holds options of `zfile_compress`: algorithm, block_size, checksum, overwrite_header, threads.
     """
 
 def lsmt_merge(
@@ -106,7 +106,7 @@ def lsmt_import(
     """Makes a committed layer of a raw image; holes and runs of zeros are left out."""
 
 def layer_info(path: str) -> dict[str, Any]:
-    """What a file is: nested description of its tar, zfile and LSMT parts (headers, trailers, counts); index files too."""
+    """What a file is: its tar, zfile and LSMT parts (headers, trailers, counts), nested; index files too."""
 
 def layer_verify(path: str, progress: Progress | None = None) -> dict[str, Any]:
     """Reads and checks everything: headers, digests, jump table, every block's checksum, index rules."""
@@ -120,7 +120,7 @@ class Locator(Protocol):
         """URL and request headers for the next ranged GET. Must be quick when nothing has changed."""
 
     def refused(self, status: int, headers: list[tuple[str, str]], url: str) -> bool:
-        """The server answered 3xx, 400, 401 or 403 to a request for `url`: make the next `locate` better (redirect, token).
+        """`url` was answered by 3xx, 400, 401 or 403: make the next `locate` better (redirect, token).
 
         False if there is nothing left to try.
         """
@@ -175,7 +175,9 @@ class NbdServer:
 class FuseMount:
     """A FUSE directory with one file per image."""
 
-    def __init__(self, files: Mapping[str, Image], directory: str, *, workers: int = 16, allow_other: bool = False) -> None: ...
+    def __init__(
+        self, files: Mapping[str, Image], directory: str, *, workers: int = 16, allow_other: bool = False
+    ) -> None: ...
     def wait(self) -> None:
         """Returns when the file system has been unmounted, by `stop` or from outside."""
 

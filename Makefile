@@ -1,0 +1,74 @@
+# Every target does its own set-up, on a fresh Debian 12 too; `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help build demo test check bench fuzz wheel lock clean $(addprefix system-,build check test demo bench)
+
+# Debian's own Python, 3.11 or newer: what a version manager puts first on the PATH may be any other.
+PYTHON ?= /usr/bin/python3
+BIN := .venv/bin
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+
+cargo = PATH="$$(scripts/rust-path)" cargo
+core_sources := $(shell find core/overlaybd/src core/python -type f) $(wildcard core/Cargo.* core/*/Cargo.toml)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: .venv/.core ## set up all that is needed: system packages, .venv with every command, the core
+
+demo: build | system-demo ## an image from packages to a registry to a lazily read, mounted, changed device
+	$(BIN)/obd demo
+
+test: build | system-test ## every test: the core's, the fuzz targets for a short while, Python's
+	$(cargo) test --manifest-path core/Cargo.toml --locked --package overlaybd
+	$(if $(wildcard core/fuzz/run.sh),PATH="$$(scripts/rust-path)" core/fuzz/run.sh)
+	$(BIN)/python -m pytest
+
+check: build | system-check ## format, lint, types, style and floors
+	$(cargo) fmt --manifest-path core/Cargo.toml --all --check
+	$(cargo) clippy --manifest-path core/Cargo.toml --locked --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/python -m pytest -q tests/style
+
+bench: build | system-bench ## measure against peers and bars; ONLY=name for one
+	PATH="$$(scripts/rust-path)" $(BIN)/python -m bench.run $(ONLY)
+
+fuzz: | system-build ## fuzz the parsers; TARGET=name and RUNS=count if wanted
+	PATH="$$(scripts/rust-path)" core/fuzz/run.sh $(TARGET) $(RUNS)
+
+wheel: .venv/.deps ## a wheel in dist/, tried in an environment of its own
+	rm -rf dist
+	PATH="$$(scripts/rust-path)" $(BIN)/maturin build --release --locked --out dist
+	scripts/try-wheel dist/*.whl
+
+lock: .venv/.deps ## pin anew what pyproject.toml and core/Cargo.toml ask for
+	$(BIN)/pip install --quiet --target .venv/uv uv
+	for set in "" -dev; do \
+	    .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+	        --custom-compile-command "make lock" $${set:+--group dev} pyproject.toml -o requirements$$set.lock; \
+	done
+	$(cargo) update --manifest-path core/Cargo.toml
+
+clean: ## remove all that the other targets made
+	rm -rf .venv core/target core/fuzz/target bench/out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -r {} +
+
+system-build system-check system-test system-demo system-bench: system-%:
+	@scripts/system-packages $*
+
+# The stamps: each is newer than what it was made of, or it is made again.
+.venv/.deps: requirements-dev.lock | system-build
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "no Python 3.11 or newer: try make PYTHON=...")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	$(BIN)/pip uninstall --quiet --yes setuptools  # nothing uses it, and it slows the start of every command
+	touch $@
+
+.venv/.core: .venv/.deps $(core_sources) pyproject.toml obdcore.pyi
+	PATH="$$(scripts/rust-path)" VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/maturin develop --quiet --release --locked
+	touch $@

@@ -1,0 +1,90 @@
+"""What every benchmark must reach: one table, one line for each promise about speed and memory."""
+
+from typing import NamedTuple
+
+MIB = 1 << 20
+
+
+class Bar(NamedTuple):
+    """The bar of one measurement: on its `ratio` to the peer or on its `value`; at least or at most `limit`."""
+
+    of: str
+    sense: str
+    limit: float
+
+    def met(self, value: float, ratio: float | None) -> bool:
+        """Whether a measurement reaches the bar."""
+        number = value if self.of == "value" else ratio
+        if number is None:
+            return False
+        return number >= self.limit if self.sense == ">=" else number <= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.sense} {self.limit:g}{' x' if self.of == 'ratio' else ''}"
+
+
+def at_least(ratio: float) -> Bar:
+    """The ratio to the peer, both as speeds (bigger is better)."""
+    return Bar("ratio", ">=", ratio)
+
+
+def at_most(ratio: float) -> Bar:
+    """The ratio to the peer, both as times or sizes (smaller is better)."""
+    return Bar("ratio", "<=", ratio)
+
+
+def value_at_most(value: float) -> Bar:
+    """The value itself, in the unit of the measurement."""
+    return Bar("value", "<=", value)
+
+
+# Benchmark (what `make bench ONLY=` takes) -> measurement -> bar.
+BARS: dict[str, dict[str, Bar]] = {
+    # Peers: the bare codec with CRC32C over the same blocks on as many threads; for `scale` one thread of our own.
+    "zfile": {
+        "zfile.build.lz4": at_least(0.85),
+        "zfile.build.zstd": at_least(0.85),
+        "zfile.scale.lz4": at_least(1.8),
+        "zfile.scale.zstd": at_least(1.8),
+        "zfile.decode.lz4": at_least(0.9),
+        "zfile.decode.zstd": at_least(0.9),
+        "zfile.random.lz4": at_least(0.7),
+        "zfile.random.zstd": at_least(0.7),
+        "zfile.random_scale.lz4": at_least(1.6),
+    },
+    # Peer: a plain binary search over the same segments.
+    "index": {
+        "index.lookup.10k.avx512": at_least(12),
+        "index.lookup.10k.scalar": at_least(3),
+        "index.lookup.1m.avx512": at_least(8),
+        "index.lookup.1m.scalar": at_least(2.5),
+        "index.bytes_per_segment": value_at_most(16 * 1.15),
+        "index.open_100x1000_ms": value_at_most(50),
+    },
+    # Peer: `cp` of the same bytes.
+    "lsmt": {
+        "lsmt.commit": at_least(0.8),
+        "lsmt.merge": at_least(0.8),
+        "lsmt.idle_image_bytes": value_at_most(MIB),
+    },
+    # Peers: qemu-nbd serving the same content as raw, or as compressed qcow2; writes: into qcow2.
+    "nbd": {
+        "nbd.randread_qd1.raw": at_least(1.0),
+        "nbd.randread_qd32.raw": at_least(1.0),
+        "nbd.seqread_1m.raw": at_least(1.0),
+        "nbd.randread_qd1.qcow2": at_least(4.0),
+        "nbd.randread_qd32.qcow2": at_least(4.0),
+        "nbd.seqread_1m.qcow2": at_least(4.0),
+        "nbd.randwrite.qcow2": at_least(1.0),
+    },
+    # Peer: curl -o /dev/null of the same URL.
+    "fetch": {
+        "fetch.cold_sequential": at_least(0.8),
+        "fetch.requests_per_cold_read": value_at_most(1),
+    },
+    # Peer: the same interpreter doing nothing.
+    "start": {
+        "start.create": at_most(3),
+        "start.commit": at_most(3),
+    },
+}

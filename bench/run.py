@@ -1,0 +1,93 @@
+"""Runs the benchmarks, holds them against the bars, prints a table and writes `bench/out/results.json`.
+
+A benchmark is a program of its own that prints a line of JSON for each measurement,
+`{"name", "value", "unit", "peer", "ratio"}` (peer and ratio may be null), and talks to people on stderr. Names are
+those of `bench/bars.py`; a measurement without a bar is shown too.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.bars import BARS
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "out" / "results.json"
+CARGO = ["cargo", "run", "--quiet", "--release", "--locked", "--manifest-path", "core/Cargo.toml"]
+
+Row = dict[str, Any]
+
+
+def command(benchmark: str) -> list[str]:
+    """How to start a benchmark: an example of the core, or a module beside this one."""
+    if (ROOT / f"core/overlaybd/examples/bench_{benchmark}.rs").exists():
+        return [*CARGO, "--package", "overlaybd", "--example", f"bench_{benchmark}"]
+    return [sys.executable, "-m", f"bench.{benchmark}"]
+
+
+def measure(benchmark: str) -> Iterator[Row]:
+    """Runs one benchmark and gives its measurements with their bars."""
+    print(f"running {benchmark} ...", file=sys.stderr)
+    done = subprocess.run(command(benchmark), cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    for line in done.stdout.splitlines():
+        if not line.startswith("{"):
+            continue
+        row: Row = json.loads(line)
+        bar = BARS[benchmark].get(row["name"])
+        met = bar.met(row["value"], row["ratio"]) if bar else None
+        yield {**row, "bar": str(bar) if bar else None, "met": met}
+
+
+def show(rows: list[Row]) -> None:
+    """Prints the table."""
+    head = ("measurement", "value", "unit", "peer", "ratio", "bar", "met")
+    cells = [head]
+    for row in rows:
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        met = {True: "yes", False: "NO", None: ""}[row["met"]]
+        value = f"{row['value']:,.4g}" if abs(row["value"]) < 10000 else f"{row['value']:,.0f}"
+        cells.append((row["name"], value, row["unit"], row["peer"] or "", ratio, row["bar"] or "", met))
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    for line in cells:
+        pairs = zip(line, widths, range(len(head)), strict=True)
+        print("  ".join(c.rjust(w) if i in (1, 4) else c.ljust(w) for c, w, i in pairs).rstrip())
+
+
+def wanted(only: str) -> list[str]:
+    """The benchmarks of a name: a benchmark, one measurement, or with the empty name all."""
+    found = [name for name, bars in BARS.items() if only in ("", name) or only in bars]
+    if not found:
+        sys.exit(f"no benchmark {only}; there are: {', '.join(BARS)}")
+    return found
+
+
+def main() -> int:
+    """Measures all, or what the one argument names; 1 if something could not be measured."""
+    only = sys.argv[1] if len(sys.argv) > 1 else ""
+    rows: list[Row] = []
+    failed: list[str] = []
+    for benchmark in wanted(only):
+        try:
+            new = list(measure(benchmark))
+        except (OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
+            print(f"{benchmark}: {error}", file=sys.stderr)
+            failed.append(benchmark)
+            continue
+        failed += sorted(set(BARS[benchmark]) - {row["name"] for row in new})
+        rows += [row for row in new if only in ("", benchmark, row["name"])]
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    show(rows)
+    missed = [row["name"] for row in rows if row["met"] is False]
+    if missed:
+        print(f"bars missed: {', '.join(missed)}")
+    if failed:
+        print(f"not measured: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
