@@ -70,5 +70,6 @@ system-build system-check system-test system-demo system-bench: system-%:
 	touch $@
 
 .venv/.core: .venv/.deps $(core_sources) pyproject.toml obdcore.pyi
-	PATH="$$(scripts/rust-path)" VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/maturin develop --quiet --release --locked
+	PATH="$$(scripts/rust-path)" VIRTUAL_ENV=$(CURDIR)/.venv PIP_QUIET=1 \
+	    $(BIN)/maturin develop --quiet --release --locked
 	touch $@

@@ -6,17 +6,17 @@ MIB = 1 << 20
 
 
 class Bar(NamedTuple):
-    """The bar of one measurement: on its `ratio` to the peer or on its `value`; at least or at most `limit`."""
+    """The bar of one measurement: its `ratio` to the peer or its `value`, at least or at most `limit`."""
 
     of: str
     sense: str
     limit: float
 
-    def met(self, value: float, ratio: float | None) -> bool:
-        """Whether a measurement reaches the bar."""
+    def met(self, value: float | None, ratio: float | None) -> bool | None:
+        """Whether a measurement reaches the bar; None if this machine cannot measure it."""
         number = value if self.of == "value" else ratio
         if number is None:
-            return False
+            return None
         return number >= self.limit if self.sense == ">=" else number <= self.limit
 
     def __str__(self) -> str:
@@ -40,7 +40,7 @@ def value_at_most(value: float) -> Bar:
 
 # Benchmark (what `make bench ONLY=` takes) -> measurement -> bar.
 BARS: dict[str, dict[str, Bar]] = {
-    # Peers: the bare codec with CRC32C over the same blocks on as many threads; for `scale` one thread of our own.
+    # Peers: the bare codec with CRC32C over the same blocks and threads; for `scale` one thread of our own.
     "zfile": {
         "zfile.build.lz4": at_least(0.85),
         "zfile.build.zstd": at_least(0.85),

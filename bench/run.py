@@ -1,8 +1,9 @@
 """Runs the benchmarks, holds them against the bars, prints a table and writes `bench/out/results.json`.
 
 A benchmark is a program of its own that prints a line of JSON for each measurement,
-`{"name", "value", "unit", "peer", "ratio"}` (peer and ratio may be null), and talks to people on stderr. Names are
-those of `bench/bars.py`; a measurement without a bar is shown too.
+`{"name", "value", "unit", "peer", "ratio"}`, and talks to people on stderr. Peer and ratio may be null;
+value is null too where the machine cannot measure it, and peer then says why. Names are those of
+`bench/bars.py`; a measurement without a bar is shown too.
 """
 
 import json
@@ -41,6 +42,13 @@ def measure(benchmark: str) -> Iterator[Row]:
         yield {**row, "bar": str(bar) if bar else None, "met": met}
 
 
+def number(value: float | None) -> str:
+    """A number for people: four digits, or all before the point."""
+    if value is None:
+        return "-"
+    return f"{value:,.4g}" if abs(value) < 10000 else f"{value:,.0f}"
+
+
 def show(rows: list[Row]) -> None:
     """Prints the table."""
     head = ("measurement", "value", "unit", "peer", "ratio", "bar", "met")
@@ -48,8 +56,9 @@ def show(rows: list[Row]) -> None:
     for row in rows:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
         met = {True: "yes", False: "NO", None: ""}[row["met"]]
-        value = f"{row['value']:,.4g}" if abs(row["value"]) < 10000 else f"{row['value']:,.0f}"
-        cells.append((row["name"], value, row["unit"], row["peer"] or "", ratio, row["bar"] or "", met))
+        cells.append(
+            (row["name"], number(row["value"]), row["unit"], row["peer"] or "", ratio, row["bar"] or "", met)
+        )
     widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
     for line in cells:
         pairs = zip(line, widths, range(len(head)), strict=True)
@@ -76,7 +85,8 @@ def main() -> int:
             print(f"{benchmark}: {error}", file=sys.stderr)
             failed.append(benchmark)
             continue
-        failed += sorted(set(BARS[benchmark]) - {row["name"] for row in new})
+        asked = {only} if only in BARS[benchmark] else set(BARS[benchmark])
+        failed += sorted(asked - {row["name"] for row in new})
         rows += [row for row in new if only in ("", benchmark, row["name"])]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n")

@@ -33,11 +33,7 @@ def describe(error: BaseException) -> str:
             # The core's own error carries the whole line already.
             line = error.strerror or str(error)
         else:
-            name = (
-                f"{os.fsdecode(error.filename)}: "
-                if isinstance(error.filename, str | bytes)
-                else ""
-            )
+            name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
             line = f"{_kind(error.errno)}: {name}{error.strerror or error}"
     else:
         line = str(error) or type(error).__name__

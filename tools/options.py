@@ -106,9 +106,7 @@ class Argument:
         try:
             return self.convert(word)
         except Unconvertible:
-            raise UsageError(
-                UNCONVERTIBLE, f"could not convert: {self.label} = {word}"
-            ) from None
+            raise UsageError(UNCONVERTIBLE, f"could not convert: {self.label} = {word}") from None
         except Rejected as reason:
             raise UsageError(REJECTED, f"{self.label}: {reason}: {word}") from None
 
@@ -197,11 +195,7 @@ class Command:
 
     def all_options(self) -> tuple[Argument, ...]:
         """Its own options and those of the groups that it is in."""
-        return (
-            self.options
-            if self.parent is None
-            else self.options + self.parent.all_options()
-        )
+        return self.options if self.parent is None else self.options + self.parent.all_options()
 
     def parse(self, argv: Sequence[str] | None = None) -> Namespace:
         """The values of `argv` (without the program's name; None: this process's).
@@ -240,34 +234,21 @@ class _Parser:
 
     def enter(self, command: Command) -> None:
         self.command = command
-        self.by_name = {
-            name: argument
-            for argument in command.all_options()[::-1]
-            for name in argument.names
-        }
+        self.by_name = {name: argument for argument in command.all_options()[::-1] for name in argument.names}
 
     def run(self, argv: list[str]) -> Namespace:
         self.scan(argv)
         if self.help:
             raise HelpRequested(self.command)
         if self.unknown_command is not None:
-            raise UsageError(
-                UNEXPECTED, f"{self.command.path} has no command {self.unknown_command}"
-            )
+            raise UsageError(UNEXPECTED, f"{self.command.path} has no command {self.unknown_command}")
         if self.command.subcommands and self.command.run is None:
             raise UsageError(MISSING, f"{self.command.path}: a command is required")
         positions = self.place_words()
         arguments = (*self.command.all_options(), *self.command.positionals)
-        values = {
-            argument.name: self.value(argument, positions.get(argument))
-            for argument in arguments
-        }
+        values = {argument.name: self.value(argument, positions.get(argument)) for argument in arguments}
         for argument in arguments:
-            if (
-                argument.required
-                and argument not in self.given
-                and argument not in positions
-            ):
+            if argument.required and argument not in self.given and argument not in positions:
                 raise UsageError(MISSING, f"{argument.label} is required")
         if self.unexpected:
             plural = "s were" if len(self.unexpected) > 1 else " was"
@@ -338,9 +319,7 @@ class _Parser:
 
     def give_next(self, argument: Argument, rest: list[str]) -> None:
         if not rest:
-            raise UsageError(
-                ARGUMENT, f"{argument.label}: a value is missing ({argument.metavar})"
-            )
+            raise UsageError(ARGUMENT, f"{argument.label}: a value is missing ({argument.metavar})")
         self.give(argument, rest.pop())
 
     def give(self, argument: Argument, word: str) -> None:
