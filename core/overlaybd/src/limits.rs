@@ -43,3 +43,9 @@ pub const NBD_MAX_IN_FLIGHT: usize = 1024;
 
 /// Descriptors in one NBD block status reply.
 pub const NBD_MAX_EXTENTS: usize = 1024;
+
+/// Bytes of a layer's commit message: the room that header and trailer have for it.
+pub const MAX_TAG_BYTES: usize = 256;
+
+/// Largest allocation unit that a sparse layer believes a file system to have.
+pub const MAX_GRANULE_BYTES: u64 = 1 << 20;

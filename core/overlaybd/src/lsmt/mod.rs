@@ -1,7 +1,17 @@
 //! LSMT layers: formats, indexes, writable layers, commit.
 
+pub mod header;
 pub mod index;
+pub mod layer;
 pub mod segment;
+pub mod stack;
+pub mod upper;
+pub mod uuid;
 
+pub use header::Header;
 pub use index::{check_entries, coalesce, push_coalesced, Index, MutableIndex};
+pub use layer::Layer;
 pub use segment::Segment;
+pub use stack::Stack;
+pub use upper::Upper;
+pub use uuid::Uuid;

@@ -28,6 +28,10 @@ pub trait File: Send + Sync + Debug {
     }
     /// Bytes that the file system has allocated to it.
     fn allocated_bytes(&self) -> io::Result<u64>;
+    /// What the file system allocates at a time, as far as it says.
+    fn block_bytes(&self) -> u64 {
+        4096
+    }
     /// `ftruncate(2)`.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// `fdatasync(2)`.

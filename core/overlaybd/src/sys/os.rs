@@ -74,6 +74,10 @@ impl File for OsFile {
         Ok(self.file.metadata()?.blocks() * 512)
     }
 
+    fn block_bytes(&self) -> u64 {
+        self.file.metadata().map_or(4096, |m| m.blksize())
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
     }

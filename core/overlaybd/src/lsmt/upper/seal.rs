@@ -1,0 +1,63 @@
+//! Sealing: a writable layer becomes a read-only one inside its own data file.
+//!
+//! Format: lsmt, "close_seal (in place)".
+
+use super::{file_len, Layout, Upper};
+use crate::error::{Error, Kind, Result};
+use crate::limits::{MAX_RO_ENTRIES, SECTOR};
+use crate::lsmt::header::{Header, SPARSE, TRAILER_FLAGS};
+use crate::lsmt::segment::{Segment, ENTRY_BYTES};
+use crate::sys::write_all;
+
+/// Entries that fill a sector: the index is padded to a multiple.
+const ENTRIES_PER_SECTOR: usize = SECTOR as usize / ENTRY_BYTES;
+
+impl Upper {
+    /// Appends index and trailer to the data file, durably; from then on the file can be opened as a
+    /// [`Layer`](super::Layer), and this layer refuses writes. The index file is of no more use.
+    ///
+    /// The caller sees to it that no write is under way: one that is gets `ReadOnly`.
+    ///
+    /// # Errors
+    /// `Limit`, before anything is changed, if the layer has more entries than a reader takes: commit
+    /// it instead. `NoSpace`, `Io`: the layer goes on as it was, unless a flush failed.
+    pub fn seal(&self) -> Result<()> {
+        let mut state = self.log.lock()?;
+        let mut segments = self.segments();
+        if segments.len() as u64 > MAX_RO_ENTRIES {
+            let what =
+                format!("{} index entries; at most {MAX_RO_ENTRIES} can be sealed: commit instead", segments.len());
+            return Err(Error::new(Kind::Limit, what).in_file(self.data.path()));
+        }
+        let at = match &self.layout {
+            Layout::Append(tail) => tail.end(),
+            Layout::Sparse(_) => file_len(&*self.data)?.next_multiple_of(SECTOR),
+        };
+        for zeroed in segments.iter_mut().filter(|s| s.zeroed) {
+            zeroed.moffset = zeroed.moffset.min(at / SECTOR);
+        }
+        let entries = segments.len();
+        segments.resize(entries.next_multiple_of(ENTRIES_PER_SECTOR), Segment::INVALID);
+        let mut bytes: Vec<u8> = segments.iter().flat_map(|s| s.to_bytes()).collect();
+        bytes.extend(self.trailer(at, entries as u64).to_block());
+        let written = (self.data.set_len(at).map_err(|e| Error::io("cut the data file", e).in_file(self.data.path())))
+            .and_then(|()| write_all(&*self.data, &bytes, at));
+        if let Err(e) = written {
+            // Only tidies up: what is left behind the data is garbage like any other.
+            let _ = self.data.set_len(at);
+            return Err(e.context("seal"));
+        }
+        if let Err(e) = self.data.sync_data() {
+            self.log.close(&mut state, Kind::Io, &format!("sealing failed, close the layer: {e}"));
+            return Err(Error::io("flush", e).in_file(self.data.path()).context("seal"));
+        }
+        self.log.close(&mut state, Kind::ReadOnly, "the layer has been sealed");
+        Ok(())
+    }
+
+    fn trailer(&self, index_offset: u64, index_entries: u64) -> Header {
+        let flags = TRAILER_FLAGS | self.header.flags & SPARSE;
+        let virtual_size = self.virtual_size();
+        Header { flags, index_offset, index_entries, virtual_size, tag: Vec::new(), ..self.header.clone() }
+    }
+}
