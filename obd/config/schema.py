@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Final, TypeVar
 
 from obd.config.errors import ConfigError, shown
+from obd.secret import without_secrets
 
 T = TypeVar("T", bound="Table")
 
@@ -151,14 +152,3 @@ def array(key: str, cls: type[T]) -> Any:
         return tuple(items)
 
     return dataclasses.field(default=(), metadata={"key": key, "check": check})
-
-
-def without_secrets(url: str) -> str:
-    """`url` with what may be secret replaced by `…`: the user part of the authority, and the query."""
-    head, mark, _query = url.partition("?")
-    scheme, slashes, rest = head.partition("://")
-    if slashes:
-        authority, slash, path = rest.partition("/")
-        _user, at, host = authority.rpartition("@")
-        head = f"{scheme}://{'…@' if at else ''}{host if at else authority}{slash}{path}"
-    return f"{head}?…" if mark else head

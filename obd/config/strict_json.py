@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Final, NoReturn
 
 from obd.config.errors import ConfigError
+from obd.errors import kind_of
 
 # 255 lowers with every key spelled out and long paths are under 1 MiB; more is not a configuration.
 MAX_CONFIG_BYTES: Final = 4 << 20
@@ -19,12 +20,10 @@ def read_object(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
-    except FileNotFoundError as error:
-        raise ConfigError(f"cannot open: {error.strerror}", kind="not-found", file=path) from None
-    except PermissionError as error:
-        raise ConfigError(f"cannot open: {error.strerror}", kind="denied", file=path) from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot open: {getattr(error, 'strerror', error)}", kind="io", file=path) from None
+        kind = kind_of(error) if isinstance(error, OSError) else "invalid"
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"cannot open: {reason}", kind=kind, file=path) from None
     return parse_object(data, path)
 
 

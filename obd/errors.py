@@ -1,0 +1,47 @@
+"""The error of floor 2: an `OSError` like the core's, one line with kind, file and cause."""
+
+import errno
+from typing import Final
+
+# The errno that goes with each kind, as in the core.
+ERRNO: Final = {
+    "io": errno.EIO,
+    "corrupt": errno.EIO,
+    "unsupported": errno.ENOTSUP,
+    "not-found": errno.ENOENT,
+    "limit": errno.E2BIG,
+    "invalid": errno.EINVAL,
+    "exists": errno.EEXIST,
+    "read-only": errno.EROFS,
+    "denied": errno.EACCES,
+    "no-space": errno.ENOSPC,
+    "timed-out": errno.ETIMEDOUT,
+    "interrupted": errno.EINTR,
+    "busy": errno.EBUSY,
+}
+
+
+class ObdError(OSError):
+    """A failure above the core. `kind` is stable and one of `ERRNO`; `file` is "" where none is concerned.
+
+    `what` is the message alone, `str()` the whole line: kind, file, what.
+    """
+
+    def __init__(self, kind: str, what: str, file: str = "") -> None:
+        self.line = ": ".join(part for part in (kind, file, what) if part)
+        super().__init__(ERRNO[kind], self.line)
+        self.kind = kind
+        self.file = file
+        self.what = what
+
+    def __str__(self) -> str:
+        return self.line
+
+
+def kind_of(error: OSError) -> str:
+    """The kind of any `OSError`: its own if it is ours or the core's, else by its errno."""
+    kind = getattr(error, "kind", None)
+    if isinstance(kind, str):
+        return kind
+    number = {errno.EPERM: errno.EACCES, errno.EDQUOT: errno.ENOSPC}.get(error.errno or 0, error.errno)
+    return next((name for name, value in ERRNO.items() if value == number), "io")
