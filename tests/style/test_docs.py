@@ -39,3 +39,14 @@ def test_links_lead_somewhere(file: Path) -> None:
         assert target.exists(), f"{file}: no {link}"
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target.relative_to(tree.ROOT)), f"{file}: no heading for {link}"
+
+
+CITATION = re.compile(r'^\s*//[/!] Format: (\w+), (".*?)\.?$', re.MULTILINE)
+
+
+@pytest.mark.parametrize("file", tree.with_suffix(".rs"), ids=str)
+def test_cited_formats_are_described(file: Path) -> None:
+    for name, titles in CITATION.findall(tree.text(file)):
+        headings = HEADING.findall(tree.text(Path(f"docs/formats/{name}.md")))
+        for title in re.findall(r'"([^"]+)"', titles):
+            assert title in headings, f"{file} cites {title}, which docs/formats/{name}.md does not describe"
