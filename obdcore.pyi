@@ -119,11 +119,24 @@ class Locator(Protocol):
     def locate(self) -> tuple[str, list[tuple[str, str]]]:
         """URL and request headers for the next ranged GET. Must be quick when nothing has changed."""
 
-    def refused(self, status: int, headers: list[tuple[str, str]], url: str) -> bool:
-        """`url` was answered by 3xx, 400, 401 or 403: make the next `locate` better (redirect, token).
+    def refused(
+        self, status: int, headers: list[tuple[str, str]], url: str, sent: list[tuple[str, str]]
+    ) -> bool:
+        """`url` was answered by 3xx, 400, 401, 403 or 410: make the next `locate` better (redirect, token).
 
-        False if there is nothing left to try.
+        `sent` are the headers of that request. False if there is nothing left to try. An `OSError` is
+        taken for something that passes, but not `PermissionError` and `FileNotFoundError`.
         """
+
+class HttpClient:
+    """A pool of connections with its identity; those who bring none share one.
+
+    `ca_file`: PEM with authorities trusted besides the system's. `insecure`: accept any certificate.
+    """
+
+    def __init__(
+        self, *, user_agent: str = "", ca_file: str | None = None, insecure: bool = False
+    ) -> None: ...
 
 class ChunkCache:
     """A bounded cache directory shared by all images of the process (and safe beside other processes)."""
@@ -135,8 +148,17 @@ class RemoteBlob:
     """A registry blob read by ranged GET, through a cache or (None) without."""
 
     def __init__(
-        self, name: str, digest: str, locator: Locator, *, size: int = 0, cache: ChunkCache | None = None
-    ) -> None: ...
+        self,
+        name: str,
+        digest: str,
+        locator: Locator,
+        *,
+        size: int = 0,
+        cache: ChunkCache | None = None,
+        client: HttpClient | None = None,
+    ) -> None:
+        """`name` is for messages. Size 0: learnt from the registry (or the cache), at once."""
+
     @property
     def size(self) -> int: ...
     def read_at(self, offset: int, length: int) -> bytes: ...

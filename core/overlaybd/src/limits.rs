@@ -49,3 +49,12 @@ pub const MAX_TAG_BYTES: usize = 256;
 
 /// Largest allocation unit that a sparse layer believes a file system to have.
 pub const MAX_GRANULE_BYTES: u64 = 1 << 20;
+
+/// Largest file of certificate authorities (the system's own store has a quarter of that).
+pub const MAX_PEM_BYTES: u64 = 1 << 20;
+
+/// Longest blob read from a registry: far above any layer, far below where offsets could overflow.
+pub const MAX_BLOB_BYTES: u64 = 1 << 50;
+
+/// Bytes fetched by one GET at most: bounds the memory of a miss, and the loss when a transfer breaks.
+pub const MAX_FETCH_BYTES: usize = 8 << 20;

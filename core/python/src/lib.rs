@@ -4,10 +4,12 @@ use pyo3::prelude::*;
 
 mod errors;
 mod progress;
+mod remote;
 
 #[pymodule]
 fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
+    remote::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     Ok(())
 }

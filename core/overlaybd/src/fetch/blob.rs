@@ -1,0 +1,57 @@
+//! A registry blob without a cache: every read is a GET.
+
+use super::Source;
+use crate::blob::{check_range, Blob};
+use crate::error::{Error, Result};
+use crate::limits::MAX_FETCH_BYTES;
+
+/// Reads straight from a [`Source`].
+pub struct RemoteBlob {
+    source: Source,
+    len: u64,
+}
+
+impl RemoteBlob {
+    /// Uses `len` as the length of the blob; None asks the registry for it (one GET of one byte).
+    ///
+    /// Errors: those of [`Source::fetch`].
+    pub fn open(source: Source, len: Option<u64>) -> Result<Self> {
+        let len = match len {
+            Some(len) => len,
+            None => source.fetch(0, &mut [0], None)?.total,
+        };
+        Ok(RemoteBlob { source, len })
+    }
+
+    /// Where the bytes come from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+}
+
+impl Blob for RemoteBlob {
+    fn name(&self) -> &str {
+        self.source.name()
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(self, offset, buf.len())?;
+        let mut at = offset;
+        for part in buf.chunks_mut(MAX_FETCH_BYTES) {
+            let got = self.source.fetch(at, part, Some(self.len))?;
+            if got.len != part.len() {
+                return Err(Error::corrupt("answer too short").in_file(self.name()).at(at));
+            }
+            at += got.len as u64;
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self, _offset: u64, _len: u64) -> bool {
+        false
+    }
+}

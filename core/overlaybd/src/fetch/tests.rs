@@ -1,0 +1,149 @@
+//! What a fetch promises: the right bytes or an error that says what happened, within bounds.
+
+use super::testing::{pattern, source, source_at, steps, Fault, Server};
+use super::*;
+use crate::blob::Blob;
+use crate::error::Kind;
+
+const LEN: usize = 300_000;
+
+fn read(server: &std::sync::Arc<Server>, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let mut buf = vec![0; len];
+    let got = source(server).fetch(offset, &mut buf, Some(LEN as u64))?;
+    assert_eq!((got.len, got.total), (len, LEN as u64));
+    Ok(buf)
+}
+
+fn range(value: &str) -> Fault {
+    Fault::Headers(vec![("content-range", value.to_owned())])
+}
+
+#[test]
+fn faults_that_pass_cost_attempts_but_not_bytes() {
+    let cases: Vec<Vec<Fault>> = vec![
+        vec![],
+        vec![Fault::Fail(Kind::Io), Fault::Fail(Kind::TimedOut)],
+        vec![Fault::Status(500, vec![]), Fault::Status(429, vec![("Retry-After", "3".into())])],
+        vec![Fault::Status(503, vec![]), Fault::Status(204, vec![])],
+        vec![range(""), range("bytes 0-99/300000"), range("bytes 100-200099/300001"), range("bytes 100-299999/300000")],
+        vec![range("bytes 100-200099/*"), range("nonsense"), range("bytes 100-18446744073709551615/300000")],
+        vec![
+            Fault::Headers(vec![("content-length", "5".into())]),
+            Fault::Headers(vec![("content-encoding", "gzip".into())]),
+        ],
+        vec![Fault::Long(1), Fault::Short(0), Fault::Short(7), Fault::Long(100_000)],
+        // Progress is not a failed attempt, however often the body breaks off.
+        (0..9).map(|_| Fault::Short(20_000)).take(2).chain([Fault::Short(70_000)]).collect(),
+        vec![Fault::Whole],
+    ];
+    let bytes = pattern(LEN);
+    for (i, faults) in cases.into_iter().enumerate() {
+        let count = faults.len();
+        let whole = matches!(faults.first(), Some(Fault::Whole));
+        let server = Server::with(bytes.clone(), faults);
+        assert_eq!(read(&server, 100, 200_000).unwrap(), bytes[100..200_100], "case {i}");
+        assert_eq!(server.requests(), if whole { 1 } else { count + 1 }, "case {i}");
+    }
+}
+
+#[test]
+fn a_body_that_breaks_off_is_continued_where_it_broke() {
+    let server = Server::with(pattern(LEN), [Fault::Short(100_000), Fault::Short(50_000)]);
+    assert_eq!(read(&server, 1000, 200_000).unwrap(), server.bytes[1000..201_000]);
+    let seen: Vec<_> = server.seen.lock().iter().map(|(a, b, _)| (*a, *b)).collect();
+    assert_eq!(seen, [(1000, 200_999), (101_000, 200_999), (151_000, 200_999)]);
+}
+
+#[test]
+fn errors_name_blob_status_and_url_but_no_secret() {
+    let cases = [
+        (404, 1, Kind::NotFound),
+        (416, 1, Kind::OutOfBounds),
+        (401, 1, Kind::Denied),
+        (403, 1, Kind::Denied),
+        (400, 1, Kind::Io),
+        (302, 1, Kind::Io),
+        (418, 1, Kind::Io),
+        (500, 5, Kind::Io),
+        (429, 5, Kind::Io),
+    ];
+    for (status, requests, kind) in cases {
+        let server = Server::with(pattern(LEN), (0..20).map(|_| Fault::Status(status, vec![])));
+        let e = read(&server, 4096, 10).unwrap_err();
+        assert_eq!((e.kind(), server.requests()), (kind, requests), "{e}");
+        let text = e.to_string();
+        assert!(text.contains("blob:test: at 4096: "), "{text}");
+        assert!(text.contains(&format!("GET https://r.example/v2/a/blobs/sha256:00: {status}")), "{text}");
+        assert!(!text.contains("pw") && !text.contains("hidden") && !text.contains("secret"), "{text}");
+    }
+}
+
+#[test]
+fn lasting_nonsense_ends_in_corrupt() {
+    for fault in
+        [|| range("bytes 0-9/300000"), || Fault::Long(1), || Fault::Headers(vec![("content-range", "".into())])]
+    {
+        let server = Server::with(pattern(LEN), (0..20).map(|_| fault()));
+        let e = read(&server, 4096, 10).unwrap_err();
+        assert_eq!((e.kind(), server.requests()), (Kind::Corrupt, 5), "{e}");
+    }
+    // A 200 far from the start would mean to throw the blob away up to there.
+    let big = vec![7; 3 << 20];
+    let server = Server::with(big, (0..20).map(|_| Fault::Whole));
+    let e = source(&server).fetch(2 << 20, &mut [0; 10], None).unwrap_err();
+    assert!(e.to_string().contains("ignores ranges"), "{e}");
+}
+
+#[test]
+fn retry_after_beyond_the_deadline_is_not_waited_for() {
+    let server = Server::with(pattern(LEN), [Fault::Status(429, vec![("Retry-After", "3600".into())])]);
+    let e = read(&server, 0, 10).unwrap_err();
+    assert!(e.to_string().contains("30 s are over") && e.to_string().contains("429"), "{e}");
+    assert_eq!(server.requests(), 1);
+}
+
+#[test]
+fn redirects_go_where_the_locator_says_and_loops_end() {
+    let server = Server::with(pattern(LEN), [Fault::Status(307, vec![])]);
+    let mut buf = [0; 10];
+    source_at(&server, steps(vec!["https://cdn.example/x".into()])).fetch(5, &mut buf, None).unwrap();
+    assert_eq!(buf, server.bytes[5..15]);
+    assert_eq!(server.seen.lock()[1].2, "https://cdn.example/x");
+
+    let server = Server::with(pattern(LEN), (0..99).map(|_| Fault::Status(307, vec![])));
+    let e = source_at(&server, steps(vec!["https://a.example/".into(); 99])).fetch(0, &mut buf, None).unwrap_err();
+    assert!(e.to_string().contains("circles"), "{e}");
+    assert_eq!(server.requests(), 9);
+}
+
+#[test]
+fn length_is_learnt_from_the_first_answer() {
+    let server = Server::new(pattern(1000));
+    let got = source(&server).fetch(0, &mut [0; 4096], None).unwrap();
+    assert_eq!(got, Fetched { len: 1000, total: 1000 });
+    let empty = Server::new(vec![]);
+    assert_eq!(source(&empty).fetch(0, &mut [0; 4096], None).unwrap(), Fetched { len: 0, total: 0 });
+    let blob = RemoteBlob::open(source(&server), None).unwrap();
+    let mut buf = [0; 100];
+    blob.read_at(&mut buf, 900).unwrap();
+    assert_eq!(buf, server.bytes[900..]);
+    assert_eq!(blob.read_at(&mut buf, 901).unwrap_err().kind(), Kind::OutOfBounds);
+    // A blob that changed its length under the same name is refused.
+    let e = source(&server).fetch(0, &mut [0; 10], Some(999)).unwrap_err();
+    assert_eq!(e.kind(), Kind::Corrupt, "{e}");
+    // And lengths that no blob has are not believed.
+    let server = Server::with(pattern(10), (0..9).map(|_| range("bytes 0-9/18446744073709551615")));
+    assert!(source(&server).fetch(0, &mut [0; 10], None).unwrap_err().to_string().contains("too long"));
+}
+
+#[test]
+fn public_urls_hold_no_secrets() {
+    for (url, public) in [
+        ("https://u:p@h:5000/v2/x?token=1#f", "https://h:5000/v2/x"),
+        ("http://h/a@b", "http://h/a@b"),
+        ("http://u@h?x/y", "http://h"),
+        ("no url?x", "no url"),
+    ] {
+        assert_eq!(public_url(url), public);
+    }
+}

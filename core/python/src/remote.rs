@@ -1,0 +1,155 @@
+//! Blobs of a registry for Python: `HttpClient`, `RemoteBlob`, and the Python object that locates a blob.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, LazyLock};
+
+use pyo3::exceptions::{
+    PyFileNotFoundError, PyKeyboardInterrupt, PyNotImplementedError, PyOSError, PyPermissionError, PyTimeoutError,
+};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use overlaybd::blob::{check_range, Blob};
+use overlaybd::fetch::{self, Client, ClientOptions, FetchStats, Headers, Http, Locate, Source};
+use overlaybd::sys::os::OsClock;
+use overlaybd::{Error, Kind};
+
+use crate::errors::to_py;
+
+/// The client of everyone who brings none: one pool of connections for the process.
+static DEFAULT_CLIENT: LazyLock<Arc<Client>> = LazyLock::new(|| Arc::new(Client::new(ClientOptions::default())));
+
+/// A connection pool with its TLS and identity settings.
+#[pyclass(frozen, module = "obdcore")]
+pub struct HttpClient(Arc<Client>);
+
+#[pymethods]
+impl HttpClient {
+    #[new]
+    #[pyo3(signature = (*, user_agent = "", ca_file = None, insecure = false))]
+    fn new(user_agent: &str, ca_file: Option<PathBuf>, insecure: bool) -> Self {
+        let options = ClientOptions { user_agent: user_agent.to_owned(), ca_file, insecure };
+        HttpClient(Arc::new(Client::new(options)))
+    }
+}
+
+/// A Python object with the methods of `obdcore.Locator`.
+struct PyLocator(Py<PyAny>);
+
+impl Locate for PyLocator {
+    fn locate(&self) -> overlaybd::Result<(String, Headers)> {
+        Python::attach(|py| {
+            let call = || self.0.bind(py).call_method0("locate")?.extract();
+            call().map_err(|e| explain(py, &e))
+        })
+    }
+
+    fn refused(
+        &self,
+        status: u16,
+        headers: &[(String, String)],
+        url: &str,
+        sent: &[(String, String)],
+    ) -> overlaybd::Result<bool> {
+        Python::attach(|py| {
+            let call = || {
+                let args = (status, headers.to_vec(), url, sent.to_vec());
+                self.0.bind(py).call_method1("refused", args)?.extract()
+            };
+            call().map_err(|e| explain(py, &e))
+        })
+    }
+}
+
+/// A Python exception as a core error; the kind decides whether the core tries again.
+fn explain(py: Python<'_>, e: &PyErr) -> Error {
+    let kind = if e.is_instance_of::<PyPermissionError>(py) {
+        Kind::Denied
+    } else if e.is_instance_of::<PyFileNotFoundError>(py) {
+        Kind::NotFound
+    } else if e.is_instance_of::<PyTimeoutError>(py) {
+        Kind::TimedOut
+    } else if e.is_instance_of::<PyOSError>(py) {
+        Kind::Io
+    } else if e.is_instance_of::<PyKeyboardInterrupt>(py) {
+        Kind::Interrupted
+    } else {
+        Kind::Invalid
+    };
+    Error::new(kind, "locating the blob").because(e.to_string())
+}
+
+/// A registry blob; other parts of the binding take the blob out of it.
+#[pyclass(frozen, module = "obdcore")]
+pub struct RemoteBlob {
+    blob: Arc<dyn Blob>,
+    fetch: Arc<FetchStats>,
+}
+
+impl RemoteBlob {
+    /// The blob itself, to build an image on.
+    pub fn blob(&self) -> Arc<dyn Blob> {
+        Arc::clone(&self.blob)
+    }
+}
+
+#[pymethods]
+impl RemoteBlob {
+    #[new]
+    #[pyo3(signature = (name, digest, locator, *, size = 0, cache = None, client = None))]
+    fn new(
+        py: Python<'_>,
+        name: &str,
+        digest: &str,
+        locator: Py<PyAny>,
+        size: u64,
+        cache: Option<Py<PyAny>>,
+        client: Option<&HttpClient>,
+    ) -> PyResult<Self> {
+        let _ = digest;
+        if cache.is_some() {
+            return Err(PyNotImplementedError::new_err("no cache yet"));
+        }
+        let http: Arc<dyn Http> = match client {
+            Some(client) => Arc::clone(&client.0) as _,
+            None => Arc::clone(&DEFAULT_CLIENT) as _,
+        };
+        let fetch = Arc::new(FetchStats::default());
+        let clock = Arc::new(OsClock::default());
+        let source = Source::new(name, http, Arc::new(PyLocator(locator)), clock, Arc::clone(&fetch));
+        let len = (size > 0).then_some(size);
+        let blob: Arc<dyn Blob> =
+            py.detach(|| fetch::RemoteBlob::open(source, len).map(|b| Arc::new(b) as _)).map_err(to_py)?;
+        Ok(RemoteBlob { blob, fetch })
+    }
+
+    #[getter]
+    fn size(&self) -> u64 {
+        self.blob.len()
+    }
+
+    fn read_at<'py>(&self, py: Python<'py>, offset: u64, length: usize) -> PyResult<Bound<'py, PyBytes>> {
+        // Before the buffer: its size must not be whatever a caller miscalculated.
+        check_range(&*self.blob, offset, length).map_err(to_py)?;
+        PyBytes::new_with(py, length, |buf| py.detach(|| self.blob.read_at(buf, offset)).map_err(to_py))
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        dict.set_item("requests", self.fetch.requests.load(Relaxed))?;
+        dict.set_item("failures", self.fetch.failures.load(Relaxed))?;
+        dict.set_item("fetched_bytes", self.fetch.bytes.load(Relaxed))?;
+        Ok(dict)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("RemoteBlob({:?})", self.blob.name())
+    }
+}
+
+/// Adds the classes to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<HttpClient>()?;
+    module.add_class::<RemoteBlob>()
+}
