@@ -1,0 +1,135 @@
+//! A device that waits: it must hold up only the requests that touch what it waits for.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use super::super::proto::command;
+use super::super::server::{Options, Server};
+use super::client::Client;
+use super::{pattern, server, Device};
+use crate::device::BlockDevice;
+
+const MIB: u64 = 1 << 20;
+
+fn cold() -> Arc<Device> {
+    Arc::new(Device { cold: 0..MIB, ..Device::new() })
+}
+
+#[test]
+fn cached_reads_overtake_a_slow_one() {
+    for structured in [false, true] {
+        let device = cold();
+        let server = server(&device);
+        let mut c = Client::new(&server, structured);
+        let slow = c.send(command::READ, 0, MIB - 4096, 8192, &[]);
+        device.gate.wait_for(1);
+        for (offset, len) in [(MIB, 512), (4 * MIB, 2 << 20), (MIB, 64 << 10)] {
+            let quick = c.send(command::READ, 0, offset, len, &[]);
+            let (cookie, answer) = c.receive();
+            assert_eq!(cookie, quick);
+            assert_eq!(answer.bytes(offset, len, structured).unwrap(), pattern(offset, len as usize));
+        }
+        assert_eq!(c.write(2 * MIB, &[1; 4096]), 0);
+        device.gate.open();
+        let (cookie, answer) = c.receive();
+        assert_eq!(cookie, slow);
+        assert_eq!(answer.bytes(MIB - 4096, 8192, structured).unwrap(), pattern(MIB - 4096, 8192));
+        c.leave();
+    }
+}
+
+#[test]
+fn all_workers_waiting_still_leaves_cached_reads_and_other_exports() {
+    let device = cold();
+    let server = server(&device);
+    let mut c = Client::new(&server, true);
+    let slow: Vec<_> = (0..40).map(|i| c.send(command::READ, 0, i * 512, 512, &[])).collect();
+    device.gate.wait_for(4);
+    assert_eq!(c.read(3 * MIB, 1 << 20).unwrap(), pattern(3 * MIB, 1 << 20));
+    let mut other = Client::of(&server, "fixed", false);
+    // A flush goes to the workers, each export's own.
+    assert_eq!(other.call(command::FLUSH, 0, 0, 0, &[]).error, 0);
+    other.leave();
+    device.gate.open();
+    let mut answered: Vec<_> = slow.iter().map(|_| c.receive().0).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, slow);
+    c.leave();
+}
+
+#[test]
+fn a_client_that_does_not_read_its_replies_holds_up_nobody() {
+    let device = Arc::new(Device::new());
+    let server = server(&device);
+    let mut greedy = Client::new(&server, true);
+    // 96 MiB of replies, far more than may be under way: the server stops reading from it.
+    for i in 0..24 {
+        greedy.send(command::READ, 0, i, 4 << 20, &[]);
+    }
+    let mut other = Client::new(&server, false);
+    for i in 0..20 {
+        assert_eq!(other.read(i * 4096, 1 << 20).unwrap(), pattern(i * 4096, 1 << 20));
+        assert_eq!(other.call(command::FLUSH, 0, 0, 0, &[]).error, 0);
+    }
+    other.leave();
+    for _ in 0..24 {
+        let (cookie, answer) = greedy.receive();
+        assert_eq!(answer.bytes(cookie - 1, 4 << 20, true).unwrap(), pattern(cookie - 1, 4 << 20));
+    }
+    greedy.leave();
+}
+
+#[test]
+fn a_client_that_vanishes_leaves_nothing_behind() {
+    let device = cold();
+    let server = server(&device);
+    let mut c = Client::new(&server, true);
+    for i in 0..10 {
+        c.send(command::READ, 0, i, 4096, &[]);
+    }
+    device.gate.wait_for(4);
+    drop(c.stream);
+    device.gate.open();
+    c.thread.join().unwrap().unwrap();
+    Client::new(&server, true).leave();
+}
+
+#[test]
+fn a_stop_answers_what_is_under_way() {
+    let device = cold();
+    let dir = tempfile::tempdir().unwrap();
+    let address = format!("unix:{}", dir.path().join("s").display());
+    let exports = vec![("disk".to_string(), Arc::clone(&device) as Arc<dyn BlockDevice>)];
+    let server = Arc::new(Server::start(exports, &address, Options::default()).unwrap());
+    let mut c = Client::over(&server, true);
+    let idle = Client::over(&server, false);
+    let slow = c.send(command::READ, 0, 0, 4096, &[]);
+    device.gate.wait_for(1);
+    let stopper = {
+        let server = Arc::clone(&server);
+        std::thread::spawn(move || server.stop())
+    };
+    // The idle connection closes at once; the stop itself waits for the read.
+    assert_eq!((&idle.stream).read(&mut [0]).unwrap(), 0);
+    assert!(!stopper.is_finished());
+    device.gate.open();
+    let (cookie, answer) = c.receive();
+    assert_eq!(cookie, slow);
+    assert_eq!(answer.bytes(0, 4096, true).unwrap(), pattern(0, 4096));
+    assert_eq!(c.stream.read(&mut [0]).unwrap(), 0);
+    stopper.join().unwrap();
+    assert!(!dir.path().join("s").exists(), "the socket's name is gone");
+    let stats = server.stats();
+    assert_eq!((stats.active, stats.connections, stats.read_bytes), (0, 2, 4096));
+}
+
+#[test]
+fn a_stop_does_not_wait_for_ever_for_a_client_that_does_not_read() {
+    let server = server(&Arc::new(Device::new()));
+    let mut c = Client::new(&server, true);
+    for _ in 0..64 {
+        c.send(command::READ, 0, 0, 4 << 20, &[]);
+    }
+    server.end_connections();
+    c.thread.join().unwrap().unwrap();
+}
