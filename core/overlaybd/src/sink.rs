@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::blob::Blob;
+use crate::error::{Error, Result};
 use crate::sys::{write_all, File};
 
 /// A sequential output. Wrappers (zfile, tar, a digest) are sinks on top of sinks; the outermost
@@ -13,16 +14,8 @@ pub trait Sink: Send {
 
     /// Copies `len` bytes of `from` at `offset` to the end of the output. A sink on a file lets the
     /// kernel do it; the others read and write.
-    fn write_from(&mut self, from: &dyn crate::blob::Blob, offset: u64, len: u64) -> Result<()> {
-        let mut buf = vec![0; len.min(1 << 20) as usize];
-        let mut done = 0;
-        while done < len {
-            let n = (len - done).min(buf.len() as u64) as usize;
-            from.read_at(&mut buf[..n], offset + done)?;
-            self.write(&buf[..n])?;
-            done += n as u64;
-        }
-        Ok(())
+    fn write_from(&mut self, from: &dyn Blob, offset: u64, len: u64) -> Result<()> {
+        copy_through_memory(self, from, offset, len)
     }
 
     /// Replaces bytes written before, if the output can; false if it cannot (a stream).
@@ -35,6 +28,19 @@ pub trait Sink: Send {
 
     /// Writes what is still held back, then finishes what lies below. Call once, at the end.
     fn finish(&mut self) -> Result<()>;
+}
+
+/// Reads and writes in pieces.
+fn copy_through_memory(to: &mut (impl Sink + ?Sized), from: &dyn Blob, offset: u64, len: u64) -> Result<()> {
+    let mut buf = vec![0; len.min(1 << 20) as usize];
+    let mut done = 0;
+    while done < len {
+        let n = (len - done).min(buf.len() as u64) as usize;
+        from.read_at(&mut buf[..n], offset + done)?;
+        to.write(&buf[..n])?;
+        done += n as u64;
+    }
+    Ok(())
 }
 
 /// A sink into a file, from its start. Naming, syncing and removal after an error are its owner's.
@@ -55,6 +61,17 @@ impl Sink for FileSink {
         write_all(&*self.file, bytes, self.position)?;
         self.position += bytes.len() as u64;
         Ok(())
+    }
+
+    fn write_from(&mut self, from: &dyn Blob, offset: u64, len: u64) -> Result<()> {
+        if let Some((file, start)) = from.as_file() {
+            let fail = |e| Error::io("copy", e).in_file(self.file.path()).at(self.position);
+            if file.copy_to(start + offset, len, &*self.file, self.position).map_err(fail)?.is_some() {
+                self.position += len;
+                return Ok(());
+            }
+        }
+        copy_through_memory(self, from, offset, len)
     }
 
     fn rewrite(&mut self, offset: u64, bytes: &[u8]) -> Result<bool> {

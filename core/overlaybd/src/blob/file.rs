@@ -46,4 +46,8 @@ impl Blob for FileBlob {
         check_range(self, offset, buf.len())?;
         read_exact(&*self.file, buf, offset)
     }
+
+    fn as_file(&self) -> Option<(&Arc<dyn File>, u64)> {
+        Some((&self.file, 0))
+    }
 }

@@ -8,7 +8,10 @@ pub use file::FileBlob;
 pub use memory::MemoryBlob;
 pub use slice::SliceBlob;
 
+use std::sync::Arc;
+
 use crate::error::{Error, Kind, Result};
+use crate::sys::File;
 
 /// Read-only bytes of known length. Implementations are shared between threads.
 pub trait Blob: Send + Sync {
@@ -31,6 +34,12 @@ pub trait Blob: Send + Sync {
     /// be wrong by the time of the read.
     fn is_ready(&self, _offset: u64, _len: u64) -> bool {
         true
+    }
+
+    /// The local file that holds these bytes, and where in it they begin, if there is one: whoever
+    /// copies them can let the kernel do it.
+    fn as_file(&self) -> Option<(&Arc<dyn File>, u64)> {
+        None
     }
 
     /// Says that the bytes of this range proved wrong. True if the blob dropped its copy, so that

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{check_range, Blob};
 use crate::error::{Error, Kind, Result};
+use crate::sys::File;
 
 /// `len` bytes of `inner` from `start` on.
 pub struct SliceBlob {
@@ -39,6 +40,11 @@ impl Blob for SliceBlob {
 
     fn is_ready(&self, offset: u64, len: u64) -> bool {
         self.inner.is_ready(self.start.saturating_add(offset), len)
+    }
+
+    fn as_file(&self) -> Option<(&Arc<dyn File>, u64)> {
+        let (file, offset) = self.inner.as_file()?;
+        Some((file, offset + self.start))
     }
 
     fn distrust(&self, offset: u64, len: u64) -> Result<bool> {

@@ -1,6 +1,8 @@
 //! LSMT layers: formats, indexes, writable layers, commit.
 
+pub mod commit;
 pub mod header;
+pub mod import;
 pub mod index;
 pub mod layer;
 pub mod segment;

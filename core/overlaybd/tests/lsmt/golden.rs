@@ -1,9 +1,14 @@
 //! Reading what upstream made, and making the same files.
 
 use std::fs;
+use std::sync::Arc;
 
+use overlaybd::blob::{FileBlob, MemoryBlob};
+use overlaybd::lsmt::commit::{commit, merge, CommitOptions};
 use overlaybd::lsmt::upper::open_as_layer;
-use overlaybd::lsmt::{Stack, Upper};
+use overlaybd::lsmt::{Header, Layer, Segment, Stack, Upper, Uuid};
+use overlaybd::progress::silent;
+use overlaybd::sink::MemorySink;
 use overlaybd::sys::os::OsDisk;
 use overlaybd::Kind;
 
@@ -108,5 +113,122 @@ fn what_we_write_is_what_upstream_writes() {
             let data = fs::read(&files.0).unwrap();
             assert!(data[4096..] == golden(&format!("{name}.data"))[4096..], "{name}: data");
         }
+    }
+}
+
+/// Commits to memory.
+fn committed(layer: &Layer, options: &CommitOptions) -> Vec<u8> {
+    let mut sink = MemorySink::default();
+    commit(layer, options, &mut sink, &mut silent).unwrap();
+    sink.bytes
+}
+
+#[test]
+fn commits_are_upstreams_byte_by_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c", "d", "l", "m", "big", "i"] {
+        let files = golden_pair(dir.path(), name);
+        let layer = open_as_layer(&OsDisk, &files.0, &files.1).unwrap();
+        let ours = committed(&layer, &CommitOptions::default());
+        assert!(ours == golden(&format!("{name}.commit")), "{name}");
+        // Committing what was committed changes nothing but the entries' tags.
+        let again = committed(&golden_layer(&format!("{name}.commit")), &CommitOptions::default());
+        assert!(again == ours, "{name}, again");
+    }
+    // g is b, sealed first: the result is the same but for the id that it was given.
+    let uuid = Layer::open(golden_blob("g.commit")).unwrap().trailer().uuid;
+    assert!(
+        committed(&golden_layer("g.sealed"), &CommitOptions { uuid, ..CommitOptions::default() }) == golden("g.commit")
+    );
+    assert!(committed(&golden_layer("g.sealed"), &CommitOptions::default()) == golden("b.commit"));
+}
+
+#[test]
+fn commits_with_ids_and_messages_are_upstreams() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = golden_pair(dir.path(), "a");
+    let layer = open_as_layer(&OsDisk, &files.0, &files.1).unwrap();
+    let uuid = |text: &str| Uuid::parse(text.as_bytes()).unwrap();
+    let options = CommitOptions {
+        uuid: uuid("00000001-1111-4222-8333-000000000001"),
+        parent_uuid: Some(uuid("00000000-1111-4222-8333-000000000000")),
+        tag: b"hello user tag".to_vec(),
+    };
+    assert!(committed(&layer, &options) == golden("a.uuid.commit"));
+    let tagged = |n| CommitOptions { tag: vec![b'T'; n], ..CommitOptions::default() };
+    assert!(committed(&layer, &tagged(256)) == golden("a.tag256.commit"));
+    let mut sink = MemorySink::default();
+    let error = commit(&layer, &tagged(257), &mut sink, &mut silent).unwrap_err();
+    assert_eq!((error.kind(), sink.bytes.len()), (Kind::Limit, 0), "refused before anything is written");
+}
+
+/// Index entries as the golden descriptions list them.
+fn described_entries(description: &str) -> Vec<[u64; 5]> {
+    let text = String::from_utf8(golden(description)).unwrap();
+    let list = &text[text.find("\"entries(").unwrap()..text.find("\"tags\"").unwrap()];
+    let numbers = list.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect::<Vec<u64>>();
+    numbers.chunks(5).map(|n| n.try_into().unwrap()).collect()
+}
+
+fn entries(segments: &[Segment]) -> Vec<[u64; 5]> {
+    segments.iter().map(|s| [s.offset, s.length.into(), s.moffset, s.zeroed.into(), s.tag.into()]).collect()
+}
+
+#[test]
+fn long_runs_and_full_indexes_are_cut_as_upstream_cuts_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let upper = new_upper(dir.path(), "k", 128 << 20, false, None);
+    apply(&upper, &ops("k"));
+    drop(upper);
+    let files = pair(dir.path(), "k");
+    let bytes = committed(&open_as_layer(&OsDisk, &files.0, &files.1).unwrap(), &CommitOptions::default());
+    let layer = Layer::open(Arc::new(MemoryBlob::new("k", bytes))).unwrap();
+    assert_eq!(entries(layer.segments()), described_entries("k.raw-commit.dump.json"));
+    for (name, padded) in [("j255", 256), ("j256", 256), ("j257", 512)] {
+        let upper = new_upper(dir.path(), name, 1 << 20, false, None);
+        apply(&upper, &ops(name));
+        drop(upper);
+        let files = pair(dir.path(), name);
+        let bytes = committed(&open_as_layer(&OsDisk, &files.0, &files.1).unwrap(), &CommitOptions::default());
+        let layer = Layer::open(Arc::new(MemoryBlob::new(name, bytes))).unwrap();
+        assert_eq!(layer.trailer().index_entries, padded, "{name}");
+        assert_eq!(layer.segments().len(), name[1..].parse::<usize>().unwrap());
+    }
+}
+
+#[test]
+fn merges_are_upstreams_byte_by_byte() {
+    let layers = |names: &[&str]| names.iter().map(|n| golden_layer(&format!("{n}.commit"))).collect();
+    let mut sink = MemorySink::default();
+    merge(layers(&["a", "b", "c"]), &CommitOptions::default(), &mut sink, &mut silent).unwrap();
+    assert!(sink.bytes == golden("abc.merged.raw"));
+    let theirs = Layer::open(golden_blob("ab.merged.uuid")).unwrap();
+    let Header { uuid, parent_uuid, tag, .. } = theirs.trailer().clone();
+    let mut sink = MemorySink::default();
+    let options = CommitOptions { uuid, parent_uuid: Some(parent_uuid), tag };
+    merge(layers(&["a", "b"]), &options, &mut sink, &mut silent).unwrap();
+    assert!(sink.bytes == golden("ab.merged.uuid"));
+}
+
+#[test]
+fn sealing_in_place_is_upstreams_but_for_its_garbage() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, sealed) in [("b", "g.sealed"), ("i", "i.sealed")] {
+        let files = golden_pair(dir.path(), name);
+        let upper = open(&files);
+        upper.seal().unwrap();
+        let ours = fs::read(&files.0).unwrap();
+        let theirs = golden(sealed);
+        assert_eq!(ours.len(), theirs.len());
+        let end = theirs.len() - 4096;
+        let index_end = u64::from_le_bytes(theirs[end + 32..end + 40].try_into().unwrap())
+            + 16 * u64::from_le_bytes(theirs[end + 40..end + 48].try_into().unwrap());
+        assert!(ours[..index_end as usize] == theirs[..index_end as usize], "{name}: data and index");
+        assert!(ours[end..] == theirs[end..], "{name}: trailer");
+        let error = upper.write_at(&[1; SECTOR], 0).unwrap_err();
+        assert_eq!((error.kind(), upper.discard(0, 512).unwrap_err().kind()), (Kind::ReadOnly, Kind::ReadOnly));
+        let layer = Layer::open(Arc::new(FileBlob::open(&OsDisk, &files.0).unwrap())).unwrap();
+        let stack = Stack::new(vec![layer]).unwrap();
+        assert!(flatten(&stack) == flatten_upper(&upper, None), "reading goes on after sealing");
     }
 }

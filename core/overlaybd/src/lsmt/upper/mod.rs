@@ -23,6 +23,7 @@ use crate::sys::{read_exact, write_all, Disk, File, Mode};
 
 mod append;
 mod create;
+mod derive;
 mod log;
 mod seal;
 mod sparse;
@@ -46,7 +47,7 @@ pub struct Upper {
 
 enum Layout {
     Append(append::Tail),
-    Sparse(sparse::Granule),
+    Sparse(derive::Granule),
 }
 
 /// What an index file or the holes of a data file amount to.
@@ -259,7 +260,7 @@ pub fn open_as_layer(disk: &dyn Disk, data: &Path, index: &Path) -> Result<Layer
     let index = disk.open(index, Mode::Read)?;
     let mut trailer = Header { flags: TRAILER_FLAGS | header.flags & SPARSE, ..header.clone() };
     let replay = if header.has(SPARSE) {
-        sparse::derive(&data, &header, &*index)?.replay
+        derive::derive(&data, &header, &*index)?.replay
     } else {
         trailer.virtual_size = log::read_header(&*index)?.virtual_size;
         append::replay(&data, &*index)?
