@@ -1,1 +1,0 @@
-//! An open image: stack of lowers, an upper, and the device they make.

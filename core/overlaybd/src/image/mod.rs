@@ -1,0 +1,259 @@
+//! An open image: a stack of lowers, perhaps an upper, and the block device that they make.
+
+mod extents;
+mod open;
+#[cfg(test)]
+mod tests;
+
+pub use open::open;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::device::{BlockDevice, Extent};
+use crate::error::{Error, Kind, Result};
+use crate::limits::SECTOR;
+use crate::lsmt::{Stack, Upper};
+
+/// Requests and bytes since the image was opened.
+#[derive(Debug, Default)]
+pub struct Statistics {
+    /// Reads answered.
+    pub reads: AtomicU64,
+    /// Bytes read.
+    pub read_bytes: AtomicU64,
+    /// Writes done.
+    pub writes: AtomicU64,
+    /// Bytes written.
+    pub written_bytes: AtomicU64,
+    /// Discards done.
+    pub discards: AtomicU64,
+    /// Flushes done.
+    pub flushes: AtomicU64,
+    /// Requests that failed.
+    pub errors: AtomicU64,
+}
+
+impl Statistics {
+    /// All counters by name.
+    pub fn snapshot(&self) -> [(&'static str, u64); 7] {
+        let counters = [
+            ("reads", &self.reads),
+            ("read_bytes", &self.read_bytes),
+            ("writes", &self.writes),
+            ("written_bytes", &self.written_bytes),
+            ("discards", &self.discards),
+            ("flushes", &self.flushes),
+            ("errors", &self.errors),
+        ];
+        counters.map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+    }
+}
+
+/// A stack of layers as a block device.
+pub struct Image {
+    lowers: Option<Stack>,
+    upper: Option<Upper>,
+    /// Serialises read-modify-write of requests that do not end at a sector's edge.
+    partial: Mutex<()>,
+    statistics: Statistics,
+}
+
+impl Image {
+    /// Puts `upper`, if any, on top of `lowers`. An upper without a size takes that of the lowers, and
+    /// keeps it in its files.
+    ///
+    /// # Errors
+    /// `Invalid` if there is neither a lower nor an upper, or if no layer says how large the device is.
+    pub fn new(lowers: Option<Stack>, upper: Option<Upper>) -> Result<Image> {
+        if lowers.is_none() && upper.is_none() {
+            return Err(Error::new(Kind::Invalid, "an image needs at least one lower or an upper"));
+        }
+        if let (Some(lowers), Some(upper)) = (&lowers, &upper) {
+            upper.inherit_size(lowers.virtual_size())?;
+        }
+        let image = Image { lowers, upper, partial: Mutex::new(()), statistics: Statistics::default() };
+        if image.size() == 0 {
+            return Err(Error::new(Kind::Invalid, "no layer of the image says how large the device is"));
+        }
+        Ok(image)
+    }
+
+    /// Requests and bytes so far.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// The read-only layers, if there are any.
+    pub fn lowers(&self) -> Option<&Stack> {
+        self.lowers.as_ref()
+    }
+
+    /// The writable layer, if there is one.
+    pub fn upper(&self) -> Option<&Upper> {
+        self.upper.as_ref()
+    }
+
+    fn writable(&self) -> Result<&Upper> {
+        self.upper.as_ref().ok_or_else(|| Error::new(Kind::ReadOnly, "the image has no upper"))
+    }
+
+    fn check(&self, offset: u64, len: u64) -> Result<()> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.size() => Ok(()),
+            _ => {
+                let what = format!("{len} bytes asked beyond the end of the device at {}", self.size());
+                Err(Error::new(Kind::OutOfBounds, what).at(offset))
+            }
+        }
+    }
+
+    fn read_lowers(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        match &self.lowers {
+            Some(lowers) => lowers.read_at(buf, offset),
+            None => {
+                buf.fill(0);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads whole sectors; `offset` is in bytes.
+    fn read_sectors(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        match &self.upper {
+            Some(upper) => upper.read_at(buf, offset, |gap, at| self.read_lowers(gap, at)),
+            None => self.read_lowers(buf, offset),
+        }
+    }
+
+    /// Reads any range: the sectors at the edges by way of a bounce buffer.
+    fn read_bytes(&self, mut buf: &mut [u8], mut offset: u64) -> Result<()> {
+        let skip = (offset % SECTOR) as usize;
+        if skip != 0 || (buf.len() as u64) < SECTOR {
+            let take = buf.len().min(SECTOR as usize - skip);
+            let mut edge = [0; SECTOR as usize];
+            self.read_sectors(&mut edge, offset - skip as u64)?;
+            buf[..take].copy_from_slice(&edge[skip..skip + take]);
+            buf = &mut buf[take..];
+            offset += take as u64;
+        }
+        let whole = buf.len() - buf.len() % SECTOR as usize;
+        let (body, tail) = buf.split_at_mut(whole);
+        if !body.is_empty() {
+            self.read_sectors(body, offset)?;
+        }
+        if tail.is_empty() {
+            Ok(())
+        } else {
+            self.read_bytes(tail, offset + whole as u64)
+        }
+    }
+
+    /// Runs `change` on the whole sectors that hold `range`, after filling the edges with what is there.
+    fn write_bytes(&self, upper: &Upper, buf: &[u8], offset: u64) -> Result<()> {
+        if offset % SECTOR == 0 && buf.len() as u64 % SECTOR == 0 {
+            return upper.write_at(buf, offset);
+        }
+        let _one_at_a_time = self.partial.lock();
+        let start = offset - offset % SECTOR;
+        let end = (offset + buf.len() as u64).next_multiple_of(SECTOR);
+        let mut sectors = vec![0; (end - start) as usize];
+        let last = sectors.len() - SECTOR as usize;
+        self.read_sectors(&mut sectors[..SECTOR as usize], start)?;
+        self.read_sectors(&mut sectors[last..], end - SECTOR)?;
+        sectors[(offset - start) as usize..][..buf.len()].copy_from_slice(buf);
+        upper.write_at(&sectors, start)
+    }
+
+    fn discard_bytes(&self, upper: &Upper, offset: u64, len: u64) -> Result<()> {
+        let end = offset + len;
+        let (first, last) = (offset.next_multiple_of(SECTOR), end - end % SECTOR);
+        if first >= last {
+            return self.write_bytes(upper, &vec![0; len as usize], offset);
+        }
+        if first > offset {
+            self.write_bytes(upper, &vec![0; (first - offset) as usize], offset)?;
+        }
+        if end > last {
+            self.write_bytes(upper, &vec![0; (end - last) as usize], last)?;
+        }
+        upper.discard(first, last - first)
+    }
+
+    fn count<T>(&self, result: Result<T>, requests: &AtomicU64, bytes: Option<(&AtomicU64, usize)>) -> Result<T> {
+        match &result {
+            Ok(_) => {
+                requests.fetch_add(1, Ordering::Relaxed);
+                if let Some((counter, n)) = bytes {
+                    counter.fetch_add(n as u64, Ordering::Relaxed);
+                }
+            }
+            Err(_) => {
+                self.statistics.errors.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        result
+    }
+}
+
+impl BlockDevice for Image {
+    fn size(&self) -> u64 {
+        match (&self.upper, &self.lowers) {
+            (Some(upper), _) => upper.virtual_size(),
+            (None, Some(lowers)) => lowers.virtual_size(),
+            (None, None) => 0,
+        }
+    }
+
+    fn read_only(&self) -> bool {
+        self.upper.is_none()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let len = buf.len();
+        let result = self.check(offset, len as u64).and_then(|()| self.read_bytes(buf, offset));
+        self.count(result, &self.statistics.reads, Some((&self.statistics.read_bytes, len)))
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        let result = self
+            .check(offset, buf.len() as u64)
+            .and_then(|()| self.writable())
+            .and_then(|upper| self.write_bytes(upper, buf, offset));
+        self.count(result, &self.statistics.writes, Some((&self.statistics.written_bytes, buf.len())))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        let result = self
+            .check(offset, len)
+            .and_then(|()| self.writable())
+            .and_then(|upper| self.discard_bytes(upper, offset, len));
+        self.count(result, &self.statistics.discards, None)
+    }
+
+    fn flush(&self) -> Result<()> {
+        let result = self.upper.as_ref().map_or(Ok(()), Upper::flush);
+        self.count(result, &self.statistics.flushes, None)
+    }
+
+    fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Extent>> {
+        self.check(offset, len)?;
+        Ok(extents::map(self.upper.as_ref(), self.lowers.as_ref(), offset, len, max))
+    }
+
+    fn is_ready(&self, offset: u64, len: u64) -> bool {
+        let Some(lowers) = &self.lowers else { return true };
+        let Some(upper) = &self.upper else { return lowers.is_ready(offset, len) };
+        let range = offset / SECTOR..offset.saturating_add(len).div_ceil(SECTOR);
+        let below =
+            |gap: Range<u64>| gap.is_empty() || lowers.is_ready(gap.start * SECTOR, (gap.end - gap.start) * SECTOR);
+        let (mut ready, mut at) = (true, range.start);
+        upper.lookup(range.clone(), |piece| {
+            ready = ready && below(at..piece.offset);
+            at = piece.end();
+        });
+        ready && below(at..range.end)
+    }
+}

@@ -1,0 +1,132 @@
+//! `obdcore.Image`: a stack of layers as a block device.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use overlaybd::blob::{Blob, FileBlob};
+use overlaybd::device::{BlockDevice, ExtentKind};
+use overlaybd::image::{open, Image};
+use overlaybd::sys::os::OsDisk;
+use overlaybd::{Error, Kind};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use crate::errors::to_py;
+use crate::remote::RemoteBlob;
+
+/// An open image. Front ends keep it alive after `close`, until they have ended.
+#[pyclass(name = "Image", module = "obdcore", frozen)]
+pub struct PyImage {
+    inner: parking_lot::RwLock<Option<Arc<Image>>>,
+}
+
+/// A lower as Python gives it.
+#[derive(FromPyObject)]
+enum Lower<'py> {
+    Remote(PyRef<'py, RemoteBlob>),
+    Path(PathBuf),
+}
+
+impl PyImage {
+    /// The device, unless the image has been closed.
+    pub fn device(&self) -> PyResult<Arc<Image>> {
+        let closed = || to_py(Error::new(Kind::Invalid, "the image is closed"));
+        self.inner.read().clone().ok_or_else(closed)
+    }
+}
+
+#[pymethods]
+impl PyImage {
+    #[new]
+    #[pyo3(signature = (lowers, upper = None))]
+    fn new(py: Python<'_>, lowers: Vec<Lower<'_>>, upper: Option<(PathBuf, PathBuf)>) -> PyResult<Self> {
+        enum Source {
+            Path(PathBuf),
+            Blob(Arc<dyn Blob>),
+        }
+        let sources: Vec<Source> = lowers
+            .into_iter()
+            .map(|lower| match lower {
+                Lower::Remote(blob) => Source::Blob(blob.blob()),
+                Lower::Path(path) => Source::Path(path),
+            })
+            .collect();
+        py.detach(|| {
+            let blobs = sources
+                .into_iter()
+                .map(|source| match source {
+                    Source::Blob(blob) => Ok(blob),
+                    Source::Path(path) => Ok(Arc::new(FileBlob::open(&OsDisk, &path)?) as Arc<dyn Blob>),
+                })
+                .collect::<overlaybd::Result<Vec<_>>>()?;
+            open(&OsDisk, blobs, upper.as_ref().map(|(data, index)| (data.as_path(), index.as_path())))
+        })
+        .map(|image| PyImage { inner: parking_lot::RwLock::new(Some(Arc::new(image))) })
+        .map_err(to_py)
+    }
+
+    #[getter]
+    fn size(&self) -> PyResult<u64> {
+        Ok(self.device()?.size())
+    }
+
+    #[getter]
+    fn read_only(&self) -> PyResult<bool> {
+        Ok(self.device()?.read_only())
+    }
+
+    fn read_at<'py>(&self, py: Python<'py>, offset: u64, length: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let image = self.device()?;
+        if offset.checked_add(length as u64).is_none_or(|end| end > image.size()) {
+            let what = format!("{length} bytes asked beyond the end of the device at {}", image.size());
+            return Err(to_py(Error::new(Kind::OutOfBounds, what).at(offset)));
+        }
+        PyBytes::new_with(py, length, |buf| py.detach(|| image.read_at(buf, offset)).map_err(to_py))
+    }
+
+    fn write_at(&self, py: Python<'_>, offset: u64, data: &[u8]) -> PyResult<()> {
+        let image = self.device()?;
+        py.detach(|| image.write_at(data, offset)).map_err(to_py)
+    }
+
+    fn discard(&self, py: Python<'_>, offset: u64, length: u64) -> PyResult<()> {
+        let image = self.device()?;
+        py.detach(|| image.discard(offset, length)).map_err(to_py)
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        let image = self.device()?;
+        py.detach(|| image.flush()).map_err(to_py)
+    }
+
+    fn extents(&self, py: Python<'_>, offset: u64, length: u64) -> PyResult<Vec<(u64, &'static str)>> {
+        let image = self.device()?;
+        let runs = py.detach(|| image.extents(offset, length, usize::MAX)).map_err(to_py)?;
+        let name = |kind| match kind {
+            ExtentKind::Data => "data",
+            ExtentKind::Hole => "hole",
+            ExtentKind::Zero => "zero",
+        };
+        Ok(runs.into_iter().map(|run| (run.len, name(run.kind))).collect())
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let image = self.device()?;
+        let dict = PyDict::new(py);
+        for (name, value) in image.statistics().snapshot() {
+            dict.set_item(name, value)?;
+        }
+        Ok(dict)
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let image = self.inner.write().take();
+        py.detach(|| image.map_or(Ok(()), |image| if image.read_only() { Ok(()) } else { image.flush() }))
+            .map_err(to_py)
+    }
+}
+
+/// Adds the class to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyImage>()
+}
