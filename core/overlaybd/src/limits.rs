@@ -58,5 +58,6 @@ pub const MAX_BLOB_BYTES: u64 = 1 << 50;
 
 /// Bytes fetched by one GET at most: bounds the memory of a miss, and the loss when a transfer breaks.
 pub const MAX_FETCH_BYTES: usize = 8 << 20;
+
 /// Threads that open the layers of one image: opening waits for the network, not for the processor.
 pub const OPEN_THREADS: usize = 32;

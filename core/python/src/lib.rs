@@ -3,12 +3,14 @@
 use pyo3::prelude::*;
 
 mod errors;
+mod image;
 mod progress;
 mod remote;
 
 #[pymodule]
 fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
+    image::register(module)?;
     remote::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     Ok(())

@@ -153,7 +153,7 @@ impl Image {
 
     /// Runs `change` on the whole sectors that hold `range`, after filling the edges with what is there.
     fn write_bytes(&self, upper: &Upper, buf: &[u8], offset: u64) -> Result<()> {
-        if offset % SECTOR == 0 && buf.len() as u64 % SECTOR == 0 {
+        if offset.is_multiple_of(SECTOR) && (buf.len() as u64).is_multiple_of(SECTOR) {
             return upper.write_at(buf, offset);
         }
         let _one_at_a_time = self.partial.lock();
