@@ -18,6 +18,34 @@ pub const MAX_RW_ENTRIES: u64 = 128_000_000;
 /// Blocks of one zfile (upstream refuses more).
 pub const MAX_ZFILE_BLOCKS: u64 = 1_000_000_000;
 
+/// Block sizes of a zfile: powers of two in this range (a jump table groups blocks by 64 KiB).
+pub const ZFILE_BLOCK_BYTES: std::ops::RangeInclusive<u32> = 512..=65536;
+
+/// A stored block of a zfile, checksum included, that every reader accepts (upstream's read buffer).
+pub const MAX_ZFILE_STORED_BLOCK: usize = 65536;
+
+/// Times that a block of a zfile which proves wrong is fetched again within one read.
+pub const MAX_BLOCK_RELOADS: u32 = 3;
+
+/// Attempts at the header, trailer and jump table of a zfile whose source can fetch them again.
+pub const MAX_OPEN_ATTEMPTS: u32 = 3;
+
+/// Compressed bytes read from below in one go, unless a single block is larger: enough to make the
+/// call cheap, and still inside a processor's own cache when the blocks are decoded.
+pub const ZFILE_READ_BATCH: u64 = 256 << 10;
+
+/// Plain bytes handed to a compressing thread in one go.
+pub const ZFILE_BUILD_BATCH: usize = 256 << 10;
+
+/// Threads of one zfile builder; each holds two batches.
+pub const MAX_BUILD_THREADS: usize = 64;
+
+/// Headers before the first member of a tar-wrapped layer (upstream writes one).
+pub const MAX_TAR_HEADERS: usize = 8;
+
+/// Body of one PAX header of a tar-wrapped layer (upstream's is 512 bytes).
+pub const MAX_PAX_BYTES: u64 = 1 << 20;
+
 /// Largest request a front end hands down in one piece; larger ones are cut.
 pub const MAX_IO_BYTES: usize = 4 << 20;
 

@@ -43,6 +43,28 @@ fn copy_through_memory(to: &mut (impl Sink + ?Sized), from: &dyn Blob, offset: u
     Ok(())
 }
 
+impl<S: Sink + ?Sized> Sink for Box<S> {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        (**self).write(bytes)
+    }
+
+    fn write_from(&mut self, from: &dyn Blob, offset: u64, len: u64) -> Result<()> {
+        (**self).write_from(from, offset, len)
+    }
+
+    fn rewrite(&mut self, offset: u64, bytes: &[u8]) -> Result<bool> {
+        (**self).rewrite(offset, bytes)
+    }
+
+    fn position(&self) -> u64 {
+        (**self).position()
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        (**self).finish()
+    }
+}
+
 /// A sink into a file, from its start. Naming, syncing and removal after an error are its owner's.
 pub struct FileSink {
     file: Arc<dyn File>,

@@ -1,37 +1,23 @@
-//! ZFile: block-compressed random-access file.
+//! ZFile: a file compressed block by block, so that any part of it can be read alone.
+//!
+//! `header` and `table` are the format, `codec` and `crc` the arithmetic, `reader` and `builder` the two
+//! things that one does with it.
 
-use std::sync::Arc;
+mod builder;
+pub mod codec;
+pub mod crc;
+pub mod header;
+mod load;
+mod pool;
+mod reader;
+mod scratch;
+mod table;
 
-use crate::blob::Blob;
-use crate::error::{Error, Kind, Result};
+#[cfg(test)]
+mod tests;
 
-/// Whether the blob is a zfile.
-pub fn is_zfile(_blob: &dyn Blob) -> Result<bool> {
-    Ok(false)
-}
-
-/// A zfile, read as the file that was compressed.
-pub struct Reader {
-    blob: Arc<dyn Blob>,
-}
-
-impl Reader {
-    /// Opens a zfile.
-    pub fn open(blob: Arc<dyn Blob>) -> Result<Self> {
-        Ok(Reader { blob })
-    }
-}
-
-impl Blob for Reader {
-    fn name(&self) -> &str {
-        self.blob.name()
-    }
-
-    fn len(&self) -> u64 {
-        self.blob.len()
-    }
-
-    fn read_at(&self, _buf: &mut [u8], _offset: u64) -> Result<()> {
-        Err(Error::new(Kind::Unsupported, "zfile"))
-    }
-}
+pub use builder::{Builder, Options, Summary};
+pub use codec::Algorithm;
+pub use header::Header;
+pub use load::is_zfile;
+pub use reader::{Info, Reader};

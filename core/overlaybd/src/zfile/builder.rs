@@ -1,0 +1,264 @@
+//! Writes a zfile from a stream of plain bytes.
+
+use super::codec::{Algorithm, Codecs};
+use super::crc;
+use super::header::{Header, Role};
+use super::pool::{Batch, Pool, Recipe};
+use crate::error::{Error, Kind, Result};
+use crate::limits::{
+    MAX_BUILD_THREADS, MAX_ZFILE_BLOCKS, MAX_ZFILE_STORED_BLOCK, ZFILE_BLOCK_BYTES, ZFILE_BUILD_BATCH,
+};
+use crate::sink::Sink;
+
+/// Bound of the jump table's 16-bit deltas in upstream's reader (zfile format: Jump table, group rule).
+const GROUP_LIMIT: u32 = 65535;
+
+/// How a zfile is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Compressor of the blocks.
+    pub algorithm: Algorithm,
+    /// Plain bytes of a block: a power of two from 512 to 65536. The tools offer 4096 to 65536; 65536
+    /// needs data that compresses (see [`Builder`]).
+    pub block_size: u32,
+    /// Whether each block is followed by its checksum. Without, corruption goes unnoticed.
+    pub checksum: bool,
+    /// Whether the final fields are written into the header too; the output must be able to rewrite.
+    pub overwrite_header: bool,
+    /// Compressing threads; 0 for one a processor. The result is the same whatever the number.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    /// What upstream's tools do by default: LZ4, 4096, with checksums; on all processors.
+    fn default() -> Self {
+        Options { algorithm: Algorithm::Lz4, block_size: 4096, checksum: true, overwrite_header: false, threads: 0 }
+    }
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Plain bytes.
+    pub original_size: u64,
+    /// Bytes of the zfile.
+    pub stored_size: u64,
+    /// Blocks.
+    pub blocks: u64,
+}
+
+/// A sink that compresses what it gets into the sink below.
+///
+/// It never writes a zfile that upstream cannot read. There is no way to store a block uncompressed, so 64 KiB
+/// that do not compress would take more than upstream's reader has room for: such a block is an error of kind
+/// `Limit` that says to use smaller blocks. The alternative, to fall back by itself, is not possible once blocks are
+/// written. (Blocks below 1 KiB can break upstream's group rule instead; the same error.)
+///
+/// Memory: two batches of [`ZFILE_BUILD_BATCH`] a thread, plus 4 bytes for each block written.
+pub struct Builder<S: Sink> {
+    sink: S,
+    base: u64,
+    options: Options,
+    recipe: Recipe,
+    threads: usize,
+    filling: Vec<u8>,
+    spare: Vec<Batch>,
+    codecs: Codecs,
+    pool: Option<Pool>,
+    table: Vec<u32>,
+    group_sum: u32,
+    original_size: u64,
+}
+
+impl<S: Sink> Builder<S> {
+    /// Starts a zfile at the present end of `sink`.
+    ///
+    /// Errors: `Invalid` for a block size that is not possible, or if the header is to be overwritten and
+    /// the sink cannot; those of the sink.
+    pub fn new(mut sink: S, options: Options) -> Result<Self> {
+        if !options.block_size.is_power_of_two() || !ZFILE_BLOCK_BYTES.contains(&options.block_size) {
+            let what = format!("block size {}: a power of two from 512 to 65536 is needed", options.block_size);
+            return Err(Error::new(Kind::Invalid, what));
+        }
+        let base = sink.position();
+        let header = Header {
+            block_size: options.block_size,
+            algorithm: options.algorithm.number(),
+            checksum: options.checksum,
+            ..Header::default()
+        }
+        .encode(Role::FirstHeader);
+        sink.write(&header)?;
+        // Better now than after hours of compressing.
+        if options.overwrite_header && !sink.rewrite(base, &header)? {
+            return Err(Error::new(Kind::Invalid, "the header cannot be overwritten: the output is a stream"));
+        }
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        };
+        let recipe = Recipe {
+            algorithm: options.algorithm,
+            block_size: options.block_size as usize,
+            checksum: options.checksum,
+        };
+        Ok(Builder {
+            sink,
+            base,
+            options,
+            recipe,
+            threads: threads.min(MAX_BUILD_THREADS),
+            filling: Vec::with_capacity(ZFILE_BUILD_BATCH),
+            spare: Vec::new(),
+            codecs: Codecs::default(),
+            pool: None,
+            table: Vec::new(),
+            group_sum: 0,
+            original_size: 0,
+        })
+    }
+
+    /// What was written, once `finish` has returned.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            original_size: self.original_size,
+            stored_size: self.sink.position() - self.base,
+            blocks: self.table.len() as u64,
+        }
+    }
+
+    /// The sink below, for instance to take what it collected.
+    pub fn into_sink(self) -> S {
+        self.sink
+    }
+
+    /// What was collected, as a batch.
+    fn next_batch(&mut self) -> Batch {
+        let mut batch = self.spare.pop().unwrap_or_default();
+        std::mem::swap(&mut batch.plain, &mut self.filling);
+        self.filling.clear();
+        batch
+    }
+
+    /// Compresses a batch in this thread and writes it.
+    fn pack_here(&mut self, mut batch: Batch) -> Result<()> {
+        batch.pack(&self.recipe, &mut self.codecs)?;
+        self.append(batch)
+    }
+
+    /// Hands a batch to the threads, having written finished ones to make room.
+    fn pack_elsewhere(&mut self, batch: Batch) -> Result<()> {
+        self.collect(Pool::is_full)?;
+        match &mut self.pool {
+            Some(pool) => pool.submit(batch),
+            none => none.insert(Pool::start(self.threads, self.recipe)?).submit(batch),
+        }
+    }
+
+    /// Writes finished batches as long as `more` says so.
+    fn collect(&mut self, more: impl Fn(&Pool) -> bool) -> Result<()> {
+        while let Some(pool) = self.pool.as_mut().filter(|pool| more(pool)) {
+            let batch = pool.next()?;
+            self.append(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a compressed batch and notes its blocks.
+    fn append(&mut self, batch: Batch) -> Result<()> {
+        let mut len = 0;
+        for &stored in &batch.lengths {
+            self.admit(stored)?;
+            len += stored as usize;
+        }
+        self.sink.write(&batch.packed[..len])?;
+        self.spare.push(batch);
+        Ok(())
+    }
+
+    /// Notes the length of the next block if a reader of upstream's can read it.
+    fn admit(&mut self, stored: u32) -> Result<()> {
+        let refuse = |what: String| Err(Error::new(Kind::Limit, what));
+        let block = self.table.len();
+        if stored as usize > MAX_ZFILE_STORED_BLOCK {
+            return refuse(format!(
+                "block {block} does not compress: {stored} bytes, more than the {MAX_ZFILE_STORED_BLOCK} that \
+                 readers take; use blocks of 32 KiB or less"
+            ));
+        }
+        if block as u64 == MAX_ZFILE_BLOCKS {
+            return refuse(format!("more than {MAX_ZFILE_BLOCKS} blocks; use larger ones"));
+        }
+        if (block as u64 * u64::from(self.options.block_size)).is_multiple_of(65536) {
+            self.group_sum = 0;
+        } else if self.group_sum >= GROUP_LIMIT {
+            return refuse(format!(
+                "block {block} does not compress, nor do those before; use blocks of 1 KiB or more"
+            ));
+        }
+        self.group_sum += stored;
+        self.table.push(stored);
+        Ok(())
+    }
+
+    /// Writes the jump table and returns its checksum.
+    fn write_table(&mut self) -> Result<u32> {
+        let mut sum = crc::START;
+        let mut bytes = Vec::new();
+        for entries in self.table.chunks(16 << 10) {
+            bytes.clear();
+            bytes.extend(entries.iter().flat_map(|entry| entry.to_le_bytes()));
+            sum = crc::raw(sum, &bytes);
+            self.sink.write(&bytes)?;
+        }
+        Ok(sum)
+    }
+}
+
+impl<S: Sink> Sink for Builder<S> {
+    fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let n = bytes.len().min(ZFILE_BUILD_BATCH - self.filling.len());
+            self.filling.extend_from_slice(&bytes[..n]);
+            self.original_size += n as u64;
+            bytes = &bytes[n..];
+            if self.filling.len() == ZFILE_BUILD_BATCH {
+                let batch = self.next_batch();
+                if self.threads == 1 {
+                    self.pack_here(batch)?;
+                } else {
+                    self.pack_elsewhere(batch)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn position(&self) -> u64 {
+        self.original_size
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.collect(|pool| !pool.is_empty())?;
+        self.pool = None;
+        if !self.filling.is_empty() {
+            let batch = self.next_batch();
+            self.pack_here(batch)?;
+        }
+        let header = Header {
+            index_offset: self.sink.position() - self.base,
+            blocks: self.table.len() as u64,
+            original_size: self.original_size,
+            index_crc: self.write_table()?,
+            block_size: self.options.block_size,
+            algorithm: self.options.algorithm.number(),
+            checksum: self.options.checksum,
+            ..Header::default()
+        };
+        self.sink.write(&header.encode(Role::Trailer))?;
+        if self.options.overwrite_header && !self.sink.rewrite(self.base, &header.encode(Role::FinalHeader))? {
+            return Err(Error::new(Kind::Invalid, "the header cannot be overwritten: the output is a stream"));
+        }
+        self.sink.finish()
+    }
+}
