@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 
-# Upstream's status of nearly every failure while running; those of a wrong command line are in `tools.options`.
+# Upstream's status of nearly every failure while running; `tools.options` has those of a wrong command line.
 FAILED = 255
 
 
@@ -53,6 +53,16 @@ def say(line: str) -> None:
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         pass
+
+
+def tell(line: str) -> None:
+    """Writes a line to stdout, for what a command has done. It stands even if nobody listens."""
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        # Else the interpreter tries again when it ends, and then fails.
+        sys.stdout = None
 
 
 def _kind(number: int | None) -> str:

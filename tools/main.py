@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from tools.errors import FAILED, Failure, Stopped, describe, say
+from tools.errors import FAILED, Failure, Stopped, describe, say, tell
 from tools.options import Command, HelpRequested, UsageError
 
 TYPE_CHECKING = False
@@ -15,22 +13,21 @@ if TYPE_CHECKING:
 def run(command: Command, argv: Sequence[str] | None = None) -> int:
     """Runs `command` with the words `argv` (None: this process's) and returns the exit status.
 
-    Help goes to stdout with status 0, a wrong command line to stderr with upstream's status. A failure is one line
-    on stderr. After SIGINT, SIGTERM or SIGHUP the process ends by that signal, so that its caller can tell.
+    Help goes to stdout with status 0, a wrong command line to stderr with upstream's status. A failure is
+    one line on stderr. After SIGINT, SIGTERM or SIGHUP the process ends by that
+    signal, so that its caller can tell.
     """
     try:
         values = command.parse(argv)
     except HelpRequested as wanted:
-        sys.stdout.write(wanted.command.help())
+        tell(wanted.command.help().rstrip("\n"))
         return 0
     except UsageError as error:
         say(str(error))
         say("Run with --help for more information.")
         return error.status
     try:
-        status = command.call(values)
-        sys.stdout.flush()
-        return status
+        return values.command.call(values)
     except Failure as failure:
         say(str(failure))
         return failure.status

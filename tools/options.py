@@ -1,8 +1,8 @@
 """The command lines of all our programs: declared once, parsed with upstream's rules and exit statuses.
 
-Options and positionals mix in any order; `--opt value`, `--opt=value`, `-p value`, `-pvalue`; one-letter flags may
-be run together (`-zf`); `--flag=false`; `--` ends options. A negative number is a positional. Names are never
-abbreviated. An option with a value may be given once; a flag may be repeated and the last one counts.
+Options and positionals mix in any order; `--opt value`, `--opt=value`, `-p value`, `-pvalue`; flags of one
+letter may be run together (`-zf`); `--flag=false`; `--` ends options. A negative number is a positional.
+Names are never abbreviated. An option with a value may be given once; of a repeated flag the last one counts.
 
 This module is on the start path of every command: it imports nothing that is not loaded anyway.
 """
@@ -45,7 +45,7 @@ class HelpRequested(Exception):
 
 
 class Namespace:
-    """The values of one command line, one attribute per option and positional, and `command`, which was chosen."""
+    """The values of one command line: an attribute per option and positional, and the chosen `command`."""
 
     command: Command
 
@@ -163,8 +163,8 @@ def positional(
 class Command:
     """A command, or a subcommand, or a group of subcommands.
 
-    `options` of a group may also be given behind its subcommands. `run` is what carries it out: a function of the
-    namespace that returns the exit status, or its name as `module:function` so that it is imported only when needed.
+    `options` of a group may also be given behind its subcommands. `run` is what carries it out: a function of
+    the namespace that returns the exit status, or its name as `module:function`, imported only when needed.
     """
 
     def __init__(
@@ -326,7 +326,7 @@ class _Parser:
         self.given.setdefault(argument, []).append(word)
 
     def place_words(self) -> dict[Argument, list[str]]:
-        """Deals the words to the positionals in order; a repeated one takes all, what is left is unexpected."""
+        """Deals the words to the positionals in order; a repeated one takes all, the rest is unexpected."""
         left = list(self.words)
         placed: dict[Argument, list[str]] = {}
         for argument in self.command.positionals:

@@ -72,6 +72,7 @@ class Choice:
         self.words = words
 
     def __call__(self, word: str) -> str:
+        """The word itself, if it is one of the set."""
         if word not in self.words:
             raise Rejected(f"must be one of: {', '.join(self.words)}")
         return word

@@ -1,0 +1,33 @@
+"""The line that a failing command writes."""
+
+import errno
+
+import pytest
+
+from tools.errors import describe, errno_and_line
+
+
+class CoreError(OSError):
+    """Stands in for the core's error, which carries its whole line."""
+
+    kind = "corrupt"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (CoreError(errno.EIO, "corrupt: /a: at 4096: bad magic"), "corrupt: /a: at 4096: bad magic"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/a"), "not-found: /a: No such file"),
+        (OSError(errno.ENOSPC, "No space left"), "no-space: No space left"),
+        (OSError("odd"), "io: odd"),
+        (ValueError("two\nlines"), "two lines"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_describe(error: BaseException, line: str) -> None:
+    assert describe(error) == line
+
+
+def test_errno_and_line() -> None:
+    assert errno_and_line(CoreError(errno.EIO, "corrupt: /a")) == "5: corrupt: /a"
+    assert errno_and_line(ValueError("x")) == "5: x"

@@ -1,0 +1,167 @@
+"""The one way to write an output file: whole under its final name, or not there at all.
+
+The bytes go to a file of another name in the same directory, which gets the final name when they are all on
+disk. Whatever goes wrong before that (an error, a full disk, SIGINT, SIGTERM, SIGHUP) removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+
+from tools.errors import Failure, Stopped
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import FrameType, TracebackType
+    from typing import Any
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+
+
+class Output:
+    """`with Output(path) as out:` and write to the descriptor `out.fd`.
+
+    path: the final name. It must not exist; with `replace` a regular file of that name is replaced (at once
+    and last), but nothing else is: no device, no symbolic link, none of `inputs`, which are being read.
+    mode: permissions of the new file, before the umask.
+
+    Raises `Failure` on entry if the file cannot be created, `OSError` on exit if it cannot be made whole.
+    """
+
+    def __init__(
+        self, path: str, *, replace: bool = False, mode: int = 0o644, inputs: Iterable[str] = ()
+    ) -> None:
+        self.path = path
+        self.replace = replace
+        self.mode = mode
+        self.inputs = tuple(inputs)
+        self.fd = -1
+        self._temporary = ""
+        self._signals: dict[int, Any] = {}
+
+    def __enter__(self) -> Output:
+        self._catch_signals()
+        try:
+            self._check()
+            self._open()
+        except BaseException as error:
+            self._discard()
+            self._release_signals()
+            if isinstance(error, OSError):
+                raise Failure(f"failed to open file '{self.path}', {error.errno}: {error.strerror}") from None
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                os.fsync(self.fd)
+                self._publish()
+        finally:
+            os.close(self.fd)
+            self._discard()
+            self._release_signals()
+
+    def _check(self) -> None:
+        """Refuses early what cannot succeed, so that no long work is lost."""
+        if not self.path:
+            raise FileNotFoundError(errno.ENOENT, "the name of the output is empty", self.path)
+        try:
+            found = os.lstat(self.path)
+        except FileNotFoundError:
+            return
+        if not self.replace:
+            raise FileExistsError(errno.EEXIST, "exists and is not overwritten", self.path)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file and is not replaced", self.path)
+        for name in self.inputs:
+            if os.path.exists(name) and os.path.samestat(os.stat(name), found):
+                raise OSError(errno.EINVAL, f"is also an input ({name})", self.path)
+
+    def _open(self) -> None:
+        directory, name = os.path.split(self.path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        # The name of the target may use up the 255 bytes that a name can have.
+        stem = os.fsdecode(os.fsencode(name)[:200])
+        self._temporary = os.path.join(directory, f".{stem}.{os.urandom(6).hex()}.tmp")
+        try:
+            self.fd = os.open(self._temporary, flags, self.mode)
+        except OSError:
+            self._temporary = ""
+            raise
+
+    def _publish(self) -> None:
+        if self.replace:
+            os.rename(self._temporary, self.path)
+            self._temporary = ""
+        else:
+            try:
+                os.link(self._temporary, self.path)
+            except OSError as error:
+                if error.errno == errno.EEXIST:
+                    raise FileExistsError(errno.EEXIST, "exists and is not overwritten", self.path) from None
+                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                    raise
+                _rename_no_replace(self._temporary, self.path)
+                self._temporary = ""
+        self._discard()
+        _sync_directory(os.path.dirname(self.path))
+
+    def _discard(self) -> None:
+        if self._temporary:
+            temporary, self._temporary = self._temporary, ""
+            if os.path.lexists(temporary):
+                os.unlink(temporary)
+
+    def _catch_signals(self) -> None:
+        import signal
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            raise Stopped(number)
+
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # Who was told to ignore one (nohup) goes on ignoring it; only the main thread can set handlers.
+            if _is_main_thread() and signal.getsignal(number) == signal.SIG_DFL:
+                self._signals[number] = signal.signal(number, stop)
+
+    def _release_signals(self) -> None:
+        import signal
+
+        while self._signals:
+            number, handler = self._signals.popitem()
+            signal.signal(number, handler)
+
+
+def _is_main_thread() -> bool:
+    threading = sys.modules.get("threading")
+    return threading is None or threading.current_thread() is threading.main_thread()
+
+
+def _rename_no_replace(source: str, target: str) -> None:
+    """renameat2 with RENAME_NOREPLACE, for file systems without hard links."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = (os.fsencode(source), os.fsencode(target))
+    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target)
+
+
+def _sync_directory(directory: str) -> None:
+    fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some file systems cannot sync a directory; the file itself is safe by then.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(fd)
