@@ -124,8 +124,8 @@ class Locator(Protocol):
     ) -> bool:
         """`url` was answered by 3xx, 400, 401, 403 or 410: make the next `locate` better (redirect, token).
 
-        `sent` are the headers of that request. False if there is nothing left to try. An `OSError` is
-        taken for something that passes, but not `PermissionError` and `FileNotFoundError`.
+        `sent` are the headers of that request. False if there is nothing left to try. For both methods: an
+        exception with `kind` "io" or "timed-out", or another `OSError`, is taken for something that passes.
         """
 
 class HttpClient:

@@ -55,6 +55,27 @@ impl Kind {
         }
     }
 
+    /// The kind of that [`Kind::name`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        use Kind::*;
+        let all = [
+            Io,
+            Corrupt,
+            Unsupported,
+            OutOfBounds,
+            NotFound,
+            Limit,
+            Invalid,
+            Exists,
+            ReadOnly,
+            Denied,
+            NoSpace,
+            TimedOut,
+            Interrupted,
+        ];
+        all.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// The errno that a kernel or a tool gets for this kind, when the cause carries none.
     pub fn errno(self) -> i32 {
         match self {

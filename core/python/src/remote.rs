@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
 
-use pyo3::exceptions::{
-    PyFileNotFoundError, PyKeyboardInterrupt, PyNotImplementedError, PyOSError, PyPermissionError, PyTimeoutError,
-};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyNotImplementedError, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -62,22 +60,20 @@ impl Locate for PyLocator {
     }
 }
 
-/// A Python exception as a core error; the kind decides whether the core tries again.
+/// A Python exception as a core error. Its kind decides whether the core tries again: that of the
+/// exception where it has one, else what passes (`Io`) for any `OSError`, and what does not for the rest.
 fn explain(py: Python<'_>, e: &PyErr) -> Error {
-    let kind = if e.is_instance_of::<PyPermissionError>(py) {
-        Kind::Denied
-    } else if e.is_instance_of::<PyFileNotFoundError>(py) {
-        Kind::NotFound
-    } else if e.is_instance_of::<PyTimeoutError>(py) {
-        Kind::TimedOut
-    } else if e.is_instance_of::<PyOSError>(py) {
-        Kind::Io
-    } else if e.is_instance_of::<PyKeyboardInterrupt>(py) {
-        Kind::Interrupted
-    } else {
-        Kind::Invalid
-    };
-    Error::new(kind, "locating the blob").because(e.to_string())
+    let named = e.value(py).getattr("kind").and_then(|kind| kind.extract::<String>());
+    let kind = named.ok().and_then(|name| Kind::from_name(&name)).unwrap_or_else(|| {
+        if e.is_instance_of::<PyOSError>(py) {
+            Kind::Io
+        } else if e.is_instance_of::<PyKeyboardInterrupt>(py) {
+            Kind::Interrupted
+        } else {
+            Kind::Invalid
+        }
+    });
+    Error::new(kind, "locating the blob").because(e.value(py).to_string())
 }
 
 /// A registry blob; other parts of the binding take the blob out of it.

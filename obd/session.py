@@ -1,0 +1,114 @@
+"""How Python talks to registries and token servers: a `requests` session with the system's certificates."""
+
+import ssl
+import time
+import warnings
+from typing import Any, Final
+
+import requests
+import requests.adapters
+import urllib3
+
+import obdcore
+from obd.errors import ObdError
+from obd.secret import without_secrets
+
+# Seconds to connect, and of silence before a request is given up.
+TIMEOUTS_S: Final = (5.0, 10.0)
+# Answers that are read whole (tokens, manifests, errors) are never longer.
+MAX_BODY_BYTES: Final = 4 << 20
+MAX_BODY_S: Final = 30.0
+
+
+class _SystemCertificates(requests.adapters.HTTPAdapter):
+    """Trusts what the system trusts, where requests would bring a list of its own."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__(pool_maxsize=16)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        return super().proxy_manager_for(*args, ssl_context=self._context, **kwargs)
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        conn.cert_reqs = "CERT_REQUIRED" if self._context.check_hostname else "CERT_NONE"
+        conn.ca_certs = conn.ca_cert_dir = None
+
+    # requests 2.32 and later ask here instead.
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {"cert_reqs": "CERT_REQUIRED" if self._context.check_hostname else "CERT_NONE"}
+
+
+def _as_given(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Authentication by the headers given alone: requests would take users out of `~/.netrc`."""
+    return request
+
+
+def make_session(
+    *, user_agent: str = "", ca_file: str | None = None, insecure: bool = False
+) -> requests.Session:
+    """A session for any number of threads; proxies are those of the environment.
+
+    Parameters as for `obdcore.HttpClient`.
+    """
+    context = ssl.create_default_context()
+    if ca_file:
+        context.load_verify_locations(cafile=ca_file)
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
+    session = requests.Session()
+    session.auth = _as_given
+    session.headers["User-Agent"] = user_agent or f"overlaybd/{obdcore.__version__}"
+    session.mount("https://", _SystemCertificates(context))
+    return session
+
+
+def send(
+    session: requests.Session, method: str, url: str, *, headers: dict[str, str], data: Any = None
+) -> requests.Response:
+    """One request; redirects are answers. The body is not read yet: use `read_body`, or close.
+
+    Raises `ObdError`: "timed-out" and "io" for what may pass, "denied" for a certificate that is not
+    trusted, "invalid" for a URL that is none. Messages hold no query and no header.
+    """
+    doing = f"{method} {without_secrets(url)}"
+    try:
+        return session.request(
+            method, url, headers=headers, data=data, timeout=TIMEOUTS_S, allow_redirects=False, stream=True
+        )
+    except requests.exceptions.Timeout:
+        raise ObdError("timed-out", f"{doing}: no answer in time") from None
+    except (ValueError, urllib3.exceptions.LocationParseError):  # what requests raises for bad URLs
+        raise ObdError("invalid", f"{doing}: not a usable URL") from None
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise ObdError("denied", f"{doing}: the certificate is not trusted") from None
+        # Not the text: it may quote the whole URL.
+        raise ObdError("io", f"{doing}: {type(error).__name__}") from None
+
+
+def read_body(response: requests.Response, *, limit: int = MAX_BODY_BYTES) -> bytes:
+    """The whole body, at most `limit` bytes, within `MAX_BODY_S`; closes the response.
+
+    Raises `ObdError`: "limit", "timed-out" or "io".
+    """
+    where = without_secrets(response.url)
+    deadline = time.monotonic() + MAX_BODY_S
+    body = bytearray()
+    with response:
+        try:
+            for part in response.iter_content(64 << 10):
+                body += part
+                if len(body) > limit:
+                    raise ObdError("limit", f"{where}: answer longer than {limit} bytes")
+                if time.monotonic() > deadline:
+                    raise ObdError("timed-out", f"{where}: answer too slow")
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise ObdError("io", f"{where}: {type(error).__name__}") from None
+    return bytes(body)

@@ -1,0 +1,125 @@
+"""Bearer tokens: asked for once however many readers wait, kept until shortly before they expire."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+from urllib.parse import urlencode, urlsplit
+
+import requests
+
+from obd.credentials import Credential
+from obd.errors import ObdError
+from obd.secret import without_secrets
+from obd.session import read_body, send
+
+# Life of a token that does not say, by the token specification; and the longest that is believed.
+DEFAULT_LIFE_S: Final = 60.0
+LONGEST_LIFE_S: Final = 24 * 3600.0
+# A token is replaced this much before its end, or after nine tenths of a short life.
+MARGIN_S: Final = 10.0
+# Tokens kept: repositories times identities of one host, with room to spare.
+MAX_TOKENS: Final = 4096
+# Seconds that a reader waits for a request another one has under way.
+WAIT_S: Final = 45.0
+
+
+class TokenKey(NamedTuple):
+    """What a token is for. Two registries, or two users of one, never get each other's."""
+
+    realm: str
+    service: str
+    scope: str
+    credential: Credential | None
+
+
+@dataclass(frozen=True)
+class Token:
+    """A bearer token; times are those of the cache's clock, in seconds."""
+
+    value: str = field(repr=False)
+    since: float
+    until: float
+
+    def header(self) -> str:
+        """The value of an `Authorization` header."""
+        return f"Bearer {self.value}"
+
+
+class TokenCache:
+    """The tokens of a process. `clock` tells seconds and never goes back."""
+
+    def __init__(self, session: requests.Session, clock: Callable[[], float] = time.monotonic) -> None:
+        self._session = session
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._tokens: dict[TokenKey, Token] = {}
+        self._pending: dict[TokenKey, Future[Token]] = {}
+
+    def get(self, key: TokenKey, *, instead_of: Token | None = None) -> Token:
+        """A valid token: a kept one (unless that is `instead_of`), or a new one by one request.
+
+        Raises `ObdError`: "denied" if the token server refuses, "io" or "timed-out" if it fails, "invalid" if
+        it answers nonsense. All who wait for the same request get the same error.
+        """
+        with self._lock:
+            token = self._tokens.get(key)
+            if token is not None and token != instead_of and self._clock() < token.until:
+                return token
+            pending = self._pending.get(key)
+            mine = pending is None
+            if pending is None:
+                pending = self._pending[key] = Future()
+        if not mine:
+            try:
+                return pending.result(WAIT_S)
+            except TimeoutError:
+                raise ObdError(
+                    "timed-out", f"token of {without_secrets(key.realm)}: no answer in time"
+                ) from None
+        try:
+            token = self._request(key)
+        except BaseException as error:
+            with self._lock:
+                del self._pending[key]
+            pending.set_exception(error)
+            raise
+        with self._lock:
+            if len(self._tokens) >= MAX_TOKENS:
+                self._tokens.clear()
+            self._tokens[key] = token
+            del self._pending[key]
+        pending.set_result(token)
+        return token
+
+    def age_s(self, token: Token) -> float:
+        """Seconds since `token` was asked for."""
+        return self._clock() - token.since
+
+    def _request(self, key: TokenKey) -> Token:
+        where = f"token of {without_secrets(key.realm)}"
+        query = [(name, value) for name, value in (("service", key.service), ("scope", key.scope)) if value]
+        url = key.realm + (("&" if urlsplit(key.realm).query else "?") + urlencode(query) if query else "")
+        headers = {"Authorization": key.credential.basic()} if key.credential else {}
+        since = self._clock()
+        response = send(self._session, "GET", url, headers=headers)
+        body = read_body(response)
+        if response.status_code != 200:
+            kind = "denied" if response.status_code in (400, 401, 403, 404) else "io"
+            raise ObdError(kind, f"{where}: status {response.status_code}")
+        try:
+            answer = json.loads(body)
+            value = answer.get("token") or answer["access_token"]
+            life = answer.get("expires_in") or DEFAULT_LIFE_S
+        except (ValueError, AttributeError, KeyError, RecursionError):
+            raise ObdError("invalid", f"{where}: the answer holds no token") from None
+        # A token goes into a header as it stands.
+        if not (isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value):
+            raise ObdError("invalid", f"{where}: not a token")
+        if isinstance(life, bool) or not isinstance(life, int | float) or not life > 0:
+            life = DEFAULT_LIFE_S
+        life = min(float(life), LONGEST_LIFE_S)
+        return Token(value, since, since + max(life - MARGIN_S, life * 0.9 if life < 10 * MARGIN_S else 0.0))

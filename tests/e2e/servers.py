@@ -1,0 +1,233 @@
+"""Real servers for tests, on free ports of the loopback: `docker-registry`, and one that gives out tokens."""
+
+import base64
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+START_S = 20.0
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def status(url: str) -> int:
+    """The status that a plain GET of `url` is answered with; 0 if nothing answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+    except OSError:
+        return 0
+
+
+class Registry:
+    """A running `docker-registry`. `users` makes it ask for Basic, `tokens` for Bearer authentication."""
+
+    def __init__(
+        self, directory: Path, *, users: dict[str, str] | None = None, tokens: "TokenServer | None" = None
+    ) -> None:
+        program = shutil.which("docker-registry")
+        assert program, "docker-registry is not installed"
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.host = f"127.0.0.1:{self.port}"
+        self.url = f"http://{self.host}"
+        self.log = directory / "registry.log"
+        config: dict[str, Any] = {
+            "version": "0.1",
+            "log": {"level": "warn", "accesslog": {"disabled": False}},
+            "storage": {
+                "filesystem": {"rootdirectory": str(directory / "data")},
+                "delete": {"enabled": True},
+            },
+            "http": {"addr": self.host},
+        }
+        if users:
+            lines = [self._htpasswd(user, password) for user, password in users.items()]
+            (directory / "htpasswd").write_text("".join(lines))
+            config["auth"] = {"htpasswd": {"realm": "test", "path": str(directory / "htpasswd")}}
+        if tokens:
+            config["auth"] = {"token": tokens.registry_config()}
+        # JSON is YAML too.
+        (directory / "config.yml").write_text(json.dumps(config))
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [program, "serve", str(directory / "config.yml")], stdout=log, stderr=log
+            )
+        self._wait()
+
+    @staticmethod
+    def _htpasswd(user: str, password: str) -> str:
+        command = ["htpasswd", "-nbBC", "4", user, password]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() + "\n"
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_S
+        while status(f"{self.url}/v2/") not in (200, 401):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise AssertionError(f"docker-registry does not answer: {self.log.read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def repository(self, name: str) -> str:
+        """The base URL of a repository, such as `http://127.0.0.1:5000/v2/team/app`."""
+        return f"{self.url}/v2/{name}"
+
+    def stop(self) -> None:
+        """Ends the process and waits for it."""
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> "Registry":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class TokenServer:
+    """Gives out the tokens that a `Registry(tokens=...)` accepts, for the users it knows ("" is anyone).
+
+    `seen` counts the requests by scope; `life_s` is the life of a token as announced and as signed.
+    """
+
+    def __init__(self, directory: Path, users: dict[str, str], *, life_s: int = 300) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.users = users
+        self.life_s = life_s
+        self.seen: list[str] = []
+        self._key, self._cert = directory / "key.pem", directory / "cert.pem"
+        command = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=test",
+        ]
+        files = ["-keyout", str(self._key), "-out", str(self._cert)]
+        subprocess.run([*command, *files], check=True, capture_output=True)
+        self._server = serve(self._handler())
+        self.url = f"http://127.0.0.1:{self._server.server_port}/token"
+
+    def registry_config(self) -> dict[str, str]:
+        """The section `auth.token` of a registry that trusts this server."""
+        bundle = str(self._cert)
+        return {"realm": self.url, "service": "test-service", "issuer": "test", "rootcertbundle": bundle}
+
+    def token(self, service: str, scope: str) -> str:
+        """A signed token for one scope (`repository:<name>:<actions>`)."""
+        der = "".join(self._cert.read_text().split("\n")[1:-2])
+        kind, name, actions = scope.split(":")
+        now = int(time.time())
+        access = [{"type": kind, "name": name, "actions": actions.split(",")}]
+        times = {"iat": now - 5, "nbf": now - 5, "exp": now + self.life_s}
+        claims = {"iss": "test", "sub": "", "aud": service, "jti": str(now), "access": access, **times}
+        head = {"typ": "JWT", "alg": "RS256", "x5c": [der]}
+        signed = b".".join(_base64url(json.dumps(part).encode()) for part in (head, claims))
+        command = ["openssl", "dgst", "-sha256", "-sign", str(self._key)]
+        signature = subprocess.run(command, input=signed, check=True, capture_output=True).stdout
+        return (signed + b"." + _base64url(signature)).decode()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        outer = self
+
+        class Handler(QuietHandler):
+            def do_GET(self) -> None:
+                query = parse_qs(urlsplit(self.path).query)
+                scope, service = query["scope"][0], query["service"][0]
+                outer.seen.append(scope)
+                sent = self.headers.get("Authorization", "")
+                user, _, password = base64.b64decode(sent.removeprefix("Basic ")).decode().partition(":")
+                if outer.users.get(user) != password:
+                    self.answer(401)
+                    return
+                answer = {"token": outer.token(service, scope), "expires_in": outer.life_s}
+                self.answer(200, json.dumps(answer).encode())
+
+        return Handler
+
+    def stop(self) -> None:
+        """Stops answering."""
+        stop(self._server)
+
+    def __enter__(self) -> "TokenServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class QuietHandler(BaseHTTPRequestHandler):
+    """A handler that keeps connections and writes no log."""
+
+    protocol_version = "HTTP/1.1"
+    # Head and body in one packet: otherwise each answer waits for a delayed acknowledgement.
+    wbufsize = -1
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+    def answer(self, code: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        """A whole answer."""
+        self.send_response(code)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+
+def serve(handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    """A server on a free port, answering in threads of its own until `stop`."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    return server
+
+
+def stop(server: ThreadingHTTPServer) -> None:
+    """Ends `serve`."""
+    server.shutdown()
+    server.server_close()
+
+
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The base URL of a server with that handler."""
+    server = serve(handler)
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        stop(server)
+
+
+def _base64url(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
