@@ -185,12 +185,27 @@ class Image:
 # ---- front ends: core/python/src/serve.rs
 
 class NbdServer:
-    """Serves images by NBD. `address` is `unix:PATH` or `HOST:PORT` (port 0: any free one)."""
+    """Serves images by NBD. `address` is `unix:PATH` or `HOST:PORT` (port 0: any free one; no host: 127.0.0.1).
 
-    def __init__(self, exports: Mapping[str, Image], address: str, *, workers: int = 16) -> None: ...
+    The first export is the default one. A unix socket is accessible to its owner only and takes the place of one
+    that nobody listens on; another that is in use is an error of kind `exists`. At most `workers` threads wait for
+    slow requests of one image. `on_error(export, error)` is called from any thread for a request that an image
+    failed, at most twenty times in ten seconds for each image.
+    """
+
+    def __init__(
+        self,
+        exports: Mapping[str, Image],
+        address: str,
+        *,
+        workers: int = 16,
+        on_error: Callable[[str, Error], None] | None = None,
+    ) -> None: ...
     @property
     def address(self) -> str: ...
-    def stats(self) -> dict[str, int]: ...
+    def stats(self) -> dict[str, int]:
+        """Counters: active, connections, refused, requests, read_bytes, written_bytes, errors."""
+
     def stop(self) -> None:
         """Stops accepting, answers what is under way, closes all connections; returns when done."""
 

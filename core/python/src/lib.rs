@@ -6,12 +6,14 @@ mod errors;
 mod image;
 mod progress;
 mod remote;
+mod serve;
 
 #[pymodule]
 fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
     image::register(module)?;
     remote::register(module)?;
+    serve::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::error::Error;
 
 /// Called with the name of the image concerned and its failure, by any thread.
-pub type Report = Arc<dyn Fn(&str, &Error) + Send + Sync>;
+pub type Report = Arc<dyn Fn(&str, Error) + Send + Sync>;
 
 /// Reports let through in each window of time: a broken image may fail a thousand times a second.
 const MAX_REPORTS: u32 = 20;
@@ -27,7 +27,7 @@ impl Reporter {
     }
 
     /// A request to `image` failed.
-    pub fn report(&self, image: &str, error: &Error) {
+    pub fn report(&self, image: &str, error: Error) {
         let Some(report) = &self.report else { return };
         {
             let (start, count) = &mut *self.window.lock();
@@ -60,7 +60,7 @@ mod tests {
         });
         let reporter = Reporter::new(Some(report));
         for _ in 0..1000 {
-            reporter.report("a", &Error::corrupt("x"));
+            reporter.report("a", Error::corrupt("x"));
         }
         assert_eq!(count.load(Ordering::Relaxed), MAX_REPORTS);
     }

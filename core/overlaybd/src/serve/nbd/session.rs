@@ -182,7 +182,7 @@ impl Session {
     pub fn failed(&self, error: Error) -> Errno {
         let errno = Errno::from(&error);
         self.server.stats.failed();
-        self.export.reporter.report(&self.export.name, &error);
+        self.export.reporter.report(&self.export.name, error);
         errno
     }
 }

@@ -1,0 +1,91 @@
+//! Front ends for Python: `NbdServer`, `FuseMount`, and the callback that hears of failed requests.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyMapping};
+
+use overlaybd::device::BlockDevice;
+use overlaybd::serve::{nbd, Report};
+
+use crate::errors::to_py;
+use crate::image::PyImage;
+
+/// Names and devices, in the mapping's order.
+fn devices(images: &Bound<'_, PyMapping>) -> PyResult<Vec<(String, Arc<dyn BlockDevice>)>> {
+    let mut devices = Vec::new();
+    for item in images.items()?.iter() {
+        let (name, image): (String, PyRef<'_, PyImage>) = item.extract()?;
+        devices.push((name, image.device()? as Arc<dyn BlockDevice>));
+    }
+    Ok(devices)
+}
+
+/// A Python callable as the hearer of failures. What it raises is reported as unraisable.
+fn report(on_error: Option<Py<PyAny>>) -> Option<Report> {
+    let call = on_error?;
+    Some(Arc::new(move |image: &str, error: overlaybd::Error| {
+        // None while the interpreter ends: nobody is left to hear.
+        Python::try_attach(|py| {
+            let error = to_py(error).into_value(py);
+            if let Err(e) = call.call1(py, (image, error)) {
+                e.write_unraisable(py, Some(call.bind(py)));
+            }
+        });
+    }))
+}
+
+/// An NBD server.
+#[pyclass(frozen, module = "obdcore")]
+pub struct NbdServer(nbd::Server);
+
+#[pymethods]
+impl NbdServer {
+    #[new]
+    #[pyo3(signature = (exports, address, *, workers = 16, on_error = None))]
+    fn new(
+        py: Python<'_>,
+        exports: &Bound<'_, PyMapping>,
+        address: &str,
+        workers: usize,
+        on_error: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let options = nbd::Options { workers, report: report(on_error), ..nbd::Options::default() };
+        let exports = devices(exports)?;
+        py.detach(|| nbd::Server::start(exports, address, options)).map(NbdServer).map_err(to_py)
+    }
+
+    #[getter]
+    fn address(&self) -> &str {
+        self.0.address()
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.0.stats();
+        let dict = PyDict::new(py);
+        dict.set_item("active", stats.active)?;
+        dict.set_item("connections", stats.connections)?;
+        dict.set_item("refused", stats.refused)?;
+        dict.set_item("requests", stats.requests)?;
+        dict.set_item("read_bytes", stats.read_bytes)?;
+        dict.set_item("written_bytes", stats.written_bytes)?;
+        dict.set_item("errors", stats.errors)?;
+        Ok(dict)
+    }
+
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| self.0.stop());
+    }
+}
+
+impl Drop for NbdServer {
+    fn drop(&mut self) {
+        // A request under way may need the interpreter to end.
+        Python::attach(|py| py.detach(|| self.0.stop()));
+    }
+}
+
+/// Adds the classes to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<NbdServer>()
+}
