@@ -130,6 +130,9 @@ impl Image {
 
     /// Reads any range: the sectors at the edges by way of a bounce buffer.
     fn read_bytes(&self, mut buf: &mut [u8], mut offset: u64) -> Result<()> {
+        if buf.is_empty() {
+            return Ok(());
+        }
         let skip = (offset % SECTOR) as usize;
         if skip != 0 || (buf.len() as u64) < SECTOR {
             let take = buf.len().min(SECTOR as usize - skip);
@@ -144,15 +147,14 @@ impl Image {
         if !body.is_empty() {
             self.read_sectors(body, offset)?;
         }
-        if tail.is_empty() {
-            Ok(())
-        } else {
-            self.read_bytes(tail, offset + whole as u64)
-        }
+        self.read_bytes(tail, offset + whole as u64)
     }
 
-    /// Runs `change` on the whole sectors that hold `range`, after filling the edges with what is there.
+    /// Writes any range: where it does not end at sectors' edges, the rest of those is read first.
     fn write_bytes(&self, upper: &Upper, buf: &[u8], offset: u64) -> Result<()> {
+        if buf.is_empty() {
+            return Ok(());
+        }
         if offset.is_multiple_of(SECTOR) && (buf.len() as u64).is_multiple_of(SECTOR) {
             return upper.write_at(buf, offset);
         }
@@ -168,6 +170,9 @@ impl Image {
     }
 
     fn discard_bytes(&self, upper: &Upper, offset: u64, len: u64) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
         let end = offset + len;
         let (first, last) = (offset.next_multiple_of(SECTOR), end - end % SECTOR);
         if first >= last {
