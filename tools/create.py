@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import obdcore
-from tools.errors import Failure, describe, tell
+from tools.errors import Failure, describe, say, tell
 from tools.layer_options import NOT_YET, uuid_or_none, verbose
 from tools.main import run
 from tools.options import Command, Namespace, flag, option, positional
@@ -28,6 +28,9 @@ def create(args: Namespace) -> int:
         raise Failure(f"a turboOCI layer {NOT_YET}")
     else:
         _create_layer(args)
+    if args.verbose:
+        kind = "plain file" if args.raw else "sparse layer" if args.s else "append-only layer"
+        say(f"{args.data_file}: {kind} of {args.vsize * GIB} bytes")
     tell("overlaybd-create has created files SUCCESSFULLY")
     return 0
 

@@ -25,7 +25,7 @@ def verbose() -> Argument:
 
 def algorithm() -> Argument:
     """The option `--algorithm`."""
-    return option("--algorithm", metavar="lz4|zstd", default="lz4", help="how to compress, with -z")
+    return option("--algorithm", metavar="lz4|zstd", default="lz4", help="how to compress")
 
 
 def block_size() -> Argument:
@@ -53,7 +53,7 @@ def service_config() -> Argument:
 def upload_options() -> tuple[Argument, ...]:
     """The options of commands that can send their result to a registry."""
     return (
-        option("--upload", metavar="URL", help="also upload the result to this registry upload URL"),
+        option("--upload", metavar="URL", help="also upload the result: not supported yet"),
         option(
             "--upload_bs",
             metavar="KIB",

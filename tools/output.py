@@ -6,6 +6,8 @@ disk. Whatever goes wrong before that (an error, a full disk, SIGINT, SIGTERM, S
 
 from __future__ import annotations
 
+# What `signal` wraps in enumerations, which take more time to make than a small layer to commit.
+import _signal  # type: ignore[import-not-found]
 import errno
 import os
 import stat
@@ -121,22 +123,18 @@ class Output:
                 os.unlink(temporary)
 
     def _catch_signals(self) -> None:
-        import signal
-
         def stop(number: int, frame: FrameType | None) -> None:
             raise Stopped(number)
 
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (_signal.SIGTERM, _signal.SIGHUP):
             # Who was told to ignore one (nohup) goes on ignoring it; only the main thread can set handlers.
-            if _is_main_thread() and signal.getsignal(number) == signal.SIG_DFL:
-                self._signals[number] = signal.signal(number, stop)
+            if _is_main_thread() and _signal.getsignal(number) == _signal.SIG_DFL:
+                self._signals[number] = _signal.signal(number, stop)
 
     def _release_signals(self) -> None:
-        import signal
-
         while self._signals:
             number, handler = self._signals.popitem()
-            signal.signal(number, handler)
+            _signal.signal(number, handler)
 
 
 def _is_main_thread() -> bool:

@@ -1,0 +1,77 @@
+"""Running the installed commands, and the golden files they are tried on."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+
+BIN = Path(sys.executable).parent
+GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left: exit status (negative: the signal that ended it) and output."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of stderr."""
+        return self.err.splitlines()
+
+
+def run(name: str, *args: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Done:
+    """Runs the installed command `name` to its end."""
+    done = subprocess.run(
+        [BIN / name, *args],
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def ok(name: str, *args: str | Path, stdin: bytes = b"") -> Done:
+    """Runs a command that must succeed."""
+    done = run(name, *args, stdin=stdin)
+    assert done.status == 0, f"{name} {args}: status {done.status}\n{done.out}{done.err}"
+    return done
+
+
+def golden(name: str) -> bytes:
+    """The golden file `name` (`lsmt/a.commit`), decompressed if it is kept compressed."""
+    path = GOLDEN / name
+    if path.exists():
+        return path.read_bytes()
+    packed = path.with_name(path.name + ".zst").read_bytes()
+    return zstandard.ZstdDecompressor().stream_reader(packed).read()
+
+
+def place(directory: Path, *names: str) -> list[Path]:
+    """Copies of golden files in `directory`, with their own base names."""
+    paths = []
+    for name in names:
+        path = directory / Path(name).name
+        path.write_bytes(golden(name))
+        paths.append(path)
+    return paths
+
+
+def sha256(data: bytes) -> str:
+    """Its SHA-256, 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def names(directory: Path) -> list[str]:
+    """What is in a directory, sorted."""
+    return sorted(entry.name for entry in directory.iterdir())
