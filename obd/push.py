@@ -40,12 +40,14 @@ class Descriptor:
 class Repository:
     """One repository to push into, such as `https://registry.example/v2/team/app`.
 
-    All methods raise `ObdError`: "denied", "io", "timed-out", or "invalid" for answers that make no sense.
+    `part_bytes` is what one PATCH carries at most. All methods raise `ObdError`: "denied", "io",
+    "timed-out", or "invalid" for answers that make no sense.
     """
 
-    def __init__(self, registry: Registry, url: str) -> None:
+    def __init__(self, registry: Registry, url: str, *, part_bytes: int = PART_BYTES) -> None:
         self._registry = registry
         self._url = url.rstrip("/")
+        self._part_bytes = part_bytes
 
     def push_file(self, path: str, progress: Progress | None = None) -> Descriptor:
         """Uploads the file `path` unless it is there; `progress(done, total)` counts bytes of the upload."""
@@ -86,8 +88,8 @@ class Repository:
     def _push(self, file: BinaryIO, blob: Descriptor, progress: Progress | None) -> None:
         if not self._exists(blob.digest):
             location = self._next(self._send("POST", f"{self._url}/blobs/uploads/", b""))
-            for start in range(0, blob.size, PART_BYTES):
-                part = _Part(file, start, min(start + PART_BYTES, blob.size), blob.size, progress)
+            for start in range(0, blob.size, self._part_bytes):
+                part = _Part(file, start, min(start + self._part_bytes, blob.size), blob.size, progress)
                 location = self._next(self._send("PATCH", location, part, headers=part.headers()))
             joint = "&" if "?" in location else "?"
             self._send("PUT", f"{location}{joint}digest={blob.digest}", b"")

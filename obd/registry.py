@@ -26,7 +26,8 @@ Headers = list[tuple[str, str]]
 class Registry:
     """All registries as this process sees them: credentials, tokens, connections. Safe for any thread.
 
-    `credentials` None: anonymous. `user_agent`, `ca_file`, `insecure` as for `obdcore.HttpClient`.
+    `credentials` None: anonymous. `user_agent`, `ca_file`, `insecure` as for `obdcore.HttpClient`;
+    `client_cert` as for `make_session`: Python's own requests show it.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class Registry:
         user_agent: str = "",
         ca_file: str | None = None,
         insecure: bool = False,
+        client_cert: tuple[str, str | None] | None = None,
     ) -> None:
         self._credentials = credentials
         self.session: requests.Session = make_session(
-            user_agent=user_agent, ca_file=ca_file, insecure=insecure
+            user_agent=user_agent, ca_file=ca_file, insecure=insecure, client_cert=client_cert
         )
         self._client = obdcore.HttpClient(user_agent=user_agent, ca_file=ca_file, insecure=insecure)
         self._tokens = TokenCache(self.session)

@@ -49,13 +49,20 @@ def _as_given(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def make_session(
-    *, user_agent: str = "", ca_file: str | None = None, insecure: bool = False
+    *,
+    user_agent: str = "",
+    ca_file: str | None = None,
+    insecure: bool = False,
+    client_cert: tuple[str, str | None] | None = None,
 ) -> requests.Session:
     """A session for any number of threads; proxies are those of the environment.
 
-    Parameters as for `obdcore.HttpClient`.
+    `client_cert` is the files of a client certificate and of its key (None: in the same file). The other
+    parameters are those of `obdcore.HttpClient`. Raises `OSError` for certificates that cannot be used.
     """
     context = ssl.create_default_context()
+    if client_cert:
+        context.load_cert_chain(*client_cert)
     if ca_file:
         context.load_verify_locations(cafile=ca_file)
     if insecure:

@@ -25,6 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from tools.upload import Upload
+
 MAX_TAG_BYTES = 256
 MAX_THREADS = 256
 
@@ -68,16 +70,16 @@ def _commit(args: Namespace) -> str:
         "compress": _compression(args),
         "tar": args.t and args.z,
     }
-    if args.upload:
-        return _commit_and_upload(args, index, path, options)
+    upload = _upload(args)
     inputs = [args.data_file] if index is None else [args.data_file, index]
     with Output(path, replace=args.f, inputs=inputs) as out, Progress("committing") as progress:
         try:
             info = obdcore.lsmt_commit(args.data_file, index, out.fd, progress=progress, **options)
         except OSError as error:
             raise Failure(f"failed to perform commit(), {errno_and_line(error)}") from None
+        digest = upload.send(out.temporary) if upload else ""
     report(info, args.verbose)
-    return ""
+    return digest
 
 
 def _compression(args: Namespace) -> dict[str, Any] | None:
@@ -100,10 +102,18 @@ def _compression(args: Namespace) -> dict[str, Any] | None:
     }
 
 
-def _commit_and_upload(args: Namespace, index: str | None, path: str, options: dict[str, Any]) -> str:
+def _upload(args: Namespace) -> Upload | None:
+    """The upload that is asked for; None without one, and as upstream without `-z`."""
+    if not args.upload:
+        return None
+    if not args.z:
+        say("WARNING option '--upload' will be ignored without '-z'")
+        return None
     if args.t:
         raise Failure("unsupport option with '-t' and '--upload' at the same time.")
-    raise Failure(f"failed to commit or upload, --upload {NOT_YET}")
+    from tools.upload import Upload
+
+    return Upload(args, "failed to commit or upload")
 
 
 COMMAND = Command(

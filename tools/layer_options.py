@@ -53,7 +53,11 @@ def service_config() -> Argument:
 def upload_options() -> tuple[Argument, ...]:
     """The options of commands that can send their result to a registry."""
     return (
-        option("--upload", metavar="URL", help="also upload the result: not supported yet"),
+        option(
+            "--upload",
+            metavar="URL",
+            help="also upload the result: https://HOST/v2/REPOSITORY/blobs/uploads/",
+        ),
         option(
             "--upload_bs",
             metavar="KIB",

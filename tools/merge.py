@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import obdcore
 from tools.errors import Failure, describe, say
-from tools.layer_options import NOT_YET, report, service_config, upload_options, verbose
+from tools.layer_options import report, service_config, upload_options, verbose
 from tools.main import run
 from tools.options import Command, Namespace, flag, positional
 from tools.output import Output
 from tools.progress import Progress
 from tools.stack import layer_files
 from tools.values import existing_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tools.upload import Upload
 
 COMPRESSION = {"algorithm": "lz4", "block_size": 4096, "checksum": True, "overwrite_header": False}
 
@@ -19,8 +23,7 @@ def merge(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
     if args.output is None:
         raise Failure("failed to create output file, 22: output must be given")
-    if args.upload:
-        raise Failure(f"failed to upload, --upload {NOT_YET}")
+    upload = _upload(args)
     stack = layer_files(args.image_config_path)
     compress = COMPRESSION if args.compress else None
     inputs = [*stack.lowers, *(stack.upper or ())]
@@ -31,9 +34,22 @@ def merge(args: Namespace) -> int:
             )
         except OSError as error:
             raise Failure(f"failed to compact: {describe(error)}") from None
+        digest = upload.send(out.temporary) if upload else ""
     report(info, args.verbose)
-    say("")
+    say(digest)
     return 0
+
+
+def _upload(args: Namespace) -> Upload | None:
+    """The upload that is asked for; None without one, and as upstream without compression."""
+    if not args.upload:
+        return None
+    if not args.compress:
+        say("WARNING option '--upload' will be ignored without '--compress'")
+        return None
+    from tools.upload import Upload
+
+    return Upload(args, "failed to upload")
 
 
 COMMAND = Command(

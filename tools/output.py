@@ -71,6 +71,11 @@ class Output:
             self._discard()
             self._release_signals()
 
+    @property
+    def temporary(self) -> str:
+        """The name that the file has until it is whole; for a last look at it before the end."""
+        return self._temporary
+
     def _check(self) -> None:
         """Refuses early what cannot succeed, so that no long work is lost."""
         if not self.path:
