@@ -38,6 +38,12 @@ class ObdError(OSError):
         return self.line
 
 
+def line_of(error: BaseException) -> str:
+    """What went wrong in one line: kind, file and what, without Python's `[Errno …]` in front."""
+    line = error.strerror if isinstance(error, OSError) and hasattr(error, "kind") else None
+    return " ".join((line or str(error) or type(error).__name__).split("\n"))
+
+
 def kind_of(error: OSError) -> str:
     """The kind of any `OSError`: its own if it is ours or the core's, else by its errno."""
     kind = getattr(error, "kind", None)

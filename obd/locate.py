@@ -8,7 +8,7 @@ from typing import Final
 from obd.config import ImageConfig, Lower
 from obd.secret import without_secrets
 
-# Names under which a layer lies in its directory, in the order in which they count. The second is of old times.
+# Names under which a layer lies in its directory, in the order in which they count; the second is old.
 LAYER_NAMES: Final = ("overlaybd.commit", ".commit", "overlaybd.sealed")
 
 

@@ -11,8 +11,8 @@ SHOWN_CHARACTERS: Final = 60
 class ConfigError(ObdError):
     """A configuration file that is missing, is not JSON, or asks for what makes no sense.
 
-    `what` tells the key, its value and what is allowed. `result_file` is where an image configuration wants the
-    outcome reported, "" if that is not known.
+    `what` tells the key, its value and what is allowed. `result_file` is where an image configuration wants
+    the outcome reported, "" if that is not known.
     """
 
     def __init__(self, what: str, *, kind: str = "invalid", file: str = "", result_file: str = "") -> None:

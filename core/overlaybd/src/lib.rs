@@ -10,7 +10,6 @@ pub mod device;
 pub mod error;
 pub mod fetch;
 pub mod image;
-pub mod inspect;
 pub mod layer;
 pub mod limits;
 pub mod lsmt;

@@ -4,7 +4,6 @@ use pyo3::prelude::*;
 
 mod errors;
 mod image;
-mod lsmt;
 mod progress;
 mod remote;
 mod serve;
@@ -13,7 +12,6 @@ mod serve;
 fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
     image::register(module)?;
-    lsmt::register(module)?;
     remote::register(module)?;
     serve::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

@@ -1,0 +1,173 @@
+"""Opening an image: its configuration becomes a block device, and the outcome a result file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from types import TracebackType
+from typing import Any, Final, Self
+
+import obdcore
+from obd.config import ConfigError, ImageConfig, check_image, load_image
+from obd.errors import ObdError, line_of
+from obd.locate import Source, locate
+from obd.reasons import OpenError, refusal
+from obd.result import ResultFile
+from obd.service import Service
+
+_log: Final = logging.getLogger("overlaybd.image")
+
+
+class Device:
+    """An open image as a block device. Offsets and lengths are bytes; safe for use by several threads."""
+
+    def __init__(
+        self, native: obdcore.Image, config: ImageConfig, sources: list[Source], blobs: dict[int, Any]
+    ):
+        self.native: Final = native
+        """The core's image, for front ends."""
+        self.config: Final = config
+        self.sources: Final = tuple(sources)
+        """Where each lower comes from, bottom first."""
+        self._blobs = blobs
+
+    @property
+    def size(self) -> int:
+        """Virtual size of the device in bytes."""
+        return self.native.size
+
+    @property
+    def read_only(self) -> bool:
+        """True if the image has no upper."""
+        return self.native.read_only
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes. Raises `obdcore.Error` if they cannot be had right or lie beyond."""
+        return self.native.read_at(offset, length)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Writes all of `data`. It survives a loss of power once `flush` has returned."""
+        self.native.write_at(offset, data)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Makes the range read as zeros and frees its room where possible."""
+        self.native.discard(offset, length)
+
+    def flush(self) -> None:
+        """Returns when all that was written is durable."""
+        self.native.flush()
+
+    def extents(self, offset: int, length: int) -> list[tuple[int, str]]:
+        """Runs of the range in order, as (length, "data" | "zero" | "hole"); only "data" needs reading."""
+        return self.native.extents(offset, length)
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters since the image was opened: requests and bytes, and per lower what was fetched for it."""
+        layers: list[dict[str, Any]] = []
+        for source in self.sources:
+            blob = self._blobs.get(source.position)
+            layers.append({"source": source.path or source.shown_url, **(blob.stats() if blob else {})})
+        return {**self.native.stats(), "layers": layers}
+
+    def close(self) -> None:
+        """Flushes and closes. Front ends that still serve the device keep it open until they end."""
+        self.native.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_device(
+    config: str | os.PathLike[str] | ImageConfig, service: Service | str | os.PathLike[str] | None = None
+) -> Device:
+    """Opens the image that `config`, an object or the path of a file, describes.
+
+    `service` holds what the images of a process share; a path is that of a service configuration, None means
+    the host's. The outcome also goes to `resultFile` of the configuration. Raises `ObdError`.
+    """
+    try:
+        if isinstance(config, ImageConfig):
+            check_image(config)
+        else:
+            config = load_image(config)
+    except ConfigError as error:
+        result_file = config.result_file if isinstance(config, ImageConfig) else error.result_file
+        ResultFile(result_file).failed(str(error))
+        raise
+    result = ResultFile(config.result_file)
+    try:
+        if not isinstance(service, Service):
+            service = Service(service)
+        device = _open(config, service)
+    except BaseException as error:
+        result.failed(error.result if isinstance(error, OpenError) else line_of(error))
+        raise
+    result.success()
+    return device
+
+
+def _open(config: ImageConfig, service: Service) -> Device:
+    _refuse_unbuilt(config)
+    _warn(config, service)
+    sources = locate(config)
+    upper = (config.upper.data, config.upper.index) if config.writable else None
+    blobs: dict[int, obdcore.RemoteBlob] = {}
+    first: OpenError | None = None
+    while True:
+        natives: list[str | obdcore.RemoteBlob] = []
+        try:
+            for source in sources:
+                if not source.local and source.position not in blobs:
+                    if not source.url:
+                        raise _nowhere(config, source)
+                    blobs[source.position] = service.blob(source.url, source.lower)
+                natives.append(source.path if source.local else blobs[source.position])
+            return Device(obdcore.Image(natives, upper), config, sources, blobs)
+        except OSError as error:
+            failure = refusal(error, sources, config)
+            # Upstream reports the first failure even if it is that of a local file which was then got round.
+            first = first or failure
+            bad = failure.source
+            if bad is None or not bad.local or not bad.url:
+                raise first.with_later(failure) from error
+            _log.warning("%s; reading layer %d from the registry instead", failure.what, bad.position)
+            sources[sources.index(bad)] = Source(bad.position, bad.lower, "", bad.url)
+
+
+def _nowhere(config: ImageConfig, source: Source) -> OpenError:
+    where = f"layer {source.position} is in none of its places ({source.lower.dir or source.lower.file})"
+    if not config.repo_blob_url:
+        return OpenError("not-found", f"empty repoBlobUrl: {where}", source=source)
+    return OpenError(
+        "not-found", f"failed to open layer {source.position}: {where} and has no digest", source=source
+    )
+
+
+def _refuse_unbuilt(config: ImageConfig) -> None:
+    """Ends the attempt where the device would not be what the configuration asks for."""
+    for position, lower in enumerate(config.data_lowers):
+        if lower.has_target:
+            raise ObdError(
+                "unsupported", f"lowers[{position}]: turboOCI layers cannot be opened yet", config.file
+            )
+    if config.upper.target:
+        raise ObdError("unsupported", "upper.target: turboOCI uppers cannot be opened yet", config.file)
+
+
+def _warn(config: ImageConfig, service: Service) -> None:
+    """Logs what the configuration asks for and does not get, where the device is right without it."""
+    name = config.file or "image configuration"
+    for key in config.unknown_keys:
+        _log.warning("%s: unknown key %s is ignored", name, key)
+    if bool(config.upper.index) != bool(config.upper.data):
+        _log.warning("%s: upper needs both index and data: the device is read-only", name)
+    if config.acceleration_layer or config.record_trace_path:
+        _log.warning("%s: traces are neither recorded nor replayed yet", name)
+    download = config.download or service.config.download
+    if download.enable:
+        _log.warning("%s: layers are not downloaded in the background yet", name)

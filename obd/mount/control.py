@@ -1,0 +1,100 @@
+"""Mounting and unmounting an image, from any process."""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from obd.errors import ObdError
+from obd.mount import filesystem
+from obd.mount.keeper import Request, start
+from obd.mount.state import StateDirectory
+
+# How long unmounting waits for the keeper to flush and end. A disk that needs longer is not one to write to.
+FLUSH_TIMEOUT_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A new mount: its loop device, and what the user should know ("" if nothing)."""
+
+    loop: str
+    warning: str
+
+
+def mount_image(
+    config: str, directory: str, *, service: str | None = None, read_only: bool = True, options: str = ""
+) -> Mounted:
+    """Mounts the image of the configuration file `config` at `directory`; a background process keeps it.
+
+    `service` is the path of a service configuration, None that of the host; `options` go to mount(8). Raises
+    `OSError`; then nothing is left behind.
+    """
+    point = os.path.realpath(directory)
+    if not os.path.isdir(point):
+        raise ObdError("not-found" if not os.path.exists(point) else "invalid", "not a directory", directory)
+    request = Request(
+        os.path.abspath(config),
+        os.path.abspath(service) if service else None,
+        point,
+        read_only=read_only,
+        options=options,
+    )
+    state = StateDirectory(point)
+    if not state.acquire():
+        raise ObdError("busy", "an image is mounted here already (obd umount takes it away)", directory)
+    if state.read() is not None:
+        _clean_up(state, point)  # what a crashed keeper left
+        if not state.acquire():
+            raise ObdError("busy", "an image is being mounted here", directory)
+    report = start(request, state)
+    if "error" in report:
+        raise ObdError("io", report["error"], directory)
+    return Mounted(report["loop"], report["warning"])
+
+
+def unmount_image(directory: str) -> bool:
+    """Unmounts the image at `directory` and waits until its upper is flushed. False if there was none.
+
+    Raises `ObdError`: "busy" if it is in use, "io" if the last writes could not be made durable.
+    """
+    point = os.path.realpath(directory)
+    state = StateDirectory(point)
+    if not os.path.exists(state.path):
+        return False
+    if not _take_over(state, point):
+        return True  # the keeper has done it all
+    known = state.read()
+    _clean_up(state, point)
+    if known is not None and known.error:
+        raise ObdError("io", f"the last writes may be lost: {known.error}", directory)
+    return known is not None
+
+
+def _take_over(state: StateDirectory, point: str) -> bool:
+    """Unmounts, waits until no keeper holds the lock, and takes it. False if the state is gone by then.
+
+    A mount that is being set up meanwhile is unmounted as soon as it is there.
+    """
+    deadline = time.monotonic() + FLUSH_TIMEOUT_S
+    pause_s = 0.002
+    while os.path.exists(state.path):
+        if filesystem.is_mount_point(point) and state.read() is not None:
+            filesystem.unmount(point)
+        if state.acquire():
+            return True
+        if time.monotonic() > deadline:
+            raise ObdError("timed-out", f"not flushed after {FLUSH_TIMEOUT_S:g} s; see {state.log}", point)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.1)
+    return False
+
+
+def _clean_up(state: StateDirectory, point: str) -> None:
+    """Removes what a keeper left that did not end in order. The lock must be held; it is released."""
+    if filesystem.is_mount_point(point):
+        filesystem.unmount_lazily(point)
+    if filesystem.is_mount_point(os.path.realpath(state.fuse)):
+        filesystem.unmount_lazily(state.fuse)
+    state.remove()
+    state.release()

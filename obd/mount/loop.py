@@ -1,0 +1,83 @@
+"""Loop devices: a file becomes a block device that detaches itself when its last user is gone."""
+
+import errno
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from obd.errors import ObdError
+
+# linux/loop.h
+_CTL_GET_FREE: Final = 0x4C82
+_CONFIGURE: Final = 0x4C0A
+_READ_ONLY: Final = 1
+_AUTOCLEAR: Final = 4
+_DIRECT_IO: Final = 16
+# struct loop_config: fd, block size; device .. sizelimit; number .. flags; names, key, init; reserved.
+_CONFIG: Final = struct.Struct("=II 5Q 4I 64s 64s 32s 2Q 64x")
+
+# Somebody else may take the free device first; so often is more than bad luck.
+_ATTEMPTS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """An attached loop device. It stays as long as `fd` is open or a file system on it is mounted."""
+
+    path: str
+    fd: int
+
+    @property
+    def number(self) -> str:
+        """`MAJOR:MINOR`, as in mountinfo."""
+        device = os.fstat(self.fd).st_rdev
+        return f"{os.major(device)}:{os.minor(device)}"
+
+
+def attach(file: str, *, read_only: bool) -> Loop:
+    """Attaches `file` to a free loop device, by direct I/O where possible so that it is not cached twice.
+
+    The caller closes `fd` once something else (a mount) holds the device. Raises `ObdError` or `OSError`.
+    """
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    backing = os.open(file, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+    try:
+        for _ in range(_ATTEMPTS):
+            path = f"/dev/loop{fcntl.ioctl(control, _CTL_GET_FREE)}"
+            device = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+            try:
+                _configure(device, backing, os.fsencode(file), read_only)
+                return Loop(path, device)
+            except OSError as error:
+                os.close(device)
+                if error.errno != errno.EBUSY:
+                    raise ObdError("io", f"cannot attach {file}: {error.strerror}", path) from error
+        raise ObdError("busy", "no free loop device")
+    finally:
+        os.close(backing)
+        os.close(control)
+
+
+def _configure(device: int, backing: int, name: bytes, read_only: bool) -> None:
+    flags = _AUTOCLEAR | (_READ_ONLY if read_only else 0)
+    for extra in (_DIRECT_IO, 0):
+        record = _CONFIG.pack(
+            backing, 0, 0, 0, 0, 0, 0, 0, 0, 0, flags | extra, name[:63], b"", b"", 0, 0
+        )  # fmt: skip
+        try:
+            fcntl.ioctl(device, _CONFIGURE, record)
+            return
+        except OSError as error:
+            if error.errno != errno.EINVAL or not extra:
+                raise
+
+
+def backing_file(path: str) -> str | None:
+    """The file behind the loop device `path`, None if it is detached."""
+    try:
+        with open(f"/sys/block/{os.path.basename(path)}/loop/backing_file") as file:
+            return file.read().removesuffix("\n")
+    except OSError:
+        return None

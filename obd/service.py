@@ -1,0 +1,81 @@
+"""What the images of one process share: service configuration, registries and credentials, chunk caches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Final
+
+import obdcore
+from obd.config import Lower, ServiceConfig, load_service
+
+if TYPE_CHECKING:
+    from obd.credentials import CredentialSource
+    from obd.registry import Registry
+
+_log: Final = logging.getLogger("overlaybd.service")
+
+# One cache for a directory in a process, whichever service asks for it: two would evict each other's files.
+_caches: Final[dict[str, obdcore.ChunkCache]] = {}
+_caches_lock: Final = threading.Lock()
+
+
+class Service:
+    """Opens remote layers. Before the first one nothing is created: a local image needs none of it."""
+
+    def __init__(self, config: ServiceConfig | str | os.PathLike[str] | None = None) -> None:
+        """`config` may be the path of a service configuration; None means the host's, or the defaults."""
+        self.config: Final = config if isinstance(config, ServiceConfig) else load_service(config)
+        self._registry: Registry | None = None
+        self._lock = threading.Lock()
+        for key in self.config.unknown_keys:
+            _log.warning("%s: unknown key %s is ignored", self.config.file, key)
+
+    def blob(self, url: str, lower: Lower) -> obdcore.RemoteBlob:
+        """The layer `lower` at `url` of a registry, read through the cache. Raises `OSError`."""
+        return self._registries().open_blob(url, size=lower.size_bytes, cache=self.cache())
+
+    def cache(self) -> obdcore.ChunkCache:
+        """The chunk cache of the configured directory, which is created if need be. Raises `OSError`."""
+        settings = self.config.cache
+        directory = os.path.realpath(settings.dir)
+        with _caches_lock:
+            cache = _caches.get(directory)
+            if cache is None:
+                if settings.type != "file":
+                    _log.warning("cacheType %s is not built: the file cache is used", settings.type)
+                os.makedirs(directory, mode=0o755, exist_ok=True)
+                cache = obdcore.ChunkCache(directory, settings.size_bytes, settings.refill_size_bytes)
+                _caches[directory] = cache
+            return cache
+
+    def _registries(self) -> Registry:
+        with self._lock:
+            if self._registry is None:
+                self._registry = self._make_registry()
+            return self._registry
+
+    def _make_registry(self) -> Registry:
+        from obd.registry import Registry
+
+        config = self.config
+        if config.p2p.enable:
+            _log.warning("p2pConfig: reading through a proxy is not built: registries are asked directly")
+        if config.cert.cert_file and config.cert.key_file:
+            _log.warning("certConfig: TLS client certificates are not built: none is sent")
+        return Registry(self.credentials(), user_agent=config.user_agent)
+
+    def credentials(self) -> CredentialSource | None:
+        """Where credentials for registries come from, None for anonymous access."""
+        settings = self.config.credentials
+        if settings.mode != "file":
+            _log.warning("credentialConfig.mode %s is not built: access is anonymous", settings.mode)
+            return None
+        # The default file is a place to look, not a promise that it is there.
+        default = settings.path == ServiceConfig().credentials.path
+        if not settings.path or (default and not os.path.exists(settings.path)):
+            return None
+        from obd.credentials import FileCredentials
+
+        return FileCredentials(settings.path)

@@ -1,0 +1,40 @@
+"""The `obd` command. Each subcommand is a file of its own, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from tools.main import run
+from tools.options import Command
+
+SUBCOMMANDS = {
+    "info": "tools.obd.info",
+    "verify": "tools.obd.verify",
+    "import": "tools.obd.import_",
+    "export": "tools.obd.export",
+    "config": "tools.obd.config",
+    "serve": "tools.obd.serve",
+    "mount": "tools.obd.mount",
+    "umount": "tools.obd.umount",
+    "push": "tools.obd.push",
+    "demo": "tools.obd.demo",
+}
+
+
+def main() -> int:
+    """Entry point of the program."""
+    return run(command(sys.argv[1:]))
+
+
+def command(argv: list[str]) -> Command:
+    """The command with the subcommand that `argv` names, or with all of them if it names none."""
+    chosen = next((word for word in argv if not word.startswith("-")), "")
+    names = [chosen] if chosen in SUBCOMMANDS else list(SUBCOMMANDS)
+    return Command(
+        "obd",
+        "Looks at, checks, converts, serves, mounts and pushes overlaybd images.",
+        subcommands=[import_module(SUBCOMMANDS[name]).COMMAND for name in names],
+        details="`obd COMMAND --help` tells more. Exit status: 0 done, 255 failed (stderr says why), "
+        "104 to 114 a wrong command line, 128 + n ended by signal n.",
+    )

@@ -1,0 +1,130 @@
+"""Where the demo works: a directory, the programs it runs, and the undoing of everything at the end."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+from tools.errors import Failure, Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType, TracebackType
+
+# How long a program that was asked to end may take before it is killed.
+END_TIMEOUT_S = 20.0
+
+# So much of what a failed program said is shown.
+SHOWN_LINES = 15
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Workshop:
+    """A temporary directory and an undo list. Leaving it, even by an error or a signal, removes all."""
+
+    def __init__(self, parent: str | None, quiet: bool) -> None:
+        self.started = time.monotonic()
+        self.quiet = quiet
+        self._parent = parent
+        self._undo = ExitStack()
+        self._said = ""
+
+    def __enter__(self) -> Workshop:
+        for number in _SIGNALS:
+            signal.signal(number, _stop)
+        self.directory = tempfile.mkdtemp(prefix="obd-demo-", dir=self._parent)
+        self._undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A second Ctrl-C must not stop the tidying up.
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        self.say("removing everything")
+        self._undo.close()
+
+    def path(self, *names: str) -> str:
+        """A path below the directory."""
+        return os.path.join(self.directory, *names)
+
+    def make(self, *names: str) -> str:
+        """Creates a directory below the directory and returns its path."""
+        path = self.path(*names)
+        os.makedirs(path, exist_ok=True)
+        return path
+
+    def undo(self, function: Callable[..., object], *arguments: object) -> None:
+        """Has `function` called at the end, in reverse order."""
+        self._undo.callback(function, *arguments)
+
+    def say(self, line: str) -> None:
+        """One line of the story with the time so far."""
+        with suppress(OSError, ValueError):
+            print(f"[{time.monotonic() - self.started:6.1f} s] {line}", flush=True)
+
+    def run(self, *words: str, show: bool = True, env: dict[str, str] | None = None) -> str:
+        """Runs a program and returns its standard output; fails if it does."""
+        if show and not self.quiet:
+            self.say(f"  $ {self._shortened(words)}")
+        # A session of its own: Ctrl-C reaches this process, which ends its children one by one.
+        process = self._start(words, env)
+        try:
+            out, err = process.communicate()
+        finally:
+            end(process)
+        if process.returncode != 0:
+            said = "\n".join((out + err).decode("utf-8", "replace").splitlines()[-SHOWN_LINES:])
+            raise Failure(f"obd demo: {shlex.join(words)} ended with status {process.returncode}:\n{said}")
+        return out.decode("utf-8", "replace")
+
+    def _start(self, words: tuple[str, ...], env: dict[str, str] | None) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Failure(f"obd demo: cannot run {words[0]}: {error.strerror}") from error
+
+    def _shortened(self, words: tuple[str, ...]) -> str:
+        return " ".join(
+            shlex.quote(os.path.basename(word) if at == 0 else word.replace(self.directory, "…"))
+            for at, word in enumerate(words)
+        ).replace("'…", "…'")
+
+
+def program(name: str) -> str:
+    """The path of one of our own commands: beside the running Python, else on the PATH."""
+    beside = os.path.join(os.path.dirname(sys.executable), name)
+    return beside if os.access(beside, os.X_OK) else shutil.which(name) or name
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Asks a program to end, waits, and kills it if it does not."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)

@@ -1,0 +1,116 @@
+"""`obd push`: layers of this machine into a registry, as blobs or as an image."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+from tools.errors import Failure, tell
+from tools.obd.common import log_to_stderr, service_option
+from tools.options import Command, Namespace, flag, option, positional
+from tools.output import Output
+from tools.progress import Progress
+from tools.values import existing_file
+
+if TYPE_CHECKING:
+    from obd.push import Descriptor
+    from obd.registry import Registry
+
+
+def push(args: Namespace) -> int:
+    """Runs the command; returns the exit status."""
+    url, tag = target(args.to, plain_http=args.http)
+    from obd.push import Repository
+
+    log_to_stderr()
+    repository = Repository(_registry(args), url)
+    layers = []
+    for path in args.layer:
+        with Progress(f"pushing {os.path.basename(path)}") as progress:
+            layers.append(repository.push_file(path, progress))
+        tell(f"{layers[-1].digest} {layers[-1].size} {path}")
+    if tag:
+        manifest = repository.push_manifest(tag, layers)
+        tell(f"{manifest.digest} {manifest.size} {args.to}")
+    if args.config:
+        _write_config(args.config, f"{url}/blobs", layers, force=args.force)
+    return 0
+
+
+def _registry(args: Namespace) -> Registry:
+    from obd.credentials import FileCredentials
+    from obd.registry import Registry
+    from obd.service import Service
+
+    service = Service(args.service)
+    credentials = FileCredentials(args.credentials) if args.credentials else service.credentials()
+    return Registry(
+        credentials, user_agent=service.config.user_agent, ca_file=args.ca, insecure=args.insecure
+    )
+
+
+def target(word: str, *, plain_http: bool = False) -> tuple[str, str]:
+    """The URL of a repository and the tag in `[SCHEME://]HOST[:PORT]/REPOSITORY[:TAG]`.
+
+    Without a scheme it is http for this machine itself and with `plain_http`, else https.
+    """
+    scheme, mark, rest = word.rpartition("://")
+    host, _, name = rest.partition("/")
+    directory, slash, last = name.rpartition("/")
+    last, _, tag = last.partition(":")
+    repository = directory + slash + last
+    if (mark and scheme not in ("http", "https")) or not host or not repository or not last:
+        raise Failure(f"obd: invalid: --to {word}: must be REGISTRY/REPOSITORY[:TAG]")
+    if not mark:
+        scheme = "http" if plain_http or _is_this_machine(host) else "https"
+    return f"{scheme}://{host}/v2/{repository}", tag
+
+
+def _is_this_machine(host: str) -> bool:
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return name in ("localhost", "::1") or (name.startswith("127.") and name.count(".") == 3)
+
+
+def _write_config(path: str, blobs_url: str, layers: list[Descriptor], *, force: bool) -> None:
+    config = {
+        "repoBlobUrl": blobs_url,
+        "lowers": [{"digest": layer.digest, "size": layer.size} for layer in layers],
+    }
+    with Output(path, replace=force) as out:
+        os.write(out.fd, (json.dumps(config, indent=2) + "\n").encode())
+
+
+COMMAND = Command(
+    "push",
+    "Push layers, bottom first, to a registry; with a tag also as an image.",
+    options=[
+        option(
+            "--to",
+            metavar="TARGET",
+            required=True,
+            help="[http[s]://]REGISTRY/REPOSITORY[:TAG]; http by itself only for this machine",
+        ),
+        option(
+            "--config", metavar="FILE", help="write an image configuration that reads the layers from there"
+        ),
+        flag("-f", "--force", help="replace that file if it exists"),
+        flag("--http", help="plain HTTP"),
+        flag("--insecure", help="accept any TLS certificate"),
+        option(
+            "--ca",
+            metavar="FILE",
+            convert=existing_file,
+            help="PEM with authorities trusted besides the system's",
+        ),
+        option(
+            "--credentials",
+            metavar="FILE",
+            convert=existing_file,
+            help="credential file (default: the service's)",
+        ),
+        service_option(),
+    ],
+    positionals=[positional("layer", repeat=True, convert=existing_file, help="layers, bottom first")],
+    run=push,
+)

@@ -1,0 +1,59 @@
+"""`obd serve`: an image as a block device by NBD, in the foreground."""
+
+from __future__ import annotations
+
+import signal
+
+from tools.errors import tell
+from tools.obd.common import log_to_stderr, service_option
+from tools.options import Command, Namespace, option, positional
+from tools.values import existing_file, positive
+
+_END = (signal.SIGINT, signal.SIGTERM)
+
+
+def serve(args: Namespace) -> int:
+    """Runs the command; returns the exit status."""
+    # Before any thread exists, so that the signals stay blocked in all of them and wait for sigwait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _END)
+    import obd
+    import obdcore
+
+    log_to_stderr()
+    with obd.open(args.config, args.service) as device:
+        server = obdcore.NbdServer({args.name: device.native}, args.nbd, workers=args.workers)
+        try:
+            tell(f"ready: {uri(server.address, args.name)}")
+            signal.sigwait(_END)
+        finally:
+            server.stop()
+    return 0
+
+
+def uri(address: str, export: str) -> str:
+    """The NBD URI of an address as the server gives it (`unix:PATH` or `HOST:PORT`)."""
+    from urllib.parse import quote
+
+    name = quote(export, safe="")
+    if address.startswith("unix:"):
+        return f"nbd+unix:///{name}?socket={quote(address.removeprefix('unix:'))}"
+    return f"nbd://{address}/{name}"
+
+
+COMMAND = Command(
+    "serve",
+    "Serve the device of an image by NBD until SIGTERM or Ctrl-C; prints `ready: URI` when it can be used.",
+    options=[
+        option(
+            "--nbd",
+            metavar="ADDRESS",
+            required=True,
+            help="unix:PATH, or HOST:PORT (port 0: any that is free)",
+        ),
+        option("--name", metavar="NAME", default="", help="name of the export (default: the empty name)"),
+        option("--workers", metavar="N", convert=positive, default=16, help="requests worked on at once"),
+        service_option(),
+    ],
+    positionals=[positional("config", convert=existing_file, help="image configuration")],
+    run=serve,
+)
