@@ -10,6 +10,7 @@ pub mod device;
 pub mod error;
 pub mod fetch;
 pub mod image;
+pub mod inspect;
 pub mod layer;
 pub mod limits;
 pub mod lsmt;

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 
 mod errors;
 mod image;
+mod lsmt;
 mod progress;
 mod remote;
 mod serve;
@@ -12,6 +13,7 @@ mod serve;
 fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
     image::register(module)?;
+    lsmt::register(module)?;
     remote::register(module)?;
     serve::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

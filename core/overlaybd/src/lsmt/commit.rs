@@ -216,6 +216,9 @@ impl Copy<'_, '_> {
     }
 
     fn write_gathered(&mut self) -> Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
         self.sink.write(&self.gathered)?;
         let len = self.gathered.len() as u64;
         self.gathered.clear();

@@ -4,6 +4,7 @@ pub mod commit;
 pub mod header;
 pub mod import;
 pub mod index;
+pub mod info;
 pub mod layer;
 pub mod segment;
 pub mod stack;

@@ -1,7 +1,8 @@
 //! The machine as the core sees it: files and time, behind small traits.
 //!
-//! `os` is the real machine. Tests and the simulator put their own in its place.
+//! `os` is the real machine, `fault` one that fails on demand. Tests and the simulator put their own in its place.
 
+pub mod fault;
 pub mod os;
 
 use std::fmt::Debug;

@@ -53,8 +53,11 @@ pub(super) struct Derived {
     pub replay: Replay,
     /// What the log does not say.
     pub unlogged: Vec<Segment>,
-    /// False for a layer that only upstream has written so far.
-    pub has_log: bool,
+    /// Announcements of granules that have got room in the file, and perhaps no more.
+    pub announced: Vec<Segment>,
+    /// Whether the log can be continued. Not so without one, nor with one that says what must not
+    /// count later: a write that never arrived.
+    pub current: bool,
 }
 
 /// The entry of sectors at their own place.
@@ -75,22 +78,22 @@ pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File) ->
     let mut mentioned = BTreeSet::new();
     let has_log = file_len(index)? > 0;
     let mut survey = Survey { records: 0, durable: 0, cut: 0 };
+    let (mut announced, mut obsolete) = (Vec::new(), false);
     if has_log {
         check_owner(index, header)?;
         survey = log::survey(index, true, judge)?;
-        let end = (file_len(&**data)? / SECTOR).saturating_sub(FIRST_DATA_SECTOR);
+        let whole = 0..(file_len(&**data)? / SECTOR).saturating_sub(FIRST_DATA_SECTOR);
         log::scan(index, survey.records, |number, record| {
-            let range = record.offset..record.end();
-            if record.is_invalid() {
-                if record.length > 0 && !record.zeroed && record.moffset < INVALID_OFFSET {
-                    mentioned.extend([granule.number(record.moffset)]);
-                }
-            } else if record.zeroed {
-                map.insert(record);
-            } else if number < survey.durable {
-                entries(range.start..range.end.min(end), false).for_each(|s| map.insert(s));
+            if let Some(range) = log::announced(&record) {
+                mentioned.insert(granule.number(range.start));
+                announced.extend(overlaps(&extents, range).next().map(|_| record));
+            } else if record.is_invalid() || record.zeroed {
+                map.insert(record); // which passes over a mark
             } else {
-                overlaps(&extents, range).flat_map(|part| entries(part, false)).for_each(|s| map.insert(s));
+                let there = if number < survey.durable { std::slice::from_ref(&whole) } else { &extents[..] };
+                let parts: Vec<_> = overlaps(there, record.offset..record.end()).collect();
+                obsolete |= parts.iter().map(|p| p.end - p.start).sum::<u64>() < u64::from(record.length);
+                parts.into_iter().flat_map(|part| entries(part, false)).for_each(|s| map.insert(s));
             }
             Ok(())
         })?;
@@ -107,7 +110,7 @@ pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File) ->
     for segment in &unlogged {
         map.insert(*segment);
     }
-    Ok(Derived { replay: Replay { map, survey }, unlogged, has_log })
+    Ok(Derived { replay: Replay { map, survey }, unlogged, announced, current: has_log && !obsolete })
 }
 
 /// Refuses an index file that is no log of this data file.

@@ -15,6 +15,7 @@
 //! that was flushed, because marks prove which records those are. A record that no crash explains,
 //! and a torn one before a mark, is `Corrupt`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -23,7 +24,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::MAX_RW_ENTRIES;
 use crate::lsmt::header::{Header, BLOCK_BYTES, DATA, HEADER, SEALED, VIRTUAL_SIZE_AT};
 use crate::lsmt::layer::decode;
-use crate::lsmt::segment::{Segment, ENTRY_BYTES};
+use crate::lsmt::segment::{Segment, ENTRY_BYTES, INVALID_OFFSET};
 use crate::sys::{read_exact, write_all, File};
 
 /// Records read from the file at a time.
@@ -37,6 +38,12 @@ fn mark(records: u64) -> Segment {
 /// A note that these sectors are about to be written.
 pub(super) fn intent(first: u64, count: u32) -> Segment {
     Segment { length: count, moffset: first, ..Segment::INVALID }
+}
+
+/// The sectors that an intent speaks of; None for other records.
+pub(super) fn announced(record: &Segment) -> Option<Range<u64>> {
+    let is_intent = record.is_invalid() && record.length > 0 && !record.zeroed && record.moffset < INVALID_OFFSET;
+    is_intent.then(|| record.moffset..record.moffset + u64::from(record.length))
 }
 
 /// What a layer thinks of one record that is no note.

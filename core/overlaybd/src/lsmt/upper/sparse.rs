@@ -28,9 +28,10 @@ const SHORT_LOG: u64 = 4096;
 /// Opens the pair for writing, and brings the log up to date.
 pub(super) fn open(disk: &dyn Disk, data: Arc<dyn File>, header: Header, path: &Path) -> Result<Upper> {
     let index = disk.open(path, Mode::Write)?;
-    let Derived { replay: Replay { map, survey }, unlogged, has_log } = derive(&data, &header, &*index)?;
-    let log = if !has_log || survey.records > 2 * map.len() as u64 + SHORT_LOG {
-        rewrite_log(disk, &*data, &header, path, &map)?
+    let Derived { replay: Replay { map, survey }, unlogged, announced, current } = derive(&data, &header, &*index)?;
+    let needed = (map.len() + announced.len()) as u64;
+    let log = if !current || survey.records > 2 * needed + SHORT_LOG {
+        rewrite_log(disk, &*data, &header, path, &announced, &map)?
     } else {
         let log = Log::new(index, &survey)?;
         let mut state = log.lock()?;
@@ -43,8 +44,15 @@ pub(super) fn open(disk: &dyn Disk, data: Arc<dyn File>, header: Header, path: &
     Ok(Upper { data, log, map: RwLock::new(map), header, virtual_size, layout, cut_records: survey.cut })
 }
 
-/// Replaces the log by a new one that says the map and nothing else.
-fn rewrite_log(disk: &dyn Disk, data: &dyn File, header: &Header, path: &Path, map: &MutableIndex) -> Result<Log> {
+/// Replaces the log by a new one that says the map, what has been announced, and nothing else.
+fn rewrite_log(
+    disk: &dyn Disk,
+    data: &dyn File,
+    header: &Header,
+    path: &Path,
+    announced: &[Segment],
+    map: &MutableIndex,
+) -> Result<Log> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let fresh = Path::new(&name);
@@ -57,7 +65,7 @@ fn rewrite_log(disk: &dyn Disk, data: &dyn File, header: &Header, path: &Path, m
     let head = Header { flags: HEADER | SPARSE, index_offset, ..header.clone() };
     write_all(&*file, &head.to_block(), 0)?;
     let log = Log::new(file, &Survey { records: 0, durable: 0, cut: 0 })?;
-    let records = coalesce(map.iter());
+    let records = [announced, &coalesce(map.iter())].concat();
     let mut state = log.lock()?;
     records.chunks(DISCARD_RECORDS).try_for_each(|chunk| log.append(&mut state, chunk))?;
     drop(state);

@@ -1,0 +1,155 @@
+//! What an LSMT file says of itself, for people to read.
+
+use std::sync::Arc;
+
+use super::header::{Header, BLOCK_BYTES, DATA, HEADER, SEALED, SPARSE};
+use super::layer::{decode, Layer};
+use super::segment::{Segment, ENTRY_BYTES};
+use crate::blob::Blob;
+use crate::error::{Error, Kind, Result};
+use crate::limits::{MAX_RW_ENTRIES, SECTOR};
+
+/// Bytes of an index file looked at in one go.
+const WINDOW_BYTES: u64 = 1 << 20;
+
+/// The kinds of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// Data packed and sorted, index and trailer behind.
+    Committed,
+    /// A writable layer's data file that got index and trailer.
+    Sealed,
+    /// Data file of a log-structured writable layer.
+    AppendData,
+    /// Data file of a sparse writable layer.
+    SparseData,
+    /// Index file of a writable layer, or log of a sparse one.
+    Index,
+}
+
+impl FileKind {
+    /// The name that people and programs see.
+    pub fn name(self) -> &'static str {
+        match self {
+            FileKind::Committed => "committed",
+            FileKind::Sealed => "sealed",
+            FileKind::AppendData => "writable data",
+            FileKind::SparseData => "writable sparse data",
+            FileKind::Index => "writable index",
+        }
+    }
+}
+
+/// What the entries of an index amount to. In an index file they may overlap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IndexInfo {
+    /// Entries that map or zero sectors.
+    pub segments: u64,
+    /// Those of them that zero.
+    pub zeroed: u64,
+    /// Padding and other entries that say nothing.
+    pub padding: u64,
+    /// Bytes of the device that are mapped to stored bytes.
+    pub mapped_bytes: u64,
+    /// Bytes of the device that are zeroed.
+    pub zeroed_bytes: u64,
+    /// Length of the longest entry, in sectors.
+    pub longest_sectors: u32,
+}
+
+impl IndexInfo {
+    fn add(&mut self, segment: &Segment) {
+        if segment.is_invalid() || segment.length == 0 {
+            self.padding += 1;
+            return;
+        }
+        self.segments += 1;
+        self.longest_sectors = self.longest_sectors.max(segment.length);
+        let bytes = u64::from(segment.length) * SECTOR;
+        if segment.zeroed {
+            self.zeroed += 1;
+            self.zeroed_bytes += bytes;
+        } else {
+            self.mapped_bytes += bytes;
+        }
+    }
+}
+
+/// A description of an LSMT file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// What it is.
+    pub kind: FileKind,
+    /// The block at its start.
+    pub header: Header,
+    /// The block at its end, of finished layers.
+    pub trailer: Option<Header>,
+    /// The index in it; None for writable data files.
+    pub index: Option<IndexInfo>,
+}
+
+/// Whether a blob begins as LSMT files do.
+///
+/// # Errors
+/// Those of the blob.
+pub fn is_lsmt(blob: &dyn Blob) -> Result<bool> {
+    if blob.len() < BLOCK_BYTES as u64 {
+        return Ok(false);
+    }
+    let mut start = [0; 24];
+    blob.read_at(&mut start, 0)?;
+    Ok(Header::has_magic(&start))
+}
+
+/// Describes an LSMT file of any kind, whose wrappers have been peeled off.
+///
+/// # Errors
+/// Those of [`Layer::open`] for a finished layer; `Corrupt` for what is no LSMT file at all; `Limit`
+/// for too long an index file.
+pub fn describe(blob: &Arc<dyn Blob>) -> Result<Info> {
+    let fail = |e: Error| e.in_file(blob.name()).at(0);
+    if !is_lsmt(&**blob)? {
+        return Err(fail(Error::corrupt("not an LSMT file: no header")));
+    }
+    let mut block = [0; BLOCK_BYTES];
+    blob.read_at(&mut block, 0)?;
+    let header = Header::parse(&block).map_err(fail)?;
+    if !header.has(HEADER) {
+        return Err(fail(Error::corrupt("the block at the start is a trailer")));
+    }
+    if !header.has(DATA) {
+        let index = Some(describe_log(&**blob)?);
+        return Ok(Info { kind: FileKind::Index, header, trailer: None, index });
+    }
+    let mut end = [0; 24];
+    blob.read_at(&mut end, blob.len().saturating_sub(BLOCK_BYTES as u64))?;
+    let finished = blob.len() >= 2 * BLOCK_BYTES as u64 && Header::has_magic(&end);
+    if !finished && !header.has(SEALED) {
+        let kind = if header.has(SPARSE) { FileKind::SparseData } else { FileKind::AppendData };
+        return Ok(Info { kind, header, trailer: None, index: None });
+    }
+    let layer = Layer::open(blob.clone())?;
+    let mut index = IndexInfo::default();
+    layer.segments().iter().for_each(|s| index.add(s));
+    index.padding = layer.trailer().index_entries - index.segments;
+    let kind = if header.has(SEALED) { FileKind::Committed } else { FileKind::Sealed };
+    Ok(Info { kind, header, trailer: Some(layer.trailer().clone()), index: Some(index) })
+}
+
+fn describe_log(blob: &dyn Blob) -> Result<IndexInfo> {
+    let records = (blob.len() - BLOCK_BYTES as u64) / ENTRY_BYTES as u64;
+    if records > MAX_RW_ENTRIES {
+        let what = format!("{records} index records; at most {MAX_RW_ENTRIES} are allowed");
+        return Err(Error::new(Kind::Limit, what).in_file(blob.name()));
+    }
+    let (mut at, end) = (BLOCK_BYTES as u64, BLOCK_BYTES as u64 + records * ENTRY_BYTES as u64);
+    let mut window = vec![0; WINDOW_BYTES.min(end - at) as usize];
+    let mut index = IndexInfo::default();
+    while at < end {
+        let part = &mut window[..WINDOW_BYTES.min(end - at) as usize];
+        blob.read_at(part, at)?;
+        decode(part).for_each(|record| index.add(&record));
+        at += part.len() as u64;
+    }
+    Ok(index)
+}
