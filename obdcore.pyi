@@ -28,13 +28,29 @@ class ZFileReader:
 
     def __init__(self, path: str) -> None: ...
     @property
-    def size(self) -> int: ...
-    def read_at(self, offset: int, length: int) -> bytes: ...
-    def readinto_at(self, buffer: Any, offset: int) -> int: ...
-    def info(self) -> dict[str, Any]: ...
-    def verify(self, progress: Progress | None = None) -> None: ...
+    def size(self) -> int:
+        """Bytes of the file that was compressed."""
 
-def zfile_detect(path: str) -> bool: ...
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Bytes from `offset` on: `length`, or as many as there are. A corrupt block is an `Error`."""
+
+    def readinto_at(self, buffer: Any, offset: int) -> int:
+        """Fills a writable buffer as `read_at` would; returns how many bytes it got."""
+
+    def info(self) -> dict[str, Any]:
+        """What the zfile is made of.
+
+        `algorithm` ("lz4" or "zstd"), `block_size`, `checksum` (whether blocks have one), `blocks`, `original_size`,
+        `stored_size` (without a tar around it), `index_offset`, `header_overwritten`, `header_digest` and
+        `index_digest` (whether they are there to be checked), `header_flags`, `memory_bytes` (held while open).
+        """
+
+    def verify(self, progress: Progress | None = None) -> None:
+        """Reads, checks and decodes every block. A zfile without checksums is "unsupported"."""
+
+def zfile_detect(path: str) -> bool:
+    """Whether a file, or the tar member in it, begins as a zfile. One with a broken header is an `Error`."""
+
 def zfile_compress(
     source: int,
     target: int,
@@ -47,9 +63,15 @@ def zfile_compress(
     threads: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compresses all that the descriptor `source` (a pipe will do) gives into the empty file `target`."""
+    """Compresses all that the descriptor `source` (a pipe will do) gives into the empty file `target`.
 
-def zfile_decompress(path: str, target: int, *, progress: Progress | None = None) -> int: ...
+    The result does not depend on `threads` (0: one for each processor). Returns `original_size`, `stored_size`
+    (without the tar) and `blocks`. Blocks of 64 KiB that do not compress are refused ("limit"): no reader of
+    upstream's could read them.
+    """
+
+def zfile_decompress(path: str, target: int, *, progress: Progress | None = None) -> int:
+    """Writes what a zfile (tar-wrapped or not) holds into the empty file `target`; returns its size."""
 
 # ---- lsmt: core/python/src/lsmt.rs
 

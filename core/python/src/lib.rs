@@ -3,11 +3,13 @@
 use pyo3::prelude::*;
 
 mod errors;
+mod files;
 mod image;
 mod lsmt;
 mod progress;
 mod remote;
 mod serve;
+mod zfile;
 
 #[pymodule]
 fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -16,6 +18,7 @@ fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     lsmt::register(module)?;
     remote::register(module)?;
     serve::register(module)?;
+    zfile::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     Ok(())
 }
