@@ -26,7 +26,10 @@ PIECE_BYTES = 4 << 20
 def verify(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
     log_to_stderr()
-    results = [_image(path, args.service) if _is_config(path) else _file(path) for path in args.file]
+    results = [
+        _image(path, args.service) if _is_config(path) else _attempt(path, partial(_layer_file, path))
+        for path in args.file
+    ]
     return 0 if all(results) else FAILED
 
 
@@ -36,7 +39,8 @@ def _attempt(name: str, check: Callable[[Progress], object]) -> bool:
         with Progress(f"verifying {os.path.basename(name)}") as progress:
             check(progress)
     except OSError as error:
-        say(f"obd: {name}: {describe(error)}")
+        line = describe(error)
+        say(f"obd: {line}" if name in line else f"obd: {name}: {line}")
         return False
     tell(f"{name}: ok")
     return True
@@ -51,10 +55,13 @@ def _is_config(path: str) -> bool:
         return False
 
 
-def _file(path: str) -> bool:
+def _layer_file(path: str, progress: Progress) -> None:
     import obdcore
+    from obd.errors import ObdError
 
-    return _attempt(path, partial(obdcore.layer_verify, path))
+    found = obdcore.layer_verify(path, progress)
+    if "lsmt" not in found and "zfile" not in found:
+        raise ObdError("unsupported", "neither a layer nor a zfile", path)
 
 
 def _image(path: str, service_path: str | None) -> bool:
@@ -74,23 +81,21 @@ def _image(path: str, service_path: str | None) -> bool:
         name = f"{path}: layer {source.position}"
         results.append(_attempt(name, partial(_layer, source, service)))
     if config.writable:
-        import obdcore
-
-        results.append(_attempt(f"{path}: upper", partial(obdcore.layer_verify, config.upper.data)))
+        for name in (config.upper.data, config.upper.index):
+            results.append(_attempt(f"{path}: upper: {name}", partial(_layer_file, name)))
     results.append(_attempt(path, partial(_stack, config, service)))
     return all(results)
 
 
 def _layer(source: Source, service: Service, progress: Progress) -> None:
     """One lower: its digest if the configuration says one, then its structure and checksums."""
-    import obdcore
     from obd.errors import ObdError
 
     if source.local:
         with open(source.path, "rb") as file:
             fd, size = file.fileno(), os.fstat(file.fileno()).st_size
             _copy(source, source.path, lambda at, count: os.pread(fd, count, at), size, None, progress)
-        obdcore.layer_verify(source.path, progress)
+        _layer_file(source.path, progress)
         return
     if not source.url:
         raise ObdError("not-found", "is in none of its places")
@@ -100,7 +105,7 @@ def _layer(source: Source, service: Service, progress: Progress) -> None:
     # For a moment on disk as a whole, as a device would read it: then it is checked as a local layer is.
     with TemporaryFile() as copy:
         _copy(source, source.shown_url, blob.read_at, blob.size, copy.fileno(), progress)
-        obdcore.layer_verify(f"/proc/self/fd/{copy.fileno()}", progress)
+        _layer_file(f"/proc/self/fd/{copy.fileno()}", progress)
 
 
 def _copy(
