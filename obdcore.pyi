@@ -163,8 +163,27 @@ class HttpClient:
 class ChunkCache:
     """A bounded cache directory shared by all images of the process (and safe beside other processes)."""
 
-    def __init__(self, directory: str, capacity_bytes: int, chunk_bytes: int = 262144) -> None: ...
-    def stats(self) -> dict[str, int]: ...
+    def __init__(
+        self,
+        directory: str,
+        capacity_bytes: int,
+        chunk_bytes: int = 262144,
+        *,
+        min_free_bytes: int = 1073741824,
+    ) -> None:
+        """Opens (or creates) the directory. Raises `Error` for a chunk size that is no power of two from 4096."""
+
+    def flush(self) -> None:
+        """Returns when everything fetched so far is on disk (or was given up)."""
+
+    def notices(self) -> list[str]:
+        """Lines for the log since the last call: when and why nothing could be kept. At most 64 are held."""
+
+    def stats(self) -> dict[str, int]:
+        """Reads: hits, misses. Fetches: fetches, fetched_bytes, uncached (served, not kept).
+
+        Chunks: repairs (found wrong, dropped), evictions. `used_bytes`: what the directory takes on disk.
+        """
 
 class RemoteBlob:
     """A registry blob read by ranged GET, through a cache or (None) without."""

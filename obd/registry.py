@@ -50,7 +50,7 @@ class Registry:
         self._challenges: dict[str, Challenge] = {}
 
     def open_blob(
-        self, url: str, *, size: int = 0, cache: "obdcore.ChunkCache | None" = None
+        self, url: str, *, size: int = 0, cache: obdcore.ChunkCache | None = None
     ) -> obdcore.RemoteBlob:
         """The blob at `url` (`<scheme>://<host>/v2/<repository>/blobs/<digest>`) for reading by ranges.
 

@@ -33,6 +33,8 @@ pub enum Kind {
     TimedOut,
     /// The caller, or a signal, asked to stop.
     Interrupted,
+    /// Somebody else is using it.
+    Busy,
 }
 
 impl Kind {
@@ -52,6 +54,7 @@ impl Kind {
             Kind::NoSpace => "no-space",
             Kind::TimedOut => "timed-out",
             Kind::Interrupted => "interrupted",
+            Kind::Busy => "busy",
         }
     }
 
@@ -90,6 +93,7 @@ impl Kind {
             Kind::NoSpace => libc::ENOSPC,
             Kind::TimedOut => libc::ETIMEDOUT,
             Kind::Interrupted => libc::EINTR,
+            Kind::Busy => libc::EBUSY,
         }
     }
 }
@@ -136,6 +140,18 @@ impl Error {
             _ => Kind::Io,
         };
         Self::new(kind, what).because(cause)
+    }
+
+    /// The same error once more, for another one who waited for the same thing.
+    pub fn again(&self) -> Self {
+        let mut copy = Self::new(self.kind(), self.what());
+        copy.0.file = self.0.file.clone();
+        copy.0.offset = self.0.offset;
+        copy.0.cause = self.0.cause.as_ref().map(|cause| match cause.downcast_ref::<io::Error>() {
+            Some(e) if e.raw_os_error().is_some() => io::Error::from_raw_os_error(e.raw_os_error().unwrap_or(0)).into(),
+            _ => cause.to_string().into(),
+        });
+        copy
     }
 
     /// Names the file (or blob) concerned; the innermost name wins.

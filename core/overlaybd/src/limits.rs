@@ -84,6 +84,12 @@ pub const MAX_PEM_BYTES: u64 = 1 << 20;
 /// Longest blob read from a registry: far above any layer, far below where offsets could overflow.
 pub const MAX_BLOB_BYTES: u64 = 1 << 50;
 
+/// Chunks of one cached blob: 4 TiB of the usual size, 192 MiB of memory at most.
+pub const MAX_CACHE_CHUNKS: u64 = 1 << 24;
+
+/// Chunk sizes of a cache: a page is the least that can be punched out, the rest bounds the memory of a miss.
+pub const CACHE_CHUNK_BYTES: std::ops::RangeInclusive<u32> = 4096..=MAX_FETCH_BYTES as u32;
+
 /// Bytes fetched by one GET at most: bounds the memory of a miss, and the loss when a transfer breaks.
 pub const MAX_FETCH_BYTES: usize = 8 << 20;
 

@@ -1,16 +1,18 @@
-//! Blobs of a registry for Python: `HttpClient`, `RemoteBlob`, and the Python object that locates a blob.
+//! Blobs of a registry for Python: `HttpClient`, `ChunkCache`, `RemoteBlob`, and the object that locates a blob.
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
 
-use pyo3::exceptions::{PyKeyboardInterrupt, PyNotImplementedError, PyOSError};
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use overlaybd::blob::{check_range, Blob};
+use overlaybd::cache::{self, CachedBlob};
 use overlaybd::fetch::{self, Client, ClientOptions, FetchStats, Headers, Http, Locate, Source};
-use overlaybd::sys::os::OsClock;
+use overlaybd::sys::os::{OsClock, OsDisk};
 use overlaybd::{Error, Kind};
 
 use crate::errors::to_py;
@@ -76,6 +78,74 @@ fn explain(py: Python<'_>, e: &PyErr) -> Error {
     Error::new(kind, "locating the blob").because(e.value(py).to_string())
 }
 
+/// Lines for the log that are kept until somebody asks for them.
+const MAX_NOTICES: usize = 64;
+
+/// A cache directory.
+#[pyclass(frozen, module = "obdcore")]
+pub struct ChunkCache {
+    cache: Arc<cache::ChunkCache>,
+    notices: Arc<Mutex<Vec<String>>>,
+}
+
+#[pymethods]
+impl ChunkCache {
+    #[new]
+    #[pyo3(signature = (directory, capacity_bytes, chunk_bytes = 262_144, *, min_free_bytes = 1 << 30))]
+    fn new(
+        py: Python<'_>,
+        directory: PathBuf,
+        capacity_bytes: u64,
+        chunk_bytes: u32,
+        min_free_bytes: u64,
+    ) -> PyResult<Self> {
+        let notices = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&notices);
+        // Not a call into Python: the cache may have to say something while its owner waits for it with the GIL held.
+        let notice = move |line: &str| {
+            let mut kept = kept.lock();
+            if kept.len() < MAX_NOTICES {
+                kept.push(line.to_owned());
+            }
+        };
+        let options = cache::Options {
+            chunk_bytes,
+            min_free_bytes,
+            notice: Arc::new(notice),
+            ..cache::Options::new(directory, capacity_bytes)
+        };
+        let open = || cache::ChunkCache::open(options, Arc::new(OsDisk), Arc::new(OsClock::default()));
+        let cache = py.detach(open).map_err(to_py)?;
+        Ok(ChunkCache { cache, notices })
+    }
+
+    fn flush(&self, py: Python<'_>) {
+        py.detach(|| self.cache.flush());
+    }
+
+    fn notices(&self) -> Vec<String> {
+        std::mem::take(&mut *self.notices.lock())
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.cache.stats();
+        let dict = PyDict::new(py);
+        for (name, counter) in [
+            ("hits", &stats.hits),
+            ("misses", &stats.misses),
+            ("fetches", &stats.fetches),
+            ("fetched_bytes", &stats.fetched_bytes),
+            ("repairs", &stats.repairs),
+            ("evictions", &stats.evictions),
+            ("uncached", &stats.uncached),
+        ] {
+            dict.set_item(name, counter.load(Relaxed))?;
+        }
+        dict.set_item("used_bytes", self.cache.used_bytes())?;
+        Ok(dict)
+    }
+}
+
 /// A registry blob; other parts of the binding take the blob out of it.
 #[pyclass(frozen, module = "obdcore")]
 pub struct RemoteBlob {
@@ -100,13 +170,9 @@ impl RemoteBlob {
         digest: &str,
         locator: Py<PyAny>,
         size: u64,
-        cache: Option<Py<PyAny>>,
+        cache: Option<&ChunkCache>,
         client: Option<&HttpClient>,
     ) -> PyResult<Self> {
-        let _ = digest;
-        if cache.is_some() {
-            return Err(PyNotImplementedError::new_err("no cache yet"));
-        }
         let http: Arc<dyn Http> = match client {
             Some(client) => Arc::clone(&client.0) as _,
             None => Arc::clone(&DEFAULT_CLIENT) as _,
@@ -115,8 +181,13 @@ impl RemoteBlob {
         let clock = Arc::new(OsClock::default());
         let source = Source::new(name, http, Arc::new(PyLocator(locator)), clock, Arc::clone(&fetch));
         let len = (size > 0).then_some(size);
-        let blob: Arc<dyn Blob> =
-            py.detach(|| fetch::RemoteBlob::open(source, len).map(|b| Arc::new(b) as _)).map_err(to_py)?;
+        let open = || -> overlaybd::Result<Arc<dyn Blob>> {
+            match cache {
+                Some(cache) => CachedBlob::open(&cache.cache, digest, source, len),
+                None => Ok(Arc::new(fetch::RemoteBlob::open(source, len)?)),
+            }
+        };
+        let blob = py.detach(open).map_err(to_py)?;
         Ok(RemoteBlob { blob, fetch })
     }
 
@@ -147,5 +218,6 @@ impl RemoteBlob {
 /// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<HttpClient>()?;
+    module.add_class::<ChunkCache>()?;
     module.add_class::<RemoteBlob>()
 }

@@ -1,1 +1,168 @@
-//! Chunk cache on disk.
+//! Chunk cache on disk: keeps what was fetched, fetches what is missing once, stays within its room.
+//!
+//! One sparse media file per blob, one side file (the map) that says which chunks of it are there and
+//! what their checksums are. A chunk is read from the media without checks once it has been checked in
+//! this run; a chunk that the map has from an earlier run is checked when it is first wanted. So a crash,
+//! a lost file or a flipped bit costs a fetch, never a wrong byte.
+
+mod blob;
+mod evict;
+mod flight;
+mod map;
+mod open;
+mod space;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use blob::CachedBlob;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Kind, Result};
+use crate::limits::CACHE_CHUNK_BYTES;
+use crate::sys::{Clock, Disk};
+use space::Space;
+use store::Store;
+use writer::Writer;
+
+/// What a cache is to be like.
+#[derive(Clone)]
+pub struct Options {
+    /// Where media and maps lie; created if missing.
+    pub directory: PathBuf,
+    /// Bytes on disk that the directory may take.
+    pub capacity_bytes: u64,
+    /// Unit of fetching and keeping: a power of two in [`CACHE_CHUNK_BYTES`]. Blobs that are there with
+    /// another size keep it.
+    pub chunk_bytes: u32,
+    /// Bytes that must stay free on the file system.
+    pub min_free_bytes: u64,
+    /// Bytes that may wait in memory to be written; 0 writes them before the fetching read returns.
+    pub write_behind_bytes: usize,
+    /// Called with a line for the log when the cache cannot do its work.
+    pub notice: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+impl Options {
+    /// The usual settings for a directory: chunks of 256 KiB, 1 GiB left free, 64 MiB written behind.
+    pub fn new(directory: impl Into<PathBuf>, capacity_bytes: u64) -> Self {
+        Options {
+            directory: directory.into(),
+            capacity_bytes,
+            chunk_bytes: 256 << 10,
+            min_free_bytes: 1 << 30,
+            write_behind_bytes: 64 << 20,
+            notice: Arc::new(|_| {}),
+        }
+    }
+}
+
+/// Counters of one cache.
+#[derive(Debug, Default)]
+pub struct CacheStats {
+    /// Reads answered from the media alone.
+    pub hits: AtomicU64,
+    /// Reads that had to wait for a fetch, their own or another's.
+    pub misses: AtomicU64,
+    /// Fetches, each one GET if all went well.
+    pub fetches: AtomicU64,
+    /// Bytes that these brought.
+    pub fetched_bytes: AtomicU64,
+    /// Chunks found wrong, by checksum or by a reader, and dropped.
+    pub repairs: AtomicU64,
+    /// Chunks dropped to make room.
+    pub evictions: AtomicU64,
+    /// Fetches whose bytes were served but could not be kept.
+    pub uncached: AtomicU64,
+}
+
+pub(crate) fn count(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+/// What all blobs of a cache share.
+struct Shared {
+    options: Options,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    stats: CacheStats,
+    space: Space,
+    /// Blobs that are open in this process.
+    stores: Mutex<HashMap<String, Weak<Store>>>,
+}
+
+/// A cache directory. Shared by all blobs of the process, and safe beside other processes.
+pub struct ChunkCache {
+    shared: Arc<Shared>,
+    writer: Writer,
+}
+
+impl ChunkCache {
+    /// Opens the directory and looks at what it holds.
+    ///
+    /// Errors: `Invalid` for settings that make no sense; those of the disk.
+    pub fn open(options: Options, disk: Arc<dyn Disk>, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
+        let chunk = options.chunk_bytes;
+        if !chunk.is_power_of_two() || !CACHE_CHUNK_BYTES.contains(&chunk) {
+            let what = format!("chunk size {chunk}: must be a power of two in {CACHE_CHUNK_BYTES:?}");
+            return Err(Error::new(Kind::Invalid, what));
+        }
+        disk.create_dir(&options.directory)?;
+        let space = Space::default();
+        let write_behind = options.write_behind_bytes;
+        let shared =
+            Arc::new(Shared { options, disk, clock, stats: CacheStats::default(), space, stores: Mutex::default() });
+        let newest = shared.scan()?.iter().map(|found| found.tick).max().unwrap_or(0);
+        shared.space.start_ticks(newest);
+        Ok(Arc::new(ChunkCache { shared, writer: Writer::new(write_behind) }))
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> &CacheStats {
+        &self.shared.stats
+    }
+
+    /// Bytes that the directory takes on disk, as far as known.
+    pub fn used_bytes(&self) -> u64 {
+        self.shared.space.used()
+    }
+
+    /// Returns when everything that was fetched before has been written (or given up).
+    pub fn flush(&self) {
+        self.writer.flush();
+    }
+}
+
+impl Shared {
+    fn media_path(&self, digest: &str) -> PathBuf {
+        self.options.directory.join(digest)
+    }
+
+    fn map_path(&self, digest: &str) -> PathBuf {
+        self.options.directory.join(format!("{digest}.map"))
+    }
+
+    fn notice(&self, line: impl AsRef<str>) {
+        (self.options.notice)(line.as_ref());
+    }
+
+    fn directory(&self) -> &Path {
+        &self.options.directory
+    }
+}
+
+/// Whether a name is a digest (`<algorithm>:<hex>`), and so may become the name of a file.
+fn is_digest(name: &str) -> bool {
+    let plain = |s: &str, extra: fn(u8) -> bool| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit() || extra(b));
+    name.len() <= 200
+        && name.split_once(':').is_some_and(|(algorithm, hex)| {
+            plain(algorithm, |b| b.is_ascii_lowercase()) && plain(hex, |b| matches!(b, b'a'..=b'f'))
+        })
+}

@@ -49,7 +49,7 @@ pub(crate) struct Server {
     /// Range and URL of each request, in order.
     pub seen: Mutex<Vec<(u64, u64, String)>>,
     /// Called before each answer, to hold it back.
-    pub gate: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    pub gate: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
 }
 
 impl Server {
@@ -75,7 +75,8 @@ fn body(bytes: &[u8]) -> Box<dyn Read + Send> {
 impl Http for Server {
     fn get(&self, r: &Request<'_>) -> Result<Response> {
         self.seen.lock().push((r.first, r.last, r.url.to_owned()));
-        if let Some(gate) = &*self.gate.lock() {
+        let gate = self.gate.lock().clone();
+        if let Some(gate) = gate {
             gate();
         }
         let all = self.bytes.len() as u64;

@@ -33,6 +33,10 @@ pub trait File: Send + Sync + Debug {
     fn block_bytes(&self) -> u64 {
         4096
     }
+    /// Names that lead to it; 0 once it has been removed or replaced.
+    fn links(&self) -> io::Result<u64> {
+        Ok(1)
+    }
     /// `ftruncate(2)`.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// `fdatasync(2)`.

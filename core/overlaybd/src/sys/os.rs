@@ -78,6 +78,10 @@ impl File for OsFile {
         self.file.metadata().map_or(4096, |m| m.blksize())
     }
 
+    fn links(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.nlink())
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
     }

@@ -1,0 +1,214 @@
+//! A registry blob read through the cache: from the media if it is there, else by one fetch for all who wait.
+
+use std::sync::Arc;
+
+use super::flight::Flight;
+use super::store::{Step, Store};
+use super::writer::Job;
+use super::{count, ChunkCache};
+use crate::blob::{check_range, Blob};
+use crate::error::{Error, Kind, Result};
+use crate::fetch::{RemoteBlob, Source};
+use crate::limits::MAX_FETCH_BYTES;
+
+/// Times that a read starts over at one place because chunks were taken away under it (eviction, damage) or
+/// another reader's fetch failed; then it fetches past the cache.
+const MAX_TURNS: u32 = 4;
+
+/// A blob with a [`Source`] to fetch from and a place in a [`ChunkCache`].
+pub struct CachedBlob {
+    cache: Arc<ChunkCache>,
+    store: Arc<Store>,
+    source: Source,
+}
+
+impl CachedBlob {
+    /// Opens the blob `digest` through `cache`. `len` is its length, if known; else the cache or the registry
+    /// tells (by the first fetch, whose bytes are kept). A blob that cannot be cached (too many chunks, files
+    /// locked or unusable) is read uncached, with a notice.
+    ///
+    /// Errors: `Invalid` for a bad digest; those of [`Source::fetch`] if the registry has to be asked.
+    pub fn open(cache: &Arc<ChunkCache>, digest: &str, source: Source, len: Option<u64>) -> Result<Arc<dyn Blob>> {
+        if !super::is_digest(digest) {
+            return Err(Error::new(Kind::Invalid, format!("not a digest: {digest:.80?}")).in_file(source.name()));
+        }
+        let shared = &cache.shared;
+        let known = match len {
+            Some(_) => None,
+            None => Store::shared(shared, digest, None).ok(),
+        };
+        let (len, first) = match (len, &known) {
+            (Some(len), _) => (len, None),
+            (None, Some(store)) => (store.shape.len, None),
+            (None, None) => learn(&source, shared.options.chunk_bytes)?,
+        };
+        if len == 0 {
+            return Ok(Arc::new(RemoteBlob::open(source, Some(0))?));
+        }
+        let store = match known.map_or_else(|| Store::shared(shared, digest, Some(len)), Ok) {
+            Ok(store) => store,
+            Err(e) => {
+                shared.notice(format!("cache: {} is read uncached: {e}", source.name()));
+                return Ok(Arc::new(RemoteBlob::open(source, Some(len))?));
+            }
+        };
+        let blob = CachedBlob { cache: Arc::clone(cache), store, source };
+        if let Some(bytes) = first {
+            blob.adopt(bytes);
+        }
+        Ok(Arc::new(blob))
+    }
+
+    /// Keeps the first bytes of the blob, which came with its length.
+    fn adopt(&self, bytes: Vec<u8>) {
+        let shape = self.store.shape;
+        if bytes.len() == shape.bytes(0, 1) {
+            if let Step::Lead(flight) = self.store.step(0, 1, bytes.len(), self.id()) {
+                self.landed(&flight, Arc::new(bytes));
+            }
+        }
+    }
+
+    /// Tells this blob's source from those of others that share the store.
+    fn id(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+
+    /// Carries out a fetch, whose bytes the media gets later.
+    fn lead(&self, flight: &Arc<Flight>) -> Result<Arc<Vec<u8>>> {
+        let shape = self.store.shape;
+        // Also if the source panics: others wait for this fetch.
+        let mut abandoned = Abandoned { store: &self.store, flight, why: None };
+        let mut bytes = vec![0; shape.bytes(flight.first, flight.end)];
+        match self.fetch(shape.start(flight.first), &mut bytes) {
+            Ok(()) => std::mem::forget(abandoned),
+            Err(e) => {
+                abandoned.why = Some(e.again());
+                return Err(e);
+            }
+        }
+        let bytes = Arc::new(bytes);
+        self.landed(flight, Arc::clone(&bytes));
+        Ok(bytes)
+    }
+
+    fn fetch(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let got = self.source.fetch(offset, buf, Some(self.store.shape.len))?;
+        if got.len != buf.len() {
+            return Err(Error::corrupt("answer too short").in_file(self.source.name()).at(offset));
+        }
+        let stats = self.cache.stats();
+        count(&stats.fetches, 1);
+        count(&stats.fetched_bytes, buf.len() as u64);
+        Ok(())
+    }
+
+    fn landed(&self, flight: &Arc<Flight>, bytes: Arc<Vec<u8>>) {
+        flight.finish(Ok(Arc::clone(&bytes)));
+        self.cache.writer.run(Job { store: Arc::clone(&self.store), flight: Arc::clone(flight), bytes });
+    }
+
+    /// A read that the media alone cannot answer.
+    fn read_missing(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let shape = self.store.shape;
+        let stop = offset + buf.len() as u64;
+        let end = shape.chunk_of(stop - 1) + 1;
+        let (mut at, mut turns) = (offset, 0);
+        while at < stop {
+            let chunk = shape.chunk_of(at);
+            let out = &mut buf[(at - offset) as usize..];
+            turns += 1;
+            if turns > MAX_TURNS {
+                // Somebody takes away what is fetched as fast as it comes.
+                count(&self.cache.stats().uncached, 1);
+                let n = out.len().min(MAX_FETCH_BYTES);
+                self.fetch(at, &mut out[..n])?;
+                (at, turns) = (at + n as u64, 0);
+                continue;
+            }
+            let (bytes, first) = match self.store.step(chunk, end, MAX_FETCH_BYTES, self.id()) {
+                Step::Ready(until) => {
+                    let n = (shape.start(until).min(stop) - at) as usize;
+                    if self.store.read_ready(&mut out[..n], at) {
+                        (at, turns) = (at + n as u64, 0);
+                    }
+                    continue;
+                }
+                Step::Verify => match self.store.verify(chunk) {
+                    Some(bytes) => (Arc::new(bytes), chunk),
+                    None => continue,
+                },
+                Step::Join(flight) => match flight.wait() {
+                    Ok(bytes) => (bytes, flight.first),
+                    // Another source may be refused where this one is not.
+                    Err(_) if flight.owner != self.id() => continue,
+                    Err(e) => return Err(e),
+                },
+                Step::Lead(flight) => (self.lead(&flight)?, flight.first),
+            };
+            let skip = (at - shape.start(first)) as usize;
+            let n = (bytes.len() - skip).min(out.len());
+            out[..n].copy_from_slice(&bytes[skip..skip + n]);
+            (at, turns) = (at + n as u64, 0);
+        }
+        Ok(())
+    }
+}
+
+/// Ends a fetch that brought nothing, when dropped.
+struct Abandoned<'a> {
+    store: &'a Store,
+    flight: &'a Arc<Flight>,
+    why: Option<Error>,
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        self.store.land(self.flight);
+        self.flight.finish(Err(self.why.take().unwrap_or_else(|| Error::new(Kind::Io, "the fetch was abandoned"))));
+    }
+}
+
+/// Length and first bytes of a blob, by one fetch.
+fn learn(source: &Source, chunk: u32) -> Result<(u64, Option<Vec<u8>>)> {
+    let mut bytes = vec![0; chunk as usize];
+    let got = source.fetch(0, &mut bytes, None)?;
+    bytes.truncate(got.len);
+    Ok((got.total, Some(bytes)))
+}
+
+impl Blob for CachedBlob {
+    fn name(&self) -> &str {
+        self.source.name()
+    }
+
+    fn len(&self) -> u64 {
+        self.store.shape.len
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(self, offset, buf.len())?;
+        if buf.is_empty() || self.store.read_ready(buf, offset) {
+            count(&self.cache.stats().hits, 1);
+            return Ok(());
+        }
+        count(&self.cache.stats().misses, 1);
+        self.read_missing(buf, offset)
+    }
+
+    fn is_ready(&self, offset: u64, len: u64) -> bool {
+        let end = offset.saturating_add(len).min(self.len());
+        offset >= end || self.store.is_present(offset, end - offset)
+    }
+
+    /// Drops every chunk that the range touches, so that it is fetched again. False once a chunk was dropped too
+    /// often: then the registry's own copy must be wrong.
+    fn distrust(&self, offset: u64, len: u64) -> Result<bool> {
+        let end = offset.saturating_add(len).min(self.len());
+        if offset >= end {
+            return Ok(true);
+        }
+        let shape = self.store.shape;
+        Ok(self.store.forget(shape.chunk_of(offset), shape.chunk_of(end - 1) + 1, true))
+    }
+}

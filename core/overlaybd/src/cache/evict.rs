@@ -1,0 +1,165 @@
+//! Makes room: what was used longest ago goes first, chunk by chunk, never what another process may be reading.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::map::Map;
+use super::{is_digest, Shared, Store};
+use crate::error::{Error, Kind, Result};
+use crate::sys::{File, Mode};
+
+/// Rounds in which room is looked for; one is enough unless files cannot be locked or punched.
+const ROUNDS: usize = 3;
+/// Chunks taken in one go while readers of the blob wait.
+const BATCH: usize = 64;
+/// Above this much the capacity is not filled: room is made until a tenth of it, or 50 GiB, are free.
+const MOST_SPARE_BYTES: u64 = 50 << 30;
+
+/// A blob in the directory.
+pub(super) struct Found {
+    pub digest: String,
+    /// Last use, as the map has it.
+    pub tick: u32,
+    /// Bytes that media and map take.
+    pub bytes: u64,
+}
+
+impl Shared {
+    /// Looks at all files of the directory, and sets the account of used bytes right.
+    pub fn scan(&self) -> Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for name in self.disk.list(self.directory())? {
+            let digest = name.strip_suffix(".map").unwrap_or(&name);
+            // A map without media is counted with the blob it belongs to, or removed when that is opened.
+            if !is_digest(digest) || (digest != name && self.disk.open(&self.media_path(digest), Mode::Read).is_ok()) {
+                continue;
+            }
+            let files = [self.media_path(digest), self.map_path(digest)].map(|p| self.disk.open(&p, Mode::Read).ok());
+            let bytes = files.iter().flatten().map(|file| file.allocated_bytes().unwrap_or(0)).sum();
+            let tick = files[1].as_ref().and_then(|map| Map::probe(&**map, digest)).map_or(0, |(_, tick)| tick);
+            found.push(Found { digest: digest.to_owned(), tick, bytes });
+        }
+        // What open stores take is in the sum: their accounts start anew from here.
+        let open: Vec<_> = self.stores.lock().values().filter_map(|store| store.upgrade()).collect();
+        for store in open {
+            store.growth();
+        }
+        self.space.set_used(found.iter().map(|blob| blob.bytes).sum());
+        Ok(found)
+    }
+
+    /// Frees bytes until `wanted` more leave a part of the capacity unused, and enough of the disk. Does what
+    /// it can: the caller looks at the outcome.
+    pub fn make_room(self: &Arc<Self>, wanted: u64) {
+        let mut locked_elsewhere = HashSet::new();
+        for _ in 0..ROUNDS {
+            let found = match self.scan() {
+                Ok(found) => found,
+                Err(e) => return self.notice(format!("cache: {e}")),
+            };
+            let (over, lack) = self.shortage(wanted);
+            if over + lack == 0 {
+                return;
+            }
+            let spare = (self.options.capacity_bytes / 10).min(MOST_SPARE_BYTES);
+            let amount = lack.max(over.saturating_add(if over > 0 { spare } else { 0 }));
+            let candidates: Vec<_> = found.iter().filter(|blob| !locked_elsewhere.contains(&blob.digest)).collect();
+            let Some(cut) = self.cut(&candidates, amount) else { return };
+            let mut left = amount;
+            for blob in candidates {
+                match self.shrink(blob, cut, left) {
+                    Ok(Some(freed)) => left = left.saturating_sub(freed),
+                    Ok(None) => drop(locked_elsewhere.insert(blob.digest.clone())),
+                    Err(e) => {
+                        self.notice(format!("cache: {e}"));
+                        locked_elsewhere.insert(blob.digest.clone());
+                    }
+                }
+                if left == 0 {
+                    break;
+                }
+            }
+        }
+        // The last round's work must show in the account, too.
+        if let Err(e) = self.scan() {
+            self.notice(format!("cache: {e}"));
+        }
+    }
+
+    /// The last use up to which things must go to free `amount`; None if there is nothing to free.
+    fn cut(&self, blobs: &[&Found], amount: u64) -> Option<u32> {
+        let mut ages = Vec::new();
+        for blob in blobs {
+            match self.opened(&blob.digest) {
+                Some(store) => store.ages(|tick, bytes| ages.push((tick, bytes))),
+                None => ages.push((blob.tick, blob.bytes)),
+            }
+        }
+        ages.sort_unstable();
+        let mut sum = 0u64;
+        let enough = ages.iter().find(|(_, bytes)| {
+            sum += bytes;
+            sum >= amount
+        });
+        enough.or(ages.last()).map(|(tick, _)| *tick)
+    }
+
+    /// The blob's store, if this process has it open.
+    pub fn opened(&self, digest: &str) -> Option<Arc<Store>> {
+        self.stores.lock().get(digest)?.upgrade()
+    }
+
+    /// Frees about `amount` bytes of one blob; None if another process has it open.
+    fn shrink(self: &Arc<Self>, blob: &Found, cut: u32, amount: u64) -> Result<Option<u64>> {
+        if let Some(store) = self.opened(&blob.digest) {
+            if !set_lock(&*store.media, true)? {
+                return Ok(None);
+            }
+            let taken = store.take_away(cut, amount, BATCH);
+            set_lock(&*store.media, false)?;
+            return Ok(Some(taken?.0));
+        }
+        if blob.tick > cut {
+            return Ok(Some(0));
+        }
+        let store = match Store::open(self, &blob.digest, None) {
+            Ok(store) => store,
+            // Nothing of it is known: it is only in the way.
+            Err(e) if e.kind() == Kind::NotFound => {
+                let media = self.disk.open(&self.media_path(&blob.digest), Mode::Create)?;
+                return Ok(if self.remove(&blob.digest, &*media)? { Some(blob.bytes) } else { None });
+            }
+            Err(e) if e.kind() == Kind::Busy => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        if !set_lock(&*store.media, true)? {
+            return Ok(None);
+        }
+        let (taken, empty) = store.take_away(cut, amount, BATCH)?;
+        if empty {
+            self.remove(&blob.digest, &*store.media)?;
+            return Ok(Some(blob.bytes.max(taken)));
+        }
+        Ok(Some(taken))
+    }
+
+    /// Removes a blob's files, unless another handle holds a lock on the media.
+    fn remove(&self, digest: &str, media: &dyn File) -> Result<bool> {
+        if !set_lock(media, true)? {
+            return Ok(false);
+        }
+        // The map goes first: a media file without a map is only room, a map without media only misleads.
+        for path in [self.map_path(digest), self.media_path(digest)] {
+            match self.disk.remove(&path) {
+                Err(e) if e.kind() != Kind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Takes or converts the lock on a media file without waiting; false if another handle is in the way.
+pub(super) fn set_lock(media: &dyn File, exclusive: bool) -> Result<bool> {
+    media.try_lock(exclusive).map_err(|e| Error::io("lock", e).in_file(media.path()))
+}

@@ -1,0 +1,69 @@
+//! One fetch under way: whoever else wants its chunks waits for it, and reads its bytes from memory.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Kind, Result};
+
+/// The fetch of the chunks `first..end`. It stays in its store's list until the bytes are on disk.
+pub(super) struct Flight {
+    pub first: usize,
+    pub end: usize,
+    /// Tells sources apart: another one may succeed where this one's credentials did not.
+    pub owner: usize,
+    outcome: Mutex<Option<std::result::Result<Arc<Vec<u8>>, Error>>>,
+    done: Condvar,
+    disowned: AtomicBool,
+}
+
+impl Flight {
+    pub fn new(first: usize, end: usize, owner: usize) -> Arc<Self> {
+        Arc::new(Flight {
+            first,
+            end,
+            owner,
+            outcome: Mutex::default(),
+            done: Condvar::new(),
+            disowned: AtomicBool::new(false),
+        })
+    }
+
+    pub fn covers(&self, chunk: usize) -> bool {
+        (self.first..self.end).contains(&chunk)
+    }
+
+    /// Ends the fetch; wakes all who wait. Only the first call counts.
+    pub fn finish(&self, outcome: std::result::Result<Arc<Vec<u8>>, Error>) {
+        self.outcome.lock().get_or_insert(outcome);
+        self.done.notify_all();
+    }
+
+    /// The bytes, once they are there.
+    ///
+    /// Errors: that of the fetch, the same for all who wait.
+    pub fn wait(&self) -> Result<Arc<Vec<u8>>> {
+        let mut outcome = self.outcome.lock();
+        self.done.wait_while(&mut outcome, |outcome| outcome.is_none());
+        match outcome.as_ref() {
+            Some(Ok(bytes)) => Ok(Arc::clone(bytes)),
+            Some(Err(e)) => Err(e.again()),
+            None => Err(Error::new(Kind::Io, "the fetch was given up")),
+        }
+    }
+
+    /// The bytes, if they have arrived.
+    pub fn bytes(&self) -> Option<Arc<Vec<u8>>> {
+        self.outcome.lock().as_ref()?.as_ref().ok().cloned()
+    }
+
+    /// Says that the bytes proved wrong: they must not be recorded as present.
+    pub fn disown(&self) {
+        self.disowned.store(true, Ordering::Release);
+    }
+
+    pub fn is_disowned(&self) -> bool {
+        self.disowned.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,113 @@
+//! Room on disk: how much is used and promised, what time it is for the LRU, and when to stop trying.
+
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::{count, Shared, Store};
+
+/// Time during which nothing is stored after the disk refused to take something.
+const PAUSE: Duration = Duration::from_secs(10);
+/// What a file system rounds allocations up to.
+const BLOCK: u64 = 4096;
+/// Part of the capacity after which the directory is looked at anew, since other processes fill it too.
+const RESCAN_PART: u64 = 32;
+/// But not before that many bytes.
+const RESCAN_BYTES: u64 = 16 << 20;
+
+/// Accounts of one cache directory.
+#[derive(Default)]
+pub(super) struct Space {
+    /// Bytes that the directory takes: what the last scan found, and what was stored and freed since.
+    used: AtomicI64,
+    /// Bytes stored since the last scan.
+    stored: AtomicU64,
+    /// Bytes that are about to be written.
+    promised: AtomicU64,
+    /// The clock of the LRU: one step for each fetch.
+    tick: AtomicU32,
+    /// When storing may be tried again, in nanoseconds of the clock.
+    pause_until: AtomicU64,
+    /// Held while room is made, so that it is made once.
+    making: Mutex<()>,
+}
+
+impl Space {
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    pub fn set_used(&self, bytes: u64) {
+        self.used.store(bytes as i64, Ordering::Relaxed);
+        self.stored.store(0, Ordering::Relaxed);
+    }
+
+    pub fn start_ticks(&self, newest: u32) {
+        self.tick.store(newest.saturating_add(1), Ordering::Relaxed);
+    }
+
+    pub fn tick(&self) -> u32 {
+        self.tick.load(Ordering::Relaxed)
+    }
+
+    pub fn next_tick(&self) -> u32 {
+        self.tick.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+}
+
+impl Shared {
+    /// Promises room for `bytes`, made by eviction if need be; false if they cannot be stored now.
+    pub fn promise(self: &Arc<Self>, bytes: u64) -> bool {
+        let space = &self.space;
+        if self.clock.now().as_nanos() < u128::from(space.pause_until.load(Ordering::Relaxed)) {
+            return false;
+        }
+        let _making = space.making.lock();
+        let bytes = bytes.next_multiple_of(BLOCK);
+        let wanted = bytes + space.promised.load(Ordering::Relaxed);
+        let rescan = (self.options.capacity_bytes / RESCAN_PART).max(RESCAN_BYTES);
+        let (mut over, mut lack) = self.shortage(wanted);
+        if over + lack > 0 || space.stored.load(Ordering::Relaxed) > rescan {
+            self.make_room(wanted);
+            (over, lack) = self.shortage(wanted);
+        }
+        if over + lack > 0 {
+            self.pause(&if lack > 0 { "the disk is nearly full".into() } else { format!("no room for {bytes} bytes") });
+            return false;
+        }
+        space.promised.fetch_add(bytes, Ordering::Relaxed);
+        true
+    }
+
+    /// Bytes by which the directory would exceed its capacity with `wanted` more, and bytes that would then
+    /// be missing on the file system.
+    pub fn shortage(&self, wanted: u64) -> (u64, u64) {
+        let over = (self.space.used() + wanted).saturating_sub(self.options.capacity_bytes);
+        // A disk that does not tell is left to refuse the write.
+        let free = self.disk.free_bytes(self.directory()).unwrap_or(u64::MAX);
+        (over, (self.options.min_free_bytes + wanted).saturating_sub(free))
+    }
+
+    /// Takes back a promise of `bytes`, of which `store` has used what it has used.
+    pub fn settle(&self, bytes: u64, store: &Store) {
+        self.space.promised.fetch_sub(bytes.next_multiple_of(BLOCK), Ordering::Relaxed);
+        let growth = store.growth();
+        self.space.used.fetch_add(growth, Ordering::Relaxed);
+        self.space.stored.fetch_add(growth.max(0) as u64, Ordering::Relaxed);
+    }
+
+    /// Stores nothing for a while, and says why.
+    pub fn pause(&self, why: &str) {
+        let until = (self.clock.now() + PAUSE).as_nanos() as u64;
+        self.space.pause_until.store(until, Ordering::Relaxed);
+        let directory = self.directory().display();
+        self.notice(format!("cache {directory}: {why}; nothing is kept for {} s", PAUSE.as_secs()));
+    }
+
+    /// Counts a fetch that was served without being kept.
+    pub fn not_kept(&self) {
+        count(&self.stats.uncached, 1);
+    }
+}

@@ -1,0 +1,480 @@
+//! What the cache promises: one fetch for all who want the same, right bytes whatever happens to its files.
+
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Barrier};
+
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use super::*;
+use crate::blob::Blob;
+use crate::fetch::testing::{pattern, source, Fault, Server, TestClock};
+use crate::sys::os::OsDisk;
+
+const DIGEST: &str = "sha256:0123456789abcdef";
+const CHUNK: usize = 4096;
+
+struct Bench {
+    dir: tempfile::TempDir,
+    notices: Arc<Mutex<Vec<String>>>,
+    capacity: u64,
+    behind: usize,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Bench { dir: tempfile::tempdir().unwrap(), notices: Arc::default(), capacity: 64 << 20, behind: 0 }
+    }
+
+    fn cache(&self) -> Arc<ChunkCache> {
+        self.cache_on(Arc::new(OsDisk))
+    }
+
+    fn cache_on(&self, disk: Arc<dyn Disk>) -> Arc<ChunkCache> {
+        let notices = Arc::clone(&self.notices);
+        let options = Options {
+            chunk_bytes: CHUNK as u32,
+            min_free_bytes: 0,
+            write_behind_bytes: self.behind,
+            notice: Arc::new(move |line| notices.lock().push(line.to_owned())),
+            ..Options::new(self.dir.path(), self.capacity)
+        };
+        ChunkCache::open(options, disk, Arc::new(TestClock::default())).unwrap()
+    }
+
+    fn media(&self) -> std::path::PathBuf {
+        self.dir.path().join(DIGEST)
+    }
+
+    fn map(&self) -> std::path::PathBuf {
+        self.dir.path().join(format!("{DIGEST}.map"))
+    }
+}
+
+fn open(cache: &Arc<ChunkCache>, server: &Arc<Server>) -> Arc<dyn Blob> {
+    CachedBlob::open(cache, DIGEST, source(server), Some(server.bytes.len() as u64)).unwrap()
+}
+
+fn check(blob: &dyn Blob, server: &Server, offset: usize, len: usize) {
+    let mut buf = vec![0xaa; len];
+    blob.read_at(&mut buf, offset as u64).unwrap();
+    assert!(buf == server.bytes[offset..offset + len], "wrong bytes at {offset}+{len}");
+}
+
+fn flip(path: &Path, at: u64) {
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    std::os::unix::fs::FileExt::read_at(&file, &mut byte, at).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&[byte[0] ^ 0x10]).unwrap();
+}
+
+/// Bytes on disk of all files in the directory.
+fn disk_usage(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap().blocks() * 512).sum()
+}
+
+#[test]
+fn a_cold_read_is_one_request_and_a_warm_one_none() {
+    let bench = Bench::new();
+    let server = Server::new(pattern(100_000));
+    let cache = bench.cache();
+    let blob = open(&cache, &server);
+    assert!(!blob.is_ready(5000, 100));
+    check(&*blob, &server, 5000, 100);
+    assert_eq!(*server.seen.lock(), [(4096, 8191, crate::fetch::testing::URL.to_owned())]);
+    assert!(blob.is_ready(4096, 4096) && !blob.is_ready(4096, 4097));
+    check(&*blob, &server, 4096, 4096);
+    assert_eq!(server.requests(), 1);
+    // What is missing around it comes in one request each, the end of the blob included.
+    check(&*blob, &server, 0, 100_000);
+    let seen: Vec<_> = server.seen.lock().iter().map(|(first, last, _)| (*first, *last)).collect();
+    assert_eq!(seen[1..], [(0, 4095), (8192, 99_999)]);
+    let stats = cache.stats();
+    assert_eq!((stats.hits.load(Relaxed), stats.misses.load(Relaxed), stats.fetches.load(Relaxed)), (1, 2, 3));
+    assert_eq!(stats.fetched_bytes.load(Relaxed), 100_000);
+    assert_eq!(blob.read_at(&mut [0; 2], 99_999).unwrap_err().kind(), Kind::OutOfBounds);
+}
+
+#[test]
+fn two_hundred_readers_of_one_chunk_make_one_request() {
+    for behind in [0, 1 << 20] {
+        let bench = Bench { behind, ..Bench::new() };
+        let server = Server::new(pattern(100_000));
+        let blob = open(&bench.cache(), &server);
+        let barrier = Arc::new(Barrier::new(200));
+        // The fetch is held back until all readers are on their way.
+        let gate = Arc::clone(&barrier);
+        *server.gate.lock() = Some(Arc::new(move || {
+            gate.wait();
+        }));
+        std::thread::scope(|scope| {
+            for i in 0..200 {
+                let (blob, server, barrier) = (&blob, &server, &barrier);
+                scope.spawn(move || {
+                    if i > 0 {
+                        barrier.wait();
+                    }
+                    check(&**blob, server, 8192 + i, 100);
+                });
+            }
+        });
+        assert_eq!(server.requests(), 1);
+    }
+}
+
+#[test]
+fn a_failed_fetch_fails_for_all_who_wait_and_for_nobody_after() {
+    let bench = Bench::new();
+    let server = Server::with(pattern(100_000), [Fault::Status(404, vec![])]);
+    let blob = open(&bench.cache(), &server);
+    let barrier = Arc::new(Barrier::new(2));
+    let gate = Arc::clone(&barrier);
+    *server.gate.lock() = Some(Arc::new(move || {
+        gate.wait();
+    }));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| blob.read_at(&mut [0; 10], 0));
+        // The first reader stands at the gate, so this one finds its fetch under way.
+        while server.requests() == 0 {
+            std::thread::yield_now();
+        }
+        let second = scope.spawn(|| blob.read_at(&mut [0; 10], 100));
+        // Both end by the one answer, whether the second came before or after it.
+        std::thread::yield_now();
+        *server.gate.lock() = None;
+        barrier.wait();
+        assert_eq!(first.join().unwrap().unwrap_err().kind(), Kind::NotFound);
+        match second.join().unwrap() {
+            Err(e) => assert_eq!(e.kind(), Kind::NotFound),
+            Ok(()) => assert_eq!(server.requests(), 2),
+        }
+    });
+    check(&*blob, &server, 0, 10);
+}
+
+#[test]
+fn what_was_fetched_is_there_after_a_restart_without_a_network() {
+    let bench = Bench { behind: 1 << 20, ..Bench::new() };
+    let server = Server::new(pattern(100_001));
+    {
+        let cache = bench.cache();
+        check(&*open(&cache, &server), &server, 0, 100_001);
+    }
+    let count = server.requests();
+    let cache = bench.cache();
+    // Not even the length has to be asked for.
+    let blob = CachedBlob::open(&cache, DIGEST, source(&server), None).unwrap();
+    assert_eq!(blob.len(), 100_001);
+    assert!(blob.is_ready(0, 100_001));
+    check(&*blob, &server, 1, 100_000);
+    assert_eq!(server.requests(), count);
+    assert_eq!(bench.media().metadata().unwrap().len(), 100_001);
+    assert_eq!(fs::read(bench.media()).unwrap(), server.bytes);
+}
+
+#[test]
+fn the_length_costs_no_request_of_its_own() {
+    let bench = Bench::new();
+    let server = Server::new(pattern(10_000));
+    let cache = bench.cache();
+    let blob = CachedBlob::open(&cache, DIGEST, source(&server), None).unwrap();
+    check(&*blob, &server, 0, 4096);
+    assert_eq!((blob.len(), server.requests()), (10_000, 1));
+    let empty = Server::new(vec![]);
+    assert!(CachedBlob::open(&cache, "sha256:00", source(&empty), None).unwrap().is_empty());
+    for bad in ["../x", "sha256:..", "sha256:0/0", "sha256", "", "sha256:", "SHA256:00"] {
+        assert_eq!(CachedBlob::open(&cache, bad, source(&server), None).err().unwrap().kind(), Kind::Invalid);
+    }
+}
+
+#[test]
+fn damage_to_the_files_costs_fetches_never_bytes() {
+    type Spoil = Box<dyn Fn(&Bench)>;
+    let spoil: Vec<(&str, Spoil)> = vec![
+        ("media bit", Box::new(|b| flip(&b.media(), 9000))),
+        ("record checksum bit", Box::new(|b| flip(&b.map(), 4096 + 8))),
+        ("record tag bit", Box::new(|b| flip(&b.map(), 4096 + 12))),
+        ("header bit", Box::new(|b| flip(&b.map(), 17))),
+        (
+            "media cut short",
+            Box::new(|b| fs::File::options().write(true).open(b.media()).unwrap().set_len(9000).unwrap()),
+        ),
+        ("media deleted", Box::new(|b| fs::remove_file(b.media()).unwrap())),
+        ("map cut short", Box::new(|b| fs::File::options().write(true).open(b.map()).unwrap().set_len(4101).unwrap())),
+        ("map emptied", Box::new(|b| fs::write(b.map(), "").unwrap())),
+        ("map deleted", Box::new(|b| fs::remove_file(b.map()).unwrap())),
+        (
+            "map of another blob",
+            Box::new(|b| {
+                let cache = b.cache();
+                let other = Server::new(vec![0; 40_000]);
+                let blob = CachedBlob::open(&cache, "sha256:ff", source(&other), Some(40_000)).unwrap();
+                check(&*blob, &other, 0, 40_000);
+                drop(blob);
+                fs::rename(b.dir.path().join("sha256:ff.map"), b.map()).unwrap();
+            }),
+        ),
+        ("map of garbage", Box::new(|b| fs::write(b.map(), vec![0xff; 5000]).unwrap())),
+        ("media swapped", Box::new(|b| fs::write(b.media(), vec![7; 40_000]).unwrap())),
+    ];
+    for (name, spoil) in spoil {
+        let bench = Bench::new();
+        let server = Server::new(pattern(40_000));
+        check(&*open(&bench.cache(), &server), &server, 0, 40_000);
+        spoil(&bench);
+        for offset in [0, 8192] {
+            let cache = bench.cache();
+            let blob = open(&cache, &server);
+            check(&*blob, &server, offset, 40_000 - offset);
+            check(&*blob, &server, 0, 40_000);
+            let before = server.requests();
+            check(&*blob, &server, 0, 40_000);
+            assert_eq!(server.requests(), before, "{name}: not healed");
+        }
+        assert!(server.requests() > 1, "{name}: not noticed");
+    }
+}
+
+#[test]
+fn media_cut_short_while_open_is_fetched_again() {
+    let bench = Bench::new();
+    let server = Server::new(pattern(40_000));
+    let blob = open(&bench.cache(), &server);
+    check(&*blob, &server, 0, 40_000);
+    fs::File::options().write(true).open(bench.media()).unwrap().set_len(9000).unwrap();
+    check(&*blob, &server, 30_000, 5000);
+    assert!(bench.notices.lock().len() == 1, "{:?}", bench.notices.lock());
+    check(&*blob, &server, 30_000, 5000);
+    assert_eq!(server.requests(), 2);
+}
+
+#[test]
+fn distrusted_chunks_are_fetched_again_but_not_for_ever() {
+    for behind in [0, 1 << 20] {
+        let bench = Bench { behind, ..Bench::new() };
+        let server = Server::new(pattern(40_000));
+        let cache = bench.cache();
+        let blob = open(&cache, &server);
+        check(&*blob, &server, 0, 40_000);
+        cache.flush();
+        let mut times = 0;
+        while blob.distrust(5000, 1).unwrap() {
+            times += 1;
+            assert!(times < 100, "goes on for ever");
+            check(&*blob, &server, 4096, 4096);
+            assert_eq!(server.requests(), 1 + times, "only the one chunk is fetched again");
+            cache.flush();
+        }
+        assert!(times >= 3, "{times}");
+        check(&*blob, &server, 0, 40_000);
+        assert_eq!(server.requests(), 1 + times);
+        // Others are not affected, nor are ranges beyond the end or "to the end".
+        assert!(blob.distrust(0, 4096).unwrap() && blob.distrust(50_000, u64::MAX).unwrap());
+        drop((blob, cache));
+        let cache = bench.cache();
+        let blob = open(&cache, &server);
+        assert!(!blob.is_ready(0, 1), "a dropped chunk must not come back by a restart");
+        check(&*blob, &server, 0, 40_000);
+    }
+}
+
+#[test]
+fn readers_beside_eviction_and_distrust_get_right_bytes_within_bounds() {
+    for behind in [0, 1 << 20] {
+        let capacity = 40 * CHUNK as u64;
+        let bench = Bench { capacity, behind, ..Bench::new() };
+        let server = Server::new(pattern(100 * CHUNK));
+        let cache = bench.cache();
+        let blobs: Vec<_> = ["sha256:01", "sha256:02", "sha256:03"]
+            .map(|digest| CachedBlob::open(&cache, digest, source(&server), Some(server.bytes.len() as u64)).unwrap())
+            .into();
+        std::thread::scope(|scope| {
+            for seed in 0..8u64 {
+                let (blobs, server) = (&blobs, &server);
+                scope.spawn(move || {
+                    let mut x = seed + 1;
+                    for round in 0..300 {
+                        x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(seed + 99);
+                        let offset = (x >> 20) as usize % (90 * CHUNK);
+                        let blob = &blobs[(x >> 60) as usize % 3];
+                        check(&**blob, server, offset, 1 + (x >> 50) as usize % 20_000);
+                        if round % 10 == 0 {
+                            blob.distrust(offset as u64, 1).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        cache.flush();
+        assert!(cache.stats().evictions.load(Relaxed) > 100);
+        assert!(disk_usage(bench.dir.path()) <= capacity, "{} > {capacity}", disk_usage(bench.dir.path()));
+        assert_eq!(cache.used_bytes(), disk_usage(bench.dir.path()));
+    }
+}
+
+#[test]
+fn what_was_used_last_stays() {
+    let bench = Bench { capacity: 40 * CHUNK as u64, ..Bench::new() };
+    let server = Server::new(pattern(200 * CHUNK));
+    let cache = bench.cache();
+    let blob = open(&cache, &server);
+    check(&*blob, &server, 0, CHUNK);
+    for i in 1..200 {
+        check(&*blob, &server, i * CHUNK, CHUNK);
+        check(&*blob, &server, 0, CHUNK);
+    }
+    let seen = server.seen.lock();
+    assert_eq!(seen.iter().filter(|(first, ..)| *first == 0).count(), 1, "the busiest chunk was thrown out");
+    assert!(blob.is_ready(190 * CHUNK as u64, 10 * CHUNK as u64), "all of an open blob was thrown out");
+}
+
+#[test]
+fn blobs_nobody_uses_go_first_and_their_files_with_them() {
+    let bench = Bench { capacity: 50 * CHUNK as u64, ..Bench::new() };
+    let server = Server::new(pattern(20 * CHUNK));
+    let read = |cache: &Arc<ChunkCache>, digest: &str| {
+        let blob = CachedBlob::open(cache, digest, source(&server), Some(server.bytes.len() as u64)).unwrap();
+        check(&*blob, &server, 0, server.bytes.len());
+        blob
+    };
+    for digest in ["sha256:0a", "sha256:0b"] {
+        // A start of its own for each: the order must survive it.
+        drop(read(&bench.cache(), digest));
+    }
+    drop(read(&bench.cache(), "sha256:0a"));
+    let cache = bench.cache();
+    let third = read(&cache, "sha256:0c");
+    let names = |digest: &str| bench.dir.path().join(digest).exists();
+    assert!(names("sha256:0a") && !names("sha256:0b") && !names("sha256:0b.map"), "oldest use goes first");
+    drop(third);
+    // Garbage that looks like a blob is only in the way.
+    fs::write(bench.dir.path().join("sha256:0d"), vec![1; 10 * CHUNK]).unwrap();
+    let cache = bench.cache();
+    let _fourth = read(&cache, "sha256:0e");
+    assert!(!names("sha256:0d") && names("sha256:0e"));
+    assert!(disk_usage(bench.dir.path()) <= 50 * CHUNK as u64);
+}
+
+#[test]
+fn two_processes_on_one_directory() {
+    let bench = Bench { capacity: 30 * CHUNK as u64, ..Bench::new() };
+    let server = Server::new(pattern(20 * CHUNK));
+    // Two caches have handles, and so locks, of their own, as two processes have.
+    let (one, two) = (bench.cache(), bench.cache());
+    let (a, b) = (open(&one, &server), open(&two, &server));
+    check(&*a, &server, 0, server.bytes.len());
+    check(&*b, &server, 0, server.bytes.len());
+    assert_eq!(server.requests(), 1, "what one has fetched the other need not fetch");
+    // A blob that both have open is never taken apart, however short the room.
+    let other = CachedBlob::open(&one, "sha256:ff", source(&server), Some(server.bytes.len() as u64)).unwrap();
+    check(&*other, &server, 0, server.bytes.len());
+    check(&*a, &server, 0, server.bytes.len());
+    check(&*b, &server, 0, server.bytes.len());
+    assert_eq!(server.requests(), 2);
+    assert_eq!(one.stats().uncached.load(Relaxed), 1);
+    assert!(bench.notices.lock().iter().any(|line| line.contains("no room")), "{:?}", bench.notices.lock());
+    // What one distrusts the other still reads right.
+    assert!(a.distrust(0, 1).unwrap());
+    check(&*b, &server, 0, CHUNK);
+    check(&*a, &server, 0, CHUNK);
+    // Once the other has closed it, there is room again.
+    drop(b);
+    assert!(disk_usage(bench.dir.path()) <= 30 * CHUNK as u64);
+}
+
+#[test]
+fn opening_a_million_chunks_takes_little_time_and_memory() {
+    let bench = Bench::new();
+    let server = Server::new(pattern(CHUNK));
+    let len = 1_000_000 * CHUNK as u64;
+    let cache = bench.cache();
+    drop(CachedBlob::open(&cache, DIGEST, source(&server), Some(len)).unwrap());
+    let map = fs::File::options().read(true).write(true).open(bench.map()).unwrap();
+    let shape = map::Shape::new(CHUNK as u32, len).unwrap();
+    let map = Map::existing(Arc::new(crate::sys::os::OsFile::new(map, "map")), shape);
+    map.record(0, &vec![77; 1_000_000]).unwrap();
+    let start = std::time::Instant::now();
+    let blob = CachedBlob::open(&cache, DIGEST, source(&server), None).unwrap();
+    let took = start.elapsed();
+    assert!(blob.is_ready(0, len));
+    assert!(took < std::time::Duration::from_secs(1), "{took:?}");
+}
+
+use map::Map;
+
+#[derive(Clone, Debug)]
+enum Act {
+    Read(usize, usize),
+    Distrust(usize, usize),
+    Restart,
+    FlipMedia(usize),
+    FlipMap(usize),
+    CutMedia(usize),
+    Fail,
+}
+
+const SIZE: usize = 25 * CHUNK + 77;
+
+fn act() -> impl Strategy<Value = Act> {
+    let place = 0..SIZE;
+    prop_oneof![
+        12 => (place.clone(), 1..6 * CHUNK).prop_map(|(at, len)| Act::Read(at, len)),
+        2 => (place.clone(), 0..3 * CHUNK).prop_map(|(at, len)| Act::Distrust(at, len)),
+        2 => Just(Act::Restart),
+        1 => place.clone().prop_map(Act::FlipMedia),
+        1 => (0..4096 + 26 * 8usize).prop_map(Act::FlipMap),
+        1 => place.prop_map(Act::CutMedia),
+        1 => Just(Act::Fail),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Against flat bytes: whatever happens to network and files between runs, a read gives the blob's bytes.
+    #[test]
+    fn reads_are_the_blob(acts in prop::collection::vec(act(), 1..60), small in any::<bool>(), behind in any::<bool>()) {
+        let capacity = if small { 12 * CHUNK as u64 } else { 1 << 20 };
+        let bench = Bench { capacity, behind: if behind { 1 << 20 } else { 0 }, ..Bench::new() };
+        let server = Server::new(pattern(SIZE));
+        let mut cache = bench.cache();
+        let mut blob = open(&cache, &server);
+        for act in acts {
+            match act {
+                Act::Read(at, len) => {
+                    check(&*blob, &server, at, len.min(SIZE - at));
+                    continue;
+                }
+                Act::Distrust(at, len) => {
+                    blob.distrust(at as u64, len as u64).unwrap();
+                    continue;
+                }
+                Act::Fail => {
+                    let mut faults = server.faults.lock();
+                    if faults.len() < 3 {
+                        faults.push_back(Fault::Short(CHUNK / 2));
+                    }
+                    continue;
+                }
+                _ => drop((blob, cache)),
+            }
+            match act {
+                Act::FlipMedia(at) => flip(&bench.media(), at as u64),
+                Act::FlipMap(at) => flip(&bench.map(), at as u64),
+                Act::CutMedia(at) => {
+                    fs::File::options().write(true).open(bench.media()).unwrap().set_len(at as u64).unwrap();
+                }
+                _ => {}
+            }
+            cache = bench.cache();
+            blob = open(&cache, &server);
+        }
+        cache.flush();
+        prop_assert!(disk_usage(bench.dir.path()) <= capacity);
+    }
+}

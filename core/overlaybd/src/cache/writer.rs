@@ -1,0 +1,115 @@
+//! Writes what was fetched behind the readers' backs, within a bound of memory.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::flight::Flight;
+use super::store::Store;
+
+/// A fetch whose bytes are to be kept.
+pub(super) struct Job {
+    pub store: Arc<Store>,
+    pub flight: Arc<Flight>,
+    pub bytes: Arc<Vec<u8>>,
+}
+
+impl Job {
+    /// Keeps the bytes if there is room; their readers have been answered already.
+    pub fn run(self) {
+        let Job { store, flight, bytes } = self;
+        let shared = &store.shared;
+        let len = bytes.len() as u64;
+        if !shared.promise(len) {
+            store.land(&flight);
+            return shared.not_kept();
+        }
+        let kept = store.keep(&flight, &bytes);
+        shared.settle(len, &store);
+        if let Err(e) = kept {
+            shared.not_kept();
+            shared.pause(&e.to_string());
+        }
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Bytes of the jobs, that which is being run included.
+    bytes: usize,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct State {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+/// The thread that writes, started when there is something to write.
+pub(super) struct Writer {
+    limit: usize,
+    state: Arc<State>,
+    thread: OnceLock<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    /// Lets `limit` bytes wait.
+    pub fn new(limit: usize) -> Self {
+        Writer { limit, state: Arc::default(), thread: OnceLock::new() }
+    }
+
+    /// Has a job run: soon, or here and now if too much is waiting.
+    pub fn run(&self, job: Job) {
+        let len = job.bytes.len();
+        let started = self.limit >= len && self.thread.get_or_init(|| start(&self.state)).is_some();
+        let mut queue = self.state.queue.lock();
+        if !started || queue.bytes + len > self.limit {
+            drop(queue);
+            return job.run();
+        }
+        queue.bytes += len;
+        queue.jobs.push_back(job);
+        drop(queue);
+        self.state.changed.notify_all();
+    }
+
+    /// Returns when all jobs given before have been run.
+    pub fn flush(&self) {
+        let mut queue = self.state.queue.lock();
+        self.state.changed.wait_while(&mut queue, |queue| queue.bytes > 0);
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.state.queue.lock().closed = true;
+        self.state.changed.notify_all();
+        if let Some(Some(thread)) = self.thread.take() {
+            // It runs what is waiting first. A panic in it has been reported already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// None if the system gives no thread: then everything is written at once.
+fn start(state: &Arc<State>) -> Option<JoinHandle<()>> {
+    let state = Arc::clone(state);
+    std::thread::Builder::new().name("obd-cache".into()).spawn(move || work(&state)).ok()
+}
+
+fn work(state: &State) {
+    loop {
+        let mut queue = state.queue.lock();
+        state.changed.wait_while(&mut queue, |queue| queue.jobs.is_empty() && !queue.closed);
+        let Some(job) = queue.jobs.pop_front() else { return };
+        drop(queue);
+        let len = job.bytes.len();
+        job.run();
+        state.queue.lock().bytes -= len;
+        state.changed.notify_all();
+    }
+}
