@@ -251,12 +251,25 @@ class NbdServer:
         """Stops accepting, answers what is under way, closes all connections; returns when done."""
 
 class FuseMount:
-    """A FUSE directory with one file per image."""
+    """A FUSE directory with one regular file per image: for losetup, mount -o loop, cp.
+
+    A read-only image's file is kept in the page cache; `losetup --direct-io=on` avoids a second copy in the loop
+    device's. A writable one's is not cached. Holes can be seen (SEEK_HOLE) and punched. With `allow_other` all users
+    may read (modes 0444 and 0644). `workers` and `on_error(file, error)` are as for `NbdServer`. Mounting needs root
+    or fusermount3. The object unmounts by force when it goes.
+    """
 
     def __init__(
-        self, files: Mapping[str, Image], directory: str, *, workers: int = 16, allow_other: bool = False
+        self,
+        files: Mapping[str, Image],
+        directory: str,
+        *,
+        workers: int = 16,
+        allow_other: bool = False,
+        on_error: Callable[[str, Error], None] | None = None,
     ) -> None: ...
     def wait(self) -> None:
         """Returns when the file system has been unmounted, by `stop` or from outside."""
 
-    def stop(self) -> None: ...
+    def stop(self, force: bool = False) -> None:
+        """Unmounts. A file in use is an error with errno EBUSY; by force, its users get errors from then on."""

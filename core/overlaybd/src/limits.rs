@@ -95,3 +95,15 @@ pub const MAX_FETCH_BYTES: usize = 8 << 20;
 
 /// Threads that open the layers of one image: opening waits for the network, not for the processor.
 pub const OPEN_THREADS: usize = 32;
+
+/// Largest read, write and read-ahead asked of the kernel over FUSE: its own limit with 4 KiB pages.
+pub const FUSE_MAX_IO: u32 = 1 << 20;
+
+/// Read-ahead and asynchronous requests that the kernel may have under way over FUSE.
+pub const FUSE_MAX_BACKGROUND: u16 = 128;
+
+/// Slow requests of one file that may wait for a worker; beyond that no request of the mount is taken.
+pub const FUSE_MAX_QUEUE: usize = 4096;
+
+/// Threads that take FUSE requests.
+pub const FUSE_MAX_THREADS: usize = 4;

@@ -1,15 +1,20 @@
 //! Front ends for Python: `NbdServer`, `FuseMount`, and the callback that hears of failed requests.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping};
 
 use overlaybd::device::BlockDevice;
-use overlaybd::serve::{nbd, Report};
+use overlaybd::serve::{fuse, nbd, Report};
 
 use crate::errors::to_py;
 use crate::image::PyImage;
+
+/// How often a long wait looks whether the user wants to stop it.
+const SIGNALS: Duration = Duration::from_millis(200);
 
 /// Names and devices, in the mapping's order.
 fn devices(images: &Bound<'_, PyMapping>) -> PyResult<Vec<(String, Arc<dyn BlockDevice>)>> {
@@ -85,7 +90,50 @@ impl Drop for NbdServer {
     }
 }
 
+/// A FUSE directory.
+#[pyclass(frozen, module = "obdcore")]
+pub struct FuseMount(fuse::Mount);
+
+#[pymethods]
+impl FuseMount {
+    #[new]
+    #[pyo3(signature = (files, directory, *, workers = 16, allow_other = false, on_error = None))]
+    fn new(
+        py: Python<'_>,
+        files: &Bound<'_, PyMapping>,
+        directory: PathBuf,
+        workers: usize,
+        allow_other: bool,
+        on_error: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let options = fuse::Options { workers, allow_other, report: report(on_error) };
+        let files = devices(files)?;
+        let mount = py.detach(|| fuse::Mount::start(files, &directory, &options)).map_err(to_py)?;
+        Ok(FuseMount(mount))
+    }
+
+    fn wait(&self, py: Python<'_>) -> PyResult<()> {
+        while !py.detach(|| self.0.wait_for(SIGNALS)).map_err(to_py)? {
+            py.check_signals()?;
+        }
+        Ok(())
+    }
+
+    #[pyo3(signature = (force = false))]
+    fn stop(&self, py: Python<'_>, force: bool) -> PyResult<()> {
+        py.detach(|| self.0.stop(force)).map_err(to_py)
+    }
+}
+
+impl Drop for FuseMount {
+    fn drop(&mut self) {
+        // A request under way may need the interpreter to end.
+        let _ = Python::attach(|py| py.detach(|| self.0.stop(true)));
+    }
+}
+
 /// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<NbdServer>()
+    module.add_class::<NbdServer>()?;
+    module.add_class::<FuseMount>()
 }

@@ -1,9 +1,12 @@
 //! Front ends: request in, completion out.
 
 mod buffers;
+pub mod fuse;
 pub mod nbd;
 pub mod pool;
 mod report;
+#[cfg(test)]
+mod test_device;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 

@@ -1,0 +1,150 @@
+//! The life of a mount: from the first request to the unmounting, whoever does that.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{Config, Session, SessionACL};
+use parking_lot::{Condvar, Mutex};
+
+use super::files::{File, Files};
+use super::mount::{self, Identity};
+use crate::device::BlockDevice;
+use crate::error::{Error, Kind, Result};
+use crate::limits::{FUSE_MAX_IO, FUSE_MAX_THREADS};
+use crate::serve::report::Report;
+
+/// What can be set of a mount.
+#[derive(Clone)]
+pub struct Options {
+    /// The most threads that carry out slow requests of one image.
+    pub workers: usize,
+    /// Lets other users in; what they may do is up to the files' permissions (0444 or 0644).
+    pub allow_other: bool,
+    /// Told of requests that a device failed.
+    pub report: Option<Report>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { workers: 16, allow_other: false, report: None }
+    }
+}
+
+/// A mounted directory and the threads that serve it. Dropping it stops it by force.
+pub struct Mount {
+    place: Place,
+    end: Arc<End>,
+}
+
+/// Where something is mounted; unmounts it by force when dropped.
+struct Place {
+    directory: PathBuf,
+    identity: Identity,
+}
+
+/// How a session ended, once it has.
+#[derive(Default)]
+struct End {
+    outcome: Mutex<Option<io::Result<()>>>,
+    reached: Condvar,
+}
+
+impl Mount {
+    /// Mounts `files` (name, device) on the existing directory `directory`. Names are plain file names.
+    ///
+    /// Errors: `Invalid` and `Exists` for names that will not do or are double; `NotFound` without the
+    /// directory; `Denied` where mounting is not allowed.
+    pub fn start(files: Vec<(String, Arc<dyn BlockDevice>)>, directory: &Path, options: &Options) -> Result<Mount> {
+        let files = File::all(files, options)?;
+        let failed = |e| Error::io("mounting FUSE", e).in_file(directory);
+        let directory = fs::canonicalize(directory).map_err(failed)?;
+        let connection = mount::mount(&directory, options.allow_other)?;
+        let place = Place { identity: mount::identity(&directory).map_err(failed)?, directory: directory.clone() };
+        let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+        let mut config = Config::default();
+        config.acl = acl;
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        config.n_threads = Some(cpus.clamp(1, FUSE_MAX_THREADS));
+        let filesystem = Files::new(files.clone(), options.allow_other);
+        let session = Session::from_fd(filesystem, connection, acl, config).map_err(failed)?;
+        mount::set_readahead(place.identity, FUSE_MAX_IO);
+        let end = Arc::<End>::default();
+        let ended = Arc::clone(&end);
+        let serve = move || {
+            let outcome = session.run();
+            for file in files {
+                file.pool.close();
+            }
+            *ended.outcome.lock() = Some(outcome);
+            ended.reached.notify_all();
+        };
+        std::thread::Builder::new().name("fuse".into()).spawn(serve).map_err(failed)?;
+        Ok(Mount { place, end })
+    }
+
+    /// Where it is mounted, as an absolute path.
+    pub fn directory(&self) -> &Path {
+        &self.place.directory
+    }
+
+    /// Returns when the file system has been unmounted, by `stop` or from outside, and all requests have ended.
+    ///
+    /// Errors: `Io` if serving ended for another reason.
+    pub fn wait(&self) -> Result<()> {
+        while !self.wait_for(Duration::from_secs(3600))? {}
+        Ok(())
+    }
+
+    /// As `wait`, but for some time only; false if it goes on after that.
+    pub fn wait_for(&self, time: Duration) -> Result<bool> {
+        let mut outcome = self.end.outcome.lock();
+        self.end.reached.wait_while_for(&mut outcome, |o| o.is_none(), time);
+        match &*outcome {
+            None => Ok(false),
+            Some(Ok(())) => Ok(true),
+            Some(Err(e)) => Err(Error::new(Kind::Io, format!("serving FUSE: {e}")).in_file(self.directory())),
+        }
+    }
+
+    /// Unmounts and waits for the end. A file that is in use (a loop device counts) is an error with EBUSY, and
+    /// nothing changes; with `force` the mount goes nevertheless, and whoever uses a file gets errors from then on.
+    ///
+    /// Errors: `Io` with EBUSY; those of `wait`.
+    pub fn stop(&self, force: bool) -> Result<()> {
+        self.place.unmount(force)?;
+        self.wait()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Nobody is left to hear of an error.
+        if self.place.unmount(true).is_ok() {
+            let _ = self.wait();
+        }
+    }
+}
+
+impl Place {
+    /// Unmounts, unless that has been done; never what someone else mounted here since.
+    fn unmount(&self, force: bool) -> Result<()> {
+        let still_there = || mount::identity(&self.directory).is_ok_and(|now| now == self.identity);
+        if !still_there() {
+            return Ok(());
+        }
+        match mount::unmount(&self.directory, self.identity, force) {
+            Err(_) if !still_there() => Ok(()),
+            done => done,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Nobody is left to hear of an error.
+        let _ = self.unmount(true);
+    }
+}
