@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 from tools.errors import tell
@@ -9,25 +10,32 @@ from tools.obd.common import log_to_stderr, service_option
 from tools.options import Command, Namespace, option, positional
 from tools.values import existing_file, positive
 
-_END = (signal.SIGINT, signal.SIGTERM)
-
 
 def serve(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
-    # Before any thread exists, so that the signals stay blocked in all of them and wait for sigwait.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _END)
     import obd
     import obdcore
 
     log_to_stderr()
     with obd.open(args.config, args.service) as device:
+        end = _signals()
         server = obdcore.NbdServer({args.name: device.native}, args.nbd, workers=args.workers)
         try:
             tell(f"ready: {uri(server.address, args.name)}")
-            signal.sigwait(_END)
+            os.read(end, 1)
         finally:
             server.stop()
     return 0
+
+
+def _signals() -> int:
+    """A descriptor that can be read once SIGINT or SIGTERM has arrived, in whichever thread."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: None)
+    return read_end
 
 
 def uri(address: str, export: str) -> str:
