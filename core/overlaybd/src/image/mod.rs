@@ -156,7 +156,7 @@ impl Image {
             return Ok(());
         }
         if offset.is_multiple_of(SECTOR) && (buf.len() as u64).is_multiple_of(SECTOR) {
-            return upper.write_at(buf, offset);
+            return upper.write_at(buf, offset, |gap, at| self.read_lowers(gap, at));
         }
         let _one_at_a_time = self.partial.lock();
         let start = offset - offset % SECTOR;
@@ -166,7 +166,7 @@ impl Image {
         self.read_sectors(&mut sectors[..SECTOR as usize], start)?;
         self.read_sectors(&mut sectors[last..], end - SECTOR)?;
         sectors[(offset - start) as usize..][..buf.len()].copy_from_slice(buf);
-        upper.write_at(&sectors, start)
+        upper.write_at(&sectors, start, |gap, at| self.read_lowers(gap, at))
     }
 
     fn discard_bytes(&self, upper: &Upper, offset: u64, len: u64) -> Result<()> {

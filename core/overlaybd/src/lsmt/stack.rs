@@ -75,6 +75,9 @@ impl Stack {
     /// (1 is the bottom one) and the place in the device.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let range = sectors(offset, buf.len() as u64)?;
+        if range.is_empty() {
+            return Ok(());
+        }
         let mut rest = buf;
         let mut at = range.start;
         let mut result = Ok(());

@@ -1,6 +1,7 @@
 //! Reading what upstream made, and making the same files.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use overlaybd::blob::{FileBlob, MemoryBlob};
@@ -225,10 +226,103 @@ fn sealing_in_place_is_upstreams_but_for_its_garbage() {
             + 16 * u64::from_le_bytes(theirs[end + 40..end + 48].try_into().unwrap());
         assert!(ours[..index_end as usize] == theirs[..index_end as usize], "{name}: data and index");
         assert!(ours[end..] == theirs[end..], "{name}: trailer");
-        let error = upper.write_at(&[1; SECTOR], 0).unwrap_err();
+        let error = upper.write_at(&[1; SECTOR], 0, nothing_below).unwrap_err();
         assert_eq!((error.kind(), upper.discard(0, 512).unwrap_err().kind()), (Kind::ReadOnly, Kind::ReadOnly));
         let layer = Layer::open(Arc::new(FileBlob::open(&OsDisk, &files.0).unwrap())).unwrap();
         let stack = Stack::new(vec![layer]).unwrap();
         assert!(flatten(&stack) == flatten_upper(&upper, None), "reading goes on after sealing");
     }
+}
+
+/// The sparse layer h as upstream left it: the room that its data file had is listed beside it.
+fn sparse_golden(dir: &std::path::Path) -> (std::path::PathBuf, std::path::PathBuf) {
+    let files = pair(dir, "h");
+    let bytes = golden("h.data");
+    let file = fs::File::create_new(&files.0).unwrap();
+    let extents = String::from_utf8(golden("h.data.extents")).unwrap();
+    for line in extents.lines() {
+        let mut words = line.split(' ');
+        let (first, second) = (words.next().unwrap(), words.next().unwrap().parse::<u64>().unwrap());
+        match first.parse::<u64>() {
+            Ok(at) => file.write_all_at(&bytes[at as usize..(at + second) as usize], at).unwrap(),
+            Err(_) => file.set_len(second).unwrap(),
+        }
+    }
+    fs::write(&files.1, b"").unwrap();
+    files
+}
+
+#[test]
+fn sparse_layers_read_commit_and_seal_as_upstreams() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = sparse_golden(dir.path());
+    let layer = open_as_layer(&OsDisk, &files.0, &files.1).unwrap();
+    assert!(committed(&layer, &CommitOptions::default()) == golden("h.commit"));
+    assert_eq!(fs::read(&files.1).unwrap(), b"", "opening to read leaves the index file empty");
+    drop(layer);
+    let upper = open(&files);
+    assert!(upper.is_sparse() && flatten_upper(&upper, None) == golden("h.flat"));
+    upper.seal().unwrap();
+    let ours = Layer::open(Arc::new(FileBlob::open(&OsDisk, &files.0).unwrap())).unwrap();
+    let theirs = golden_layer("h.sealed");
+    assert_eq!((ours.segments(), ours.trailer()), (theirs.segments(), theirs.trailer()));
+}
+
+#[test]
+fn sparse_layers_remember_discards_and_single_sectors() {
+    let dir = tempfile::tempdir().unwrap();
+    let below = Stack::new(vec![golden_layer("a.commit")]).unwrap();
+    let files = pair(dir.path(), "p");
+    let upper = new_upper(dir.path(), "p", 1 << 19, true, None);
+    apply_on(&upper, &ops("p"), Some(&below));
+    let single = [Op::Discard(20, 1), Op::Write(35, vec![3; SECTOR]), Op::Write(900, vec![4; 3 * SECTOR])];
+    apply_on(&upper, &single, Some(&below));
+    let before = flatten_upper(&upper, Some(&below));
+    drop(upper);
+    let mut expected = vec![0; 1 << 19];
+    for op in ops("p").iter().chain(&single) {
+        if let Op::Write(sector, bytes) = op {
+            expected[*sector as usize * SECTOR..][..bytes.len()].copy_from_slice(bytes);
+        }
+    }
+    assert!(before == expected, "p begins by discarding all");
+    assert!(flatten_upper(&open(&files), Some(&below)) == expected, "and that must hold when opened again");
+
+    // Without the discard the rest of a block shows what is below: also to who only looks at holes, as upstream does.
+    let upper = new_upper(dir.path(), "s", 1 << 19, true, None);
+    apply_on(&upper, &single, Some(&below));
+    let before = flatten_upper(&upper, Some(&below));
+    drop(upper);
+    let files = pair(dir.path(), "s");
+    assert!(flatten_upper(&open(&files), Some(&below)) == before);
+    fs::write(&files.1, b"").unwrap();
+    let mut forgotten = before;
+    below.read_at(&mut forgotten[20 * SECTOR..21 * SECTOR], 20 * SECTOR as u64).unwrap();
+    assert!(flatten_upper(&open(&files), Some(&below)) == forgotten, "only the discard is lost without the log");
+}
+
+#[test]
+fn what_upstream_writes_to_a_sparse_layer_of_ours_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = pair(dir.path(), "u");
+    let upper = new_upper(dir.path(), "u", 1 << 19, true, None);
+    apply(
+        &upper,
+        &[Op::Write(0, vec![1; 4096]), Op::Write(64, vec![2; 8192]), Op::Discard(64, 8), Op::Discard(200, 8)],
+    );
+    upper.flush().unwrap();
+    let mut expected = flatten_upper(&upper, None);
+    drop(upper);
+    let theirs = fs::OpenOptions::new().write(true).open(&files.0).unwrap();
+    for (sector, byte) in [(64, 7), (200, 8), (400, 9)] {
+        theirs.write_all_at(&[byte; 4096], 4096 + sector * SECTOR as u64).unwrap();
+        expected[sector as usize * SECTOR..][..4096].fill(byte);
+    }
+    drop(theirs);
+    for _ in 0..2 {
+        assert!(flatten_upper(&open(&files), None) == expected);
+    }
+    fs::write(&files.1, golden("a.index")).unwrap();
+    let error = Upper::open(&OsDisk, &files.0, &files.1).err().unwrap();
+    assert_eq!(error.kind(), Kind::Corrupt, "another layer's index file is not taken for the log");
 }

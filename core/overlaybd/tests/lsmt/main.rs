@@ -1,4 +1,7 @@
 //! LSMT layers against files that upstream made, against a plain model, and against faults.
 
+mod crash;
+mod disk;
 mod golden;
+mod model;
 mod support;

@@ -55,7 +55,8 @@ pub fn flatten_upper(upper: &Upper, below: Option<&Stack>) -> Vec<u8> {
     device
 }
 
-fn fill_below(part: &mut [u8], at: u64, below: Option<&Stack>) -> overlaybd::Result<()> {
+/// What is below a writable layer.
+pub fn fill_below(part: &mut [u8], at: u64, below: Option<&Stack>) -> overlaybd::Result<()> {
     match below {
         Some(stack) => stack.read_at(part, at),
         None => {
@@ -63,6 +64,12 @@ fn fill_below(part: &mut [u8], at: u64, below: Option<&Stack>) -> overlaybd::Res
             Ok(())
         }
     }
+}
+
+/// What is below a layer that stands alone.
+pub fn nothing_below(part: &mut [u8], _at: u64) -> overlaybd::Result<()> {
+    part.fill(0);
+    Ok(())
 }
 
 /// One line of an `.ops` file.
@@ -99,11 +106,18 @@ fn content(kind: &str, sectors: u64, seed: u64) -> Vec<u8> {
     (0..sectors).flat_map(|j| [seed.to_le_bytes(), j.to_le_bytes()].concat().repeat(32)).collect()
 }
 
-/// Carries out operations.
+/// Carries out operations on a layer that stands alone.
 pub fn apply(upper: &Upper, ops: &[Op]) {
+    apply_on(upper, ops, None);
+}
+
+/// Carries out operations on a layer on a stack or on nothing.
+pub fn apply_on(upper: &Upper, ops: &[Op], below: Option<&Stack>) {
     for op in ops {
         match op {
-            Op::Write(sector, bytes) => upper.write_at(bytes, sector * SECTOR as u64).unwrap(),
+            Op::Write(sector, bytes) => {
+                upper.write_at(bytes, sector * SECTOR as u64, |part, at| fill_below(part, at, below)).unwrap();
+            }
             Op::Discard(sector, len) => upper.discard(sector * SECTOR as u64, len * SECTOR as u64).unwrap(),
         }
     }

@@ -1,12 +1,9 @@
 //! The index file of a writable layer: a header and a log of 16-byte records, appended in time order.
 //!
-//! Format: lsmt, "Writable append-only layer". Beyond the format, and ignored by every reader of it,
-//! are two kinds of *notes*: records with the reserved offset, as padding has.
-//!
-//! * A **mark** (zeroed bit set) says in its moffset that so many leading records are durable. What
-//!   stands before a mark can therefore not be damaged by a crash: damage there is `Corrupt`.
-//! * An **intent** (length above 0, used by sparse layers) says that the sectors from moffset on are
-//!   about to be written.
+//! Format: lsmt, "Writable append-only layer". Beyond the format, and ignored by every reader of it as
+//! padding is, are *marks*: records with the reserved offset and the zeroed bit, which say in their
+//! moffset that so many leading records are durable. What stands before a mark can therefore not be
+//! damaged by a crash: damage there is `Corrupt`.
 //!
 //! # Recovery
 //! A crash may leave an incomplete last record, records of zeros, or records whose data never reached
@@ -15,7 +12,6 @@
 //! that was flushed, because marks prove which records those are. A record that no crash explains,
 //! and a torn one before a mark, is `Corrupt`.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -24,29 +20,18 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::MAX_RW_ENTRIES;
 use crate::lsmt::header::{Header, BLOCK_BYTES, DATA, HEADER, SEALED, VIRTUAL_SIZE_AT};
 use crate::lsmt::layer::decode;
-use crate::lsmt::segment::{Segment, ENTRY_BYTES, INVALID_OFFSET};
+use crate::lsmt::segment::{Segment, ENTRY_BYTES};
 use crate::sys::{read_exact, write_all, File};
 
 /// Records read from the file at a time.
 const CHUNK_RECORDS: u64 = 1 << 16;
 
-/// A note that the first `records` records are durable.
+/// The record that says that the first `records` records are durable.
 fn mark(records: u64) -> Segment {
     Segment { zeroed: true, moffset: records, ..Segment::INVALID }
 }
 
-/// A note that these sectors are about to be written.
-pub(super) fn intent(first: u64, count: u32) -> Segment {
-    Segment { length: count, moffset: first, ..Segment::INVALID }
-}
-
-/// The sectors that an intent speaks of; None for other records.
-pub(super) fn announced(record: &Segment) -> Option<Range<u64>> {
-    let is_intent = record.is_invalid() && record.length > 0 && !record.zeroed && record.moffset < INVALID_OFFSET;
-    is_intent.then(|| record.moffset..record.moffset + u64::from(record.length))
-}
-
-/// What a layer thinks of one record that is no note.
+/// What a layer thinks of one record that is neither mark nor padding.
 pub(super) enum Verdict {
     /// It can be replayed.
     Good,
@@ -253,7 +238,7 @@ impl Log {
         state.closed = Some((kind, why.to_string()));
     }
 
-    /// Records in the file, notes included.
+    /// Records in the file, marks included.
     pub fn records(&self) -> u64 {
         self.state.lock().records
     }

@@ -47,8 +47,11 @@ pub struct Upper {
 
 enum Layout {
     Append(append::Tail),
-    Sparse(derive::Granule),
+    Sparse(sparse::Blocks),
 }
+
+/// Fills a buffer with what the layers below hold from a byte offset on.
+type Below<'a> = dyn FnMut(&mut [u8], u64) -> Result<()> + 'a;
 
 /// What an index file or the holes of a data file amount to.
 struct Replay {
@@ -122,6 +125,9 @@ impl Upper {
         mut below: impl FnMut(&mut [u8], u64) -> Result<()>,
     ) -> Result<()> {
         let range = sectors(offset, buf.len() as u64)?;
+        if range.is_empty() {
+            return Ok(());
+        }
         let (mut at, end) = (range.start, range.end);
         let mut pieces = Vec::new();
         self.lookup(range, |piece| pieces.push(piece));
@@ -148,16 +154,19 @@ impl Upper {
     /// Writes `buf` at byte `offset`; both must be multiples of 512. Acknowledged is not durable:
     /// [`Upper::flush`] is. After an error any part of the range may hold old or new bytes.
     ///
+    /// A sparse layer asks `below`, as [`Upper::read_at`] does, for the rest of a block of the file
+    /// system when it is first written to in part.
+    ///
     /// # Errors
     /// `OutOfBounds` for odd numbers and beyond the virtual size, `NoSpace`, `Io`, `Limit` when the
-    /// index is full, `ReadOnly` once sealed.
-    pub fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+    /// index is full, `ReadOnly` once sealed; those of `below`.
+    pub fn write_at(&self, buf: &[u8], offset: u64, mut below: impl FnMut(&mut [u8], u64) -> Result<()>) -> Result<()> {
         self.check(offset, buf.len() as u64)?;
         let mut at = offset;
         for piece in buf.chunks(MAX_IO_BYTES) {
             match &self.layout {
                 Layout::Append(tail) => self.append_piece(tail, piece, at)?,
-                Layout::Sparse(granule) => self.write_in_place(granule, piece, at)?,
+                Layout::Sparse(blocks) => self.write_in_place(blocks, piece, at, &mut below)?,
             }
             at += piece.len() as u64;
         }
@@ -172,7 +181,7 @@ impl Upper {
         let range = self.check(offset, len)?;
         match &self.layout {
             Layout::Append(tail) => self.append_zeroed(tail, range),
-            Layout::Sparse(_) => self.discard_in_place(range),
+            Layout::Sparse(blocks) => self.discard_in_place(blocks, range),
         }
     }
 
@@ -207,7 +216,7 @@ impl Upper {
         for range in outside {
             match &self.layout {
                 Layout::Append(tail) => self.append_zeroed(tail, range)?,
-                Layout::Sparse(_) => self.discard_in_place(range)?,
+                Layout::Sparse(blocks) => self.discard_in_place(blocks, range)?,
             }
         }
         self.write_size(size)?;

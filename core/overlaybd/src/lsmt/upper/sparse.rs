@@ -2,8 +2,9 @@
 //!
 //! Format: lsmt, "Writable sparse layer". Upstream knows such a layer by its holes alone, and so
 //! forgets discards and rounds writes to the blocks of the file system when it is opened again. Here
-//! the index file, which upstream creates empty and never reads, holds a log of what changed the map;
-//! `derive` says how the two go together.
+//! the index file, which upstream creates empty and never reads, holds a log of what changed the map
+//! (`derive` says how the two go together); and the first write to a part of a block takes the rest of
+//! the block from the layers below, so that a block of the file never holds sectors of nobody.
 
 use std::ops::Range;
 use std::path::Path;
@@ -12,11 +13,11 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::derive::{derive, entries, extents, not_data, overlaps, Derived, Granule};
-use super::log::{self, Log, Survey};
-use super::{directory, Layout, Replay, Upper, DISCARD_RECORDS};
+use super::derive::{derive, entries, extents, missing, not_data, overlaps, Derived};
+use super::log::{Log, Survey};
+use super::{directory, Below, Layout, Replay, Upper, DISCARD_RECORDS};
 use crate::error::{Error, Result};
-use crate::limits::SECTOR;
+use crate::limits::{MAX_GRANULE_BYTES, SECTOR};
 use crate::lsmt::header::{Header, BLOCK_BYTES, FIRST_DATA_SECTOR, HEADER, SPARSE};
 use crate::lsmt::index::{coalesce, MutableIndex};
 use crate::lsmt::segment::Segment;
@@ -25,34 +26,53 @@ use crate::sys::{write_all, Disk, File, Mode};
 /// Below this many records a log is never worth rewriting.
 const SHORT_LOG: u64 = 4096;
 
+/// The file system's blocks, and the lock that keeps others off while one is filled in.
+pub(super) struct Blocks {
+    sectors: u64,
+    /// Held exclusively by who fills in a block, shared by all other writes and discards.
+    filling: RwLock<()>,
+}
+
+impl Blocks {
+    fn of(data: &dyn File) -> Blocks {
+        let sectors = data.block_bytes().clamp(BLOCK_BYTES as u64, MAX_GRANULE_BYTES) / SECTOR;
+        Blocks { sectors, filling: RwLock::new(()) }
+    }
+
+    /// A range of the device's sectors, widened to whole blocks of the file.
+    fn widen(&self, range: &Range<u64>) -> Range<u64> {
+        let first = (range.start + FIRST_DATA_SECTOR) / self.sectors * self.sectors;
+        let end = (range.end + FIRST_DATA_SECTOR).next_multiple_of(self.sectors);
+        first.saturating_sub(FIRST_DATA_SECTOR)..end - FIRST_DATA_SECTOR
+    }
+}
+
 /// Opens the pair for writing, and brings the log up to date.
 pub(super) fn open(disk: &dyn Disk, data: Arc<dyn File>, header: Header, path: &Path) -> Result<Upper> {
     let index = disk.open(path, Mode::Write)?;
-    let Derived { replay: Replay { map, survey }, unlogged, announced, current } = derive(&data, &header, &*index)?;
-    let needed = (map.len() + announced.len()) as u64;
-    let log = if !current || survey.records > 2 * needed + SHORT_LOG {
-        rewrite_log(disk, &*data, &header, path, &announced, &map)?
+    let Derived { replay: Replay { map, survey }, unlogged, current } = derive(&data, &header, &*index)?;
+    let log = if !current || survey.records > 2 * map.len() as u64 + SHORT_LOG {
+        rewrite_log(disk, &*data, &header, path, &map)?
     } else {
         let log = Log::new(index, &survey)?;
-        let mut state = log.lock()?;
-        unlogged.chunks(DISCARD_RECORDS).try_for_each(|chunk| log.append(&mut state, chunk))?;
-        drop(state);
+        if !unlogged.is_empty() {
+            append(&log, &unlogged)?;
+            log.flush(&*data, true)?;
+        }
         log
     };
-    let layout = Layout::Sparse(Granule::of(&*data));
+    let layout = Layout::Sparse(Blocks::of(&*data));
     let virtual_size = AtomicU64::new(header.virtual_size);
     Ok(Upper { data, log, map: RwLock::new(map), header, virtual_size, layout, cut_records: survey.cut })
 }
 
-/// Replaces the log by a new one that says the map, what has been announced, and nothing else.
-fn rewrite_log(
-    disk: &dyn Disk,
-    data: &dyn File,
-    header: &Header,
-    path: &Path,
-    announced: &[Segment],
-    map: &MutableIndex,
-) -> Result<Log> {
+fn append(log: &Log, records: &[Segment]) -> Result<()> {
+    let mut state = log.lock()?;
+    records.chunks(DISCARD_RECORDS).try_for_each(|chunk| log.append(&mut state, chunk))
+}
+
+/// Replaces the log by a new one that says the map and nothing else.
+fn rewrite_log(disk: &dyn Disk, data: &dyn File, header: &Header, path: &Path, map: &MutableIndex) -> Result<Log> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let fresh = Path::new(&name);
@@ -61,14 +81,11 @@ fn rewrite_log(
         _ => {}
     }
     let file = disk.open(fresh, Mode::New)?;
-    let index_offset = BLOCK_BYTES as u64;
-    let head = Header { flags: HEADER | SPARSE, index_offset, ..header.clone() };
+    let head = Header { flags: HEADER | SPARSE, index_offset: BLOCK_BYTES as u64, ..header.clone() };
     write_all(&*file, &head.to_block(), 0)?;
     let log = Log::new(file, &Survey { records: 0, durable: 0, cut: 0 })?;
-    let records = [announced, &coalesce(map.iter())].concat();
-    let mut state = log.lock()?;
-    records.chunks(DISCARD_RECORDS).try_for_each(|chunk| log.append(&mut state, chunk))?;
-    drop(state);
+    let in_place = |s: Segment| Segment { moffset: s.offset + FIRST_DATA_SECTOR, ..s };
+    append(&log, &coalesce(map.iter().map(in_place)))?;
     log.flush(data, true)?;
     let records = log.records();
     disk.rename(fresh, path)?;
@@ -77,15 +94,62 @@ fn rewrite_log(
 }
 
 impl Upper {
-    /// Writes one piece: announcement if need be, bytes, then what it changes in the map.
-    pub(super) fn write_in_place(&self, granule: &Granule, buf: &[u8], offset: u64) -> Result<()> {
+    /// Writes one piece: bytes, then what they change in the map.
+    pub(super) fn write_in_place(&self, blocks: &Blocks, buf: &[u8], offset: u64, below: &mut Below<'_>) -> Result<()> {
         let range = offset / SECTOR..(offset + buf.len() as u64) / SECTOR;
         if range.is_empty() {
             return Ok(());
         }
+        self.write_blocks(blocks, buf, range.clone(), below).inspect_err(|_| self.give_back(blocks, range))
+    }
+
+    fn write_blocks(&self, blocks: &Blocks, buf: &[u8], range: Range<u64>, below: &mut Below<'_>) -> Result<()> {
+        let wide = blocks.widen(&range);
+        {
+            let _others_may_too = blocks.filling.read();
+            if wide == range || self.holds(wide.start..range.start) && self.holds(range.end..wide.end) {
+                return self.store(buf, range);
+            }
+        }
+        // The layers below do not change, so they are read before others have to wait.
+        let bytes = |sectors: u64| (sectors * SECTOR) as usize;
+        let mut whole = vec![0; bytes(wide.end - wide.start)];
+        let (head, tail) = (bytes(range.start - wide.start), bytes(range.end - wide.start));
+        if head > 0 {
+            below(&mut whole[..head], wide.start * SECTOR)?;
+        }
+        if tail < whole.len() {
+            below(&mut whole[tail..], range.end * SECTOR)?;
+        }
+        let _alone = blocks.filling.write();
+        for edge in [wide.start..range.start, range.end..wide.end] {
+            let at = bytes(edge.start - wide.start)..bytes(edge.end - wide.start);
+            self.overlay(&mut whole[at], edge)?;
+        }
+        whole[head..tail].copy_from_slice(buf);
+        self.store(&whole, wide)
+    }
+
+    /// Whether all of a range is data or zeros in this layer.
+    fn holds(&self, range: Range<u64>) -> bool {
+        missing(&self.map.read(), range, |_| true).is_empty()
+    }
+
+    /// Puts what this layer holds of a range over what the layers below hold.
+    fn overlay(&self, buf: &mut [u8], range: Range<u64>) -> Result<()> {
+        let mut content = buf.to_vec();
+        self.read_at(&mut content, range.start * SECTOR, |gap, at| {
+            let from = (at - range.start * SECTOR) as usize;
+            gap.copy_from_slice(&buf[from..from + gap.len()]);
+            Ok(())
+        })?;
+        buf.copy_from_slice(&content);
+        Ok(())
+    }
+
+    fn store(&self, buf: &[u8], range: Range<u64>) -> Result<()> {
         drop(self.log.lock()?);
-        self.announce(*granule, &range)?;
-        write_all(&*self.data, buf, BLOCK_BYTES as u64 + offset)?;
+        write_all(&*self.data, buf, (range.start + FIRST_DATA_SECTOR) * SECTOR)?;
         let mut state = self.log.lock()?;
         let missing = not_data(&self.map.read(), range);
         let records: Vec<Segment> = missing.into_iter().flat_map(|part| entries(part, false)).collect();
@@ -98,52 +162,33 @@ impl Upper {
         Ok(())
     }
 
-    /// Logs, durably, that a granule of which the map knows no data is about to get some in a part.
-    fn announce(&self, granule: Granule, range: &Range<u64>) -> Result<()> {
-        let ends = [granule.number(range.start), granule.number(range.end - 1)];
-        let mut intents = Vec::new();
-        for number in &ends[..if ends[0] == ends[1] { 1 } else { 2 }] {
-            let whole = granule.sectors(*number);
-            if range.start <= whole.start && whole.end <= range.end {
-                continue;
-            }
-            let mut has_data = false;
-            self.lookup(whole.clone(), |piece| has_data |= !piece.zeroed);
-            if !has_data {
-                intents.push(log::intent(whole.start, (whole.end - whole.start) as u32));
-            }
+    /// After a failed write: blocks that this layer does not hold must not keep the part that arrived,
+    /// since on opening all that has room counts. If this fails too there is nothing left to try.
+    fn give_back(&self, blocks: &Blocks, range: Range<u64>) {
+        let _alone = blocks.filling.write();
+        let unheld = missing(&self.map.read(), blocks.widen(&range), |_| true);
+        for part in unheld {
+            let wide = blocks.widen(&part);
+            let _ = self.data.punch_hole((wide.start + FIRST_DATA_SECTOR) * SECTOR, (wide.end - wide.start) * SECTOR);
         }
-        if intents.is_empty() {
-            return Ok(());
-        }
-        let mut state = self.log.lock()?;
-        self.log.append(&mut state, &intents)?;
-        drop(state);
-        self.log.sync_log()
     }
 
     /// Logs a range as zeros, then gives its room back.
-    pub(super) fn discard_in_place(&self, range: Range<u64>) -> Result<()> {
+    pub(super) fn discard_in_place(&self, blocks: &Blocks, range: Range<u64>) -> Result<()> {
         if range.is_empty() {
             return Ok(());
         }
+        let _others_may_too = blocks.filling.read();
         let mut state = self.log.lock()?;
-        let mut records = Vec::new();
-        let mut at = range.start;
-        self.lookup(range.clone(), |piece| {
-            if piece.zeroed {
-                records.extend(entries(at..piece.offset, true));
-                at = piece.end();
-            }
-        });
-        records.extend(entries(at..range.end, true));
+        let news = missing(&self.map.read(), range.clone(), |piece| piece.zeroed);
+        let records: Vec<Segment> = news.into_iter().flat_map(|part| entries(part, true)).collect();
         for chunk in records.chunks(DISCARD_RECORDS) {
             self.log.append(&mut state, chunk)?;
             let mut map = self.map.write();
             chunk.iter().for_each(|record| map.insert(*record));
         }
         drop(state);
-        let (offset, len) = (BLOCK_BYTES as u64 + range.start * SECTOR, (range.end - range.start) * SECTOR);
+        let (offset, len) = ((range.start + FIRST_DATA_SECTOR) * SECTOR, (range.end - range.start) * SECTOR);
         match self.data.punch_hole(offset, len) {
             Ok(()) => Ok(()),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => self.write_zeros(range),
