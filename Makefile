@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check bench fuzz wheel lock clean $(addprefix system-,build check test demo bench)
+.PHONY: help build demo test check bench fuzz wheel lock clean $(addprefix system-,build check test fuzz demo bench)
 
 # Debian's own Python, 3.11 or newer: what a version manager puts first on the PATH may be any other.
 PYTHON ?= /usr/bin/python3
@@ -22,9 +22,9 @@ build: .venv/.core ## set up all that is needed: system packages, .venv with eve
 demo: build | system-demo ## an image from packages to a registry to a lazily read, mounted, changed device
 	$(BIN)/obd demo
 
-test: build | system-test ## every test: the core's, the fuzz targets for a short while, Python's
+test: build | system-test system-fuzz ## every test: the core's, the fuzz targets for a short while, Python's
 	$(cargo) test --manifest-path core/Cargo.toml --locked --package overlaybd
-	$(if $(wildcard core/fuzz/run.sh),PATH="$$(scripts/rust-path)" core/fuzz/run.sh)
+	PATH="$$(scripts/rust-path)" core/fuzz/run.sh
 	$(BIN)/python -m pytest
 
 check: build | system-check ## format, lint, types, style and floors
@@ -38,8 +38,8 @@ check: build | system-check ## format, lint, types, style and floors
 bench: build | system-bench ## measure against peers and bars; ONLY=name for one
 	PATH="$$(scripts/rust-path)" $(BIN)/python -m bench.run $(ONLY)
 
-fuzz: | system-build ## fuzz the parsers; TARGET=name and RUNS=count if wanted
-	PATH="$$(scripts/rust-path)" core/fuzz/run.sh $(TARGET) $(RUNS)
+fuzz: | system-build system-fuzz ## fuzz the parsers; TARGET=name and RUNS=count if wanted
+	PATH="$$(scripts/rust-path)" core/fuzz/run.sh "$(TARGET)" $(RUNS)
 
 wheel: .venv/.deps ## a wheel in dist/, tried in an environment of its own
 	rm -rf dist
@@ -58,7 +58,7 @@ clean: ## remove all that the other targets made
 	rm -rf .venv core/target core/fuzz/target bench/out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -r {} +
 
-system-build system-check system-test system-demo system-bench: system-%:
+system-build system-check system-test system-fuzz system-demo system-bench: system-%:
 	@scripts/system-packages $*
 
 # The stamps: each is newer than what it was made of, or it is made again.

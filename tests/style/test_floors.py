@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.bars import BARS
 from tests.style import tree
 
 ROOMS = [file for file in tree.with_suffix(".py") if file.parts[0] in tree.FLOORS]
@@ -41,16 +42,17 @@ def named_modules(file: Path) -> Iterator[str]:
 
 
 def test_no_dead_module() -> None:
-    """A module that no other module of the product uses, and that is no command, is dead even if tested."""
+    """A module that no other module of the product uses, and that is no program, is dead even if tested."""
     project = tomllib.loads(tree.text(Path("pyproject.toml")))["project"]
-    commands = {target.split(":")[0] for target in project.get("scripts", {}).values()}
+    programs = {target.split(":")[0] for target in project.get("scripts", {}).values()}
+    programs |= {"bench.run"} | {f"bench.{name}" for name in BARS}
     folders = (*tree.FLOORS, "bench")
     modules = [file for file in tree.with_suffix(".py") if file.parts[0] in folders]
     used = {name for file in modules for name in named_modules(file) if name != tree.module_name(file)}
     dead = [
         str(file)
         for file in modules
-        if file.name not in ("__init__.py", "__main__.py") and file != Path("bench/run.py")
-        if tree.module_name(file) not in used | commands
+        if file.name not in ("__init__.py", "__main__.py")
+        if tree.module_name(file) not in used | programs
     ]
     assert not dead, f"nothing uses {dead}"
