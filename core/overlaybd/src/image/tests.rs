@@ -1,3 +1,5 @@
+//! The image against a flat array of bytes: every mix of writes, discards, reopening and reads.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -19,7 +21,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0..SIZE, 1usize..9000, any::<u8>()).prop_map(|(at, len, byte)| Step::Write(at, len.min((SIZE - at) as usize), byte)),
+        6 => (0..SIZE, 1usize..9000, any::<u8>())
+            .prop_map(|(at, len, byte)| Step::Write(at, len.min((SIZE - at) as usize), byte)),
         3 => (0..SIZE, 1u64..20000).prop_map(|(at, len)| Step::Discard(at, len.min(SIZE - at))),
         1 => Just(Step::Reopen),
     ]
@@ -69,7 +72,11 @@ proptest! {
 
     /// Whatever is written, discarded and reopened at whatever offsets, a read gives what a flat array holds.
     #[test]
-    fn behaves_as_a_flat_array(sparse in any::<bool>(), steps in proptest::collection::vec(step(), 1..40), reads in proptest::collection::vec((0..SIZE, 1usize..5000), 8)) {
+    fn behaves_as_a_flat_array(
+        sparse in any::<bool>(),
+        steps in proptest::collection::vec(step(), 1..40),
+        reads in proptest::collection::vec((0..SIZE, 1usize..5000), 8),
+    ) {
         let mut rig = Rig::new(sparse);
         let mut image = rig.open();
         prop_assert_eq!(image.size(), SIZE);
