@@ -14,25 +14,31 @@ use crate::error::{Error, Kind, Result};
 
 const HELPER: &str = "fusermount3";
 
-/// What identifies a mount, even when its server answers no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
-    mount: u64,
-    device: (u32, u32),
+/// The number of a file system's device: major, minor. Unique while the file system lives.
+pub type Device = (u32, u32);
+
+/// The file system that is visible at `dir` now.
+pub fn device(dir: &Path) -> io::Result<Device> {
+    // Without synchronising: a server that has gone cannot be asked.
+    let stat = statx(dir, libc::AT_STATX_DONT_SYNC)?;
+    Ok((stat.stx_dev_major, stat.stx_dev_minor))
 }
 
-/// The mount that is visible at `dir` now.
-pub fn identity(dir: &Path) -> io::Result<Identity> {
-    let path = c_path(dir)?;
+/// Whether what is mounted at `dir` is a FUSE file system whose server has gone.
+pub fn is_dead(dir: &Path) -> bool {
+    statx(dir, libc::AT_STATX_FORCE_SYNC).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN))
+}
+
+fn statx(path: &Path, sync: i32) -> io::Result<libc::statx> {
+    let path = c_path(path)?;
     // SAFETY: an all-zero statx is valid.
     let mut stat: libc::statx = unsafe { std::mem::zeroed() };
-    // Without synchronising: a server that has gone cannot be asked.
-    let flags = libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
+    let flags = sync | libc::AT_NO_AUTOMOUNT;
     // SAFETY: `path` ends with a zero byte, and `stat` is a statx.
-    if unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_MNT_ID, &mut stat) } != 0 {
-        return Err(io::Error::last_os_error());
+    match unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_INO, &mut stat) } {
+        0 => Ok(stat),
+        _ => Err(io::Error::last_os_error()),
     }
-    Ok(Identity { mount: stat.stx_mnt_id, device: (stat.stx_dev_major, stat.stx_dev_minor) })
 }
 
 /// Mounts on `dir` and gives the connection to the kernel.
@@ -130,7 +136,7 @@ fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
 
 /// Unmounts `dir`. Busy is an error (EBUSY), unless forced: then the mount goes at once, and whoever
 /// still uses it gets errors.
-pub fn unmount(dir: &Path, identity: Identity, force: bool) -> Result<()> {
+pub fn unmount(dir: &Path, device: Device, force: bool) -> Result<()> {
     let failed = |e: io::Error| Error::io("unmounting FUSE", e).in_file(dir);
     let path = c_path(dir).map_err(failed)?;
     let flags = if force { libc::MNT_FORCE | libc::MNT_DETACH } else { 0 };
@@ -152,14 +158,13 @@ pub fn unmount(dir: &Path, identity: Identity, force: bool) -> Result<()> {
     }
     if force {
         // Where this file is missing, the connection lives until its last user has gone.
-        let _ = fs::write(format!("/sys/fs/fuse/connections/{}/abort", identity.device.1), "1");
+        let _ = fs::write(format!("/sys/fs/fuse/connections/{}/abort", device.1), "1");
     }
     Ok(())
 }
 
 /// Lets the kernel read ahead that far, where this process may say so.
-pub fn set_readahead(identity: Identity, bytes: u32) {
-    let (major, minor) = identity.device;
+pub fn set_readahead((major, minor): Device, bytes: u32) {
     let _ = fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), (bytes / 1024).to_string());
 }
 

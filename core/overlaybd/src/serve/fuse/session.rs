@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use fuser::{Config, Session, SessionACL};
 use parking_lot::{Condvar, Mutex};
 
 use super::files::{File, Files};
-use super::mount::{self, Identity};
+use super::mount::{self, Device};
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
 use crate::limits::{FUSE_MAX_IO, FUSE_MAX_THREADS};
@@ -34,20 +35,20 @@ impl Default for Options {
 }
 
 /// A mounted directory and the threads that serve it. Dropping it stops it by force.
-pub struct Mount {
-    place: Place,
-    end: Arc<End>,
-}
+pub struct Mount(Place);
 
 /// Where something is mounted; unmounts it by force when dropped.
 struct Place {
     directory: PathBuf,
-    identity: Identity,
+    device: Device,
+    end: Arc<End>,
 }
 
-/// How a session ended, once it has.
+/// How serving ended, once it has.
 #[derive(Default)]
 struct End {
+    /// No more requests are taken; those under way may still be carried out.
+    deaf: AtomicBool,
     outcome: Mutex<Option<io::Result<()>>>,
     reached: Condvar,
 }
@@ -62,7 +63,8 @@ impl Mount {
         let failed = |e| Error::io("mounting FUSE", e).in_file(directory);
         let directory = fs::canonicalize(directory).map_err(failed)?;
         let connection = mount::mount(&directory, options.allow_other)?;
-        let place = Place { identity: mount::identity(&directory).map_err(failed)?, directory: directory.clone() };
+        let device = mount::device(&directory).map_err(failed)?;
+        let place = Place { directory: directory.clone(), device, end: Arc::default() };
         let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
         let mut config = Config::default();
         config.acl = acl;
@@ -70,24 +72,24 @@ impl Mount {
         config.n_threads = Some(cpus.clamp(1, FUSE_MAX_THREADS));
         let filesystem = Files::new(files.clone(), options.allow_other);
         let session = Session::from_fd(filesystem, connection, acl, config).map_err(failed)?;
-        mount::set_readahead(place.identity, FUSE_MAX_IO);
-        let end = Arc::<End>::default();
-        let ended = Arc::clone(&end);
+        mount::set_readahead(device, FUSE_MAX_IO);
+        let end = Arc::clone(&place.end);
         let serve = move || {
             let outcome = session.run();
+            end.deaf.store(true, Ordering::SeqCst);
             for file in files {
                 file.pool.close();
             }
-            *ended.outcome.lock() = Some(outcome);
-            ended.reached.notify_all();
+            *end.outcome.lock() = Some(outcome);
+            end.reached.notify_all();
         };
         std::thread::Builder::new().name("fuse".into()).spawn(serve).map_err(failed)?;
-        Ok(Mount { place, end })
+        Ok(Mount(place))
     }
 
     /// Where it is mounted, as an absolute path.
     pub fn directory(&self) -> &Path {
-        &self.place.directory
+        &self.0.directory
     }
 
     /// Returns when the file system has been unmounted, by `stop` or from outside, and all requests have ended.
@@ -100,8 +102,8 @@ impl Mount {
 
     /// As `wait`, but for some time only; false if it goes on after that.
     pub fn wait_for(&self, time: Duration) -> Result<bool> {
-        let mut outcome = self.end.outcome.lock();
-        self.end.reached.wait_while_for(&mut outcome, |o| o.is_none(), time);
+        let mut outcome = self.0.end.outcome.lock();
+        self.0.end.reached.wait_while_for(&mut outcome, |o| o.is_none(), time);
         match &*outcome {
             None => Ok(false),
             Some(Ok(())) => Ok(true),
@@ -114,7 +116,7 @@ impl Mount {
     ///
     /// Errors: `Io` with EBUSY; those of `wait`.
     pub fn stop(&self, force: bool) -> Result<()> {
-        self.place.unmount(force)?;
+        self.0.unmount(force)?;
         self.wait()
     }
 }
@@ -122,7 +124,7 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         // Nobody is left to hear of an error.
-        if self.place.unmount(true).is_ok() {
+        if self.0.unmount(true).is_ok() {
             let _ = self.wait();
         }
     }
@@ -131,11 +133,15 @@ impl Drop for Mount {
 impl Place {
     /// Unmounts, unless that has been done; never what someone else mounted here since.
     fn unmount(&self, force: bool) -> Result<()> {
-        let still_there = || mount::identity(&self.directory).is_ok_and(|now| now == self.identity);
+        let still_there = || {
+            mount::device(&self.directory).is_ok_and(|now| now == self.device)
+                // Once serving has ended the number may have a new owner.
+                && (!self.end.deaf.load(Ordering::SeqCst) || mount::is_dead(&self.directory))
+        };
         if !still_there() {
             return Ok(());
         }
-        match mount::unmount(&self.directory, self.identity, force) {
+        match mount::unmount(&self.directory, self.device, force) {
             Err(_) if !still_there() => Ok(()),
             done => done,
         }
