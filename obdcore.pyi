@@ -84,7 +84,12 @@ def lsmt_create(
     uuid: str | None = None,
     parent_uuid: str | None = None,
     tag: bytes = b"",
-) -> None: ...
+) -> None:
+    """Creates the two files of a writable layer, neither of which may exist; after an error neither does.
+
+    `size` is a multiple of 512; 0 takes the size of the lowers when the layer is first used on some.
+    """
+
 def lsmt_commit(
     data: str,
     index: str | None,
@@ -97,9 +102,11 @@ def lsmt_commit(
     tar: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Commits a writable layer (`index` given) or a sealed one (None) into the empty file `output`.
+    """Commits a writable layer (`index` given) or a finished one (None) into the empty file `output`.
 
     `compress` holds options of `zfile_compress`: algorithm, block_size, checksum, overwrite_header, threads.
+    Returns `virtual_size`, `uuid`, `parent_uuid`, `segments`, `data_size` (stored sectors), `layer_size`
+    (before wrapping) and `stored_size` (the file). A layer that is open elsewhere is refused ("denied").
     """
 
 def lsmt_merge(
@@ -113,9 +120,15 @@ def lsmt_merge(
     compress: Mapping[str, Any] | None = None,
     tar: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]: ...
-def lsmt_seal(data: str, index: str) -> None: ...
-def lsmt_resize(data: str, index: str, size: int) -> None: ...
+) -> dict[str, Any]:
+    """Flattens layers, bottom first, and perhaps a writable one (data, index); otherwise as `lsmt_commit`."""
+
+def lsmt_seal(data: str, index: str) -> None:
+    """Makes a writable layer a finished one inside its data file; the index file is then of no use."""
+
+def lsmt_resize(data: str, index: str, size: int) -> None:
+    """Changes the virtual size (bytes, a multiple of 512). What falls outside is discarded."""
+
 def lsmt_import(
     source: int,
     size: int,
@@ -125,13 +138,25 @@ def lsmt_import(
     tar: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Makes a committed layer of a raw image; holes and runs of zeros are left out."""
+    """Makes a committed layer of the first `size` bytes (a multiple of 512) of a raw image.
+
+    Holes and zeros, in units of 4096 bytes, are left out. Returns what `lsmt_commit` returns.
+    """
 
 def layer_info(path: str) -> dict[str, Any]:
-    """What a file is: its tar, zfile and LSMT parts (headers, trailers, counts), nested; index files too."""
+    """What a file is, from the outside in.
+
+    `size`; where it has them `tar` (name, offset, size), `zfile` (algorithm, block_size, blocks, checksum,
+    stored_size, original_size) and `lsmt`: `kind` ("committed", "sealed", "writable data", "writable sparse
+    data", "writable index"), `header`, `trailer` (flags, virtual_size, uuid, parent_uuid, tag, index_offset,
+    index_entries) and `index` (segments, zeroed, padding, mapped_bytes, zeroed_bytes, longest_sectors).
+    """
 
 def layer_verify(path: str, progress: Progress | None = None) -> dict[str, Any]:
-    """Reads and checks everything: headers, digests, jump table, every block's checksum, index rules."""
+    """Reads and checks all that can be checked: headers, index rules, jump table, every block's checksum.
+
+    Returns what `layer_info` returns; raises the first fault.
+    """
 
 # ---- fetch and cache: core/python/src/remote.rs
 

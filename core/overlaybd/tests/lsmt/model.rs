@@ -183,7 +183,9 @@ proptest! {
     }
 
     #[test]
-    fn an_imported_image_reads_as_itself(runs in proptest::collection::vec((0..SECTORS, 1..20u64, any::<u8>()), 0..12)) {
+    fn an_imported_image_reads_as_itself(
+        runs in proptest::collection::vec((0..SECTORS, 1..20u64, any::<u8>()), 0..12),
+    ) {
         let mut image = vec![0; SECTORS as usize * SECTOR];
         for (at, n, byte) in runs {
             image[at as usize * SECTOR..(at + n).min(SECTORS) as usize * SECTOR].fill(byte);
