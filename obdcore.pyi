@@ -105,12 +105,13 @@ def lsmt_commit(
     """Commits a writable layer (`index` given) or a finished one (None) into the empty file `output`.
 
     `compress` holds options of `zfile_compress`: algorithm, block_size, checksum, overwrite_header, threads.
-    Returns `virtual_size`, `uuid`, `parent_uuid`, `segments`, `data_size` (stored sectors), `layer_size`
-    (before wrapping) and `stored_size` (the file). A layer that is open elsewhere is refused ("denied").
+    Returns `virtual_size`, `uuid`, `parent_uuid`, `segments`, `data_size` (stored sectors), `layer_size` (before
+    wrapping), `stored_size` (the file) and `cut_records`: how many records at the end of a writable layer's index
+    a crash had torn, which are left out. A layer that is open elsewhere is refused ("denied").
     """
 
 def lsmt_merge(
-    lowers: list[str],
+    lowers: list[str | RemoteBlob],
     output: int,
     *,
     upper: tuple[str, str] | None = None,
@@ -123,8 +124,11 @@ def lsmt_merge(
 ) -> dict[str, Any]:
     """Flattens layers, bottom first, and perhaps a writable one (data, index); otherwise as `lsmt_commit`."""
 
-def lsmt_seal(data: str, index: str) -> None:
-    """Makes a writable layer a finished one inside its data file; the index file is then of no use."""
+def lsmt_seal(data: str, index: str) -> int:
+    """Makes a writable layer a finished one inside its data file; the index file is then of no use.
+
+    Returns `cut_records` as `lsmt_commit` does.
+    """
 
 def lsmt_resize(data: str, index: str, size: int) -> None:
     """Changes the virtual size (bytes, a multiple of 512). What falls outside is discarded."""

@@ -14,6 +14,7 @@ from tools.layer_options import (
     upload_options,
     uuid_or_none,
     verbose,
+    warn_of_cut,
 )
 from tools.main import run
 from tools.options import Command, Namespace, flag, option, positional
@@ -48,9 +49,10 @@ def _seal(args: Namespace) -> None:
     if args.index_file is None:
         raise Failure("failed to perform seal, 22: index_file is required with --seal")
     try:
-        obdcore.lsmt_seal(args.data_file, args.index_file)
+        cut = obdcore.lsmt_seal(args.data_file, args.index_file)
     except OSError as error:
         raise Failure(f"failed to perform seal, {errno_and_line(error)}") from None
+    warn_of_cut(cut, args.index_file)
 
 
 def _commit(args: Namespace) -> str:
@@ -77,6 +79,7 @@ def _commit(args: Namespace) -> str:
             info = obdcore.lsmt_commit(args.data_file, index, out.fd, progress=progress, **options)
         except OSError as error:
             raise Failure(f"failed to perform commit(), {errno_and_line(error)}") from None
+        warn_of_cut(info["cut_records"], index or "")
         digest = upload.send(out.temporary) if upload else ""
     report(info, args.verbose)
     return digest

@@ -45,8 +45,7 @@ def service_config() -> Argument:
         "--service_config_path",
         metavar="FILE",
         convert=existing_file,
-        default="/etc/overlaybd/overlaybd.json",
-        help="service configuration",
+        help="service configuration, for layers in a registry (default that of the host)",
     )
 
 
@@ -94,6 +93,12 @@ def uuid_or_none(word: str | None, name: str) -> str | None:
         return "".join("-" if at in UUID_DASHES else char for at, char in enumerate(word))
     say(f"WARNING {name} is not a UUID and is ignored: {word}")
     return None
+
+
+def warn_of_cut(records: int, index: str) -> None:
+    """Tells of records at the end of a writable layer's index that were torn, as they are after a crash."""
+    if records:
+        say(f"WARNING {index}: the last {records} records are torn and left out, as after a crash")
 
 
 def report(info: dict[str, Any], wanted: bool) -> None:

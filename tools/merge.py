@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import obdcore
 from tools.errors import Failure, describe, say
-from tools.layer_options import report, service_config, upload_options, verbose
+from tools.layer_options import report, service_config, upload_options, verbose, warn_of_cut
 from tools.main import run
 from tools.options import Command, Namespace, flag, positional
 from tools.output import Output
 from tools.progress import Progress
-from tools.stack import layer_files
+from tools.stack import load_stack
 from tools.values import existing_file
 
 TYPE_CHECKING = False
@@ -24,16 +24,16 @@ def merge(args: Namespace) -> int:
     if args.output is None:
         raise Failure("failed to create output file, 22: output must be given")
     upload = _upload(args)
-    stack = layer_files(args.image_config_path)
+    stack = load_stack(args.image_config_path, args.service_config_path)
     compress = COMPRESSION if args.compress else None
-    inputs = [*stack.lowers, *(stack.upper or ())]
-    with Output(args.output, replace=True, inputs=inputs) as out, Progress("merging") as progress:
+    with Output(args.output, replace=True, inputs=stack.files()) as out, Progress("merging") as progress:
         try:
             info = obdcore.lsmt_merge(
                 stack.lowers, out.fd, upper=stack.upper, compress=compress, progress=progress
             )
         except OSError as error:
             raise Failure(f"failed to compact: {describe(error)}") from None
+        warn_of_cut(info["cut_records"], stack.upper[1] if stack.upper else "")
         digest = upload.send(out.temporary) if upload else ""
     report(info, args.verbose)
     say(digest)

@@ -9,7 +9,7 @@ from tools.errors import Failure, describe, tell
 from tools.layer_options import service_config, verbose
 from tools.main import run
 from tools.options import Command, Namespace, option
-from tools.stack import layer_files
+from tools.stack import load_stack
 
 GIB = 1 << 30
 # Every failure while running has this status, not 255 as elsewhere.
@@ -21,16 +21,16 @@ def resize(args: Namespace) -> int:
     start = time.monotonic()
     gib = size_gib(args.size)
     try:
-        files = layer_files(args.config)
+        stack = load_stack(args.config, args.service_config_path)
     except Failure as failure:
         raise Failure(str(failure), FAILED) from None
-    if files.upper is None:
+    if stack.upper is None:
         raise Failure(
             f"failed to open overlaybd image: read-only: {args.config}: has no writable upper", FAILED
         )
-    data, index = files.upper
+    data, index = stack.upper
     try:
-        image = obdcore.Image(list(files.lowers), files.upper)
+        image = obdcore.Image(stack.lowers, stack.upper)
         before = image.size
         image.close()
     except OSError as error:

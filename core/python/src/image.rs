@@ -22,9 +22,34 @@ pub struct PyImage {
 
 /// A lower as Python gives it.
 #[derive(FromPyObject)]
-enum Lower<'py> {
+pub enum Lower<'py> {
     Remote(PyRef<'py, RemoteBlob>),
     Path(PathBuf),
+}
+
+/// A lower that can be opened without Python.
+pub enum Source {
+    Path(PathBuf),
+    Blob(Arc<dyn Blob>),
+}
+
+impl From<Lower<'_>> for Source {
+    fn from(lower: Lower<'_>) -> Source {
+        match lower {
+            Lower::Remote(blob) => Source::Blob(blob.blob()),
+            Lower::Path(path) => Source::Path(path),
+        }
+    }
+}
+
+impl Source {
+    /// The bytes of the layer, still in whatever it is wrapped.
+    pub fn open(self) -> overlaybd::Result<Arc<dyn Blob>> {
+        match self {
+            Source::Blob(blob) => Ok(blob),
+            Source::Path(path) => Ok(Arc::new(FileBlob::open(&OsDisk, &path)?)),
+        }
+    }
 }
 
 impl PyImage {
@@ -40,25 +65,9 @@ impl PyImage {
     #[new]
     #[pyo3(signature = (lowers, upper = None))]
     fn new(py: Python<'_>, lowers: Vec<Lower<'_>>, upper: Option<(PathBuf, PathBuf)>) -> PyResult<Self> {
-        enum Source {
-            Path(PathBuf),
-            Blob(Arc<dyn Blob>),
-        }
-        let sources: Vec<Source> = lowers
-            .into_iter()
-            .map(|lower| match lower {
-                Lower::Remote(blob) => Source::Blob(blob.blob()),
-                Lower::Path(path) => Source::Path(path),
-            })
-            .collect();
+        let sources: Vec<Source> = lowers.into_iter().map(Source::from).collect();
         py.detach(|| {
-            let blobs = sources
-                .into_iter()
-                .map(|source| match source {
-                    Source::Blob(blob) => Ok(blob),
-                    Source::Path(path) => Ok(Arc::new(FileBlob::open(&OsDisk, &path)?) as Arc<dyn Blob>),
-                })
-                .collect::<overlaybd::Result<Vec<_>>>()?;
+            let blobs = sources.into_iter().map(Source::open).collect::<overlaybd::Result<Vec<_>>>()?;
             open(&OsDisk, blobs, upper.as_ref().map(|(data, index)| (data.as_path(), index.as_path())))
         })
         .map(|image| PyImage { inner: parking_lot::RwLock::new(Some(Arc::new(image))) })

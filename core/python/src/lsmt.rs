@@ -25,6 +25,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::to_py;
+use crate::image::{Lower, Source};
 use crate::progress;
 
 /// Options of compression as Python gives them: what is absent takes its default.
@@ -72,13 +73,21 @@ fn commit_options(id: Option<&str>, parent: Option<&str>, tag: Vec<u8>) -> Resul
     Ok(CommitOptions { uuid: uuid(id)?.unwrap_or_default(), parent_uuid: uuid(parent)?, tag })
 }
 
-/// Writes a layer into the caller's file, through the wrappers asked for. Returns it with the file's length.
+/// What came of writing a layer.
+struct Written {
+    committed: Committed,
+    stored_bytes: u64,
+    cut_records: u64,
+}
+
+/// Writes a layer into the caller's file, through the wrappers asked for. `cut_records` of the source were torn.
 fn write(
     output: RawFd,
     compress: Option<Compress>,
     tar: bool,
+    cut_records: u64,
     work: impl FnOnce(&mut dyn Sink) -> Result<Committed>,
-) -> Result<(Committed, u64)> {
+) -> Result<Written> {
     let target = file(output)?;
     let mut sink: Box<dyn Sink> = Box::new(FileSink::new(target.clone()));
     if tar {
@@ -89,11 +98,12 @@ fn write(
     }
     let committed = work(&mut *sink)?;
     sink.finish()?;
-    let stored = target.len().map_err(|e| Error::io("length", e).in_file(target.path()))?;
-    Ok((committed, stored))
+    let stored_bytes = target.len().map_err(|e| Error::io("length", e).in_file(target.path()))?;
+    Ok(Written { committed, stored_bytes, cut_records })
 }
 
-fn committed_dict<'py>(py: Python<'py>, (committed, stored): (Committed, u64)) -> PyResult<Bound<'py, PyDict>> {
+fn written_dict<'py>(py: Python<'py>, written: &Written) -> PyResult<Bound<'py, PyDict>> {
+    let Written { committed, stored_bytes, cut_records } = written;
     let dict = PyDict::new(py);
     dict.set_item("virtual_size", committed.trailer.virtual_size)?;
     dict.set_item("uuid", committed.trailer.uuid.to_string())?;
@@ -101,14 +111,14 @@ fn committed_dict<'py>(py: Python<'py>, (committed, stored): (Committed, u64)) -
     dict.set_item("segments", committed.entries)?;
     dict.set_item("data_size", committed.data_bytes)?;
     dict.set_item("layer_size", committed.layer_bytes)?;
-    dict.set_item("stored_size", stored)?;
+    dict.set_item("stored_size", stored_bytes)?;
+    dict.set_item("cut_records", cut_records)?;
     Ok(dict)
 }
 
 /// Opens a finished layer in whatever it is wrapped.
-fn open_layer(path: &std::path::Path) -> Result<Layer> {
-    let blob: Arc<dyn Blob> = Arc::new(FileBlob::open(&OsDisk, path)?);
-    Layer::open(overlaybd::layer::unwrap(blob)?)
+fn open_layer(source: Source) -> Result<Layer> {
+    Layer::open(overlaybd::layer::unwrap(source.open()?)?)
 }
 
 #[pyfunction]
@@ -150,22 +160,22 @@ fn lsmt_commit(
 ) -> PyResult<Bound<'_, PyDict>> {
     let work = |progress: &mut Progress<'_>| {
         let options = commit_options(uuid.as_deref(), parent_uuid.as_deref(), tag)?;
-        let layer = match &index {
+        let (layer, cut) = match &index {
             Some(index) => upper::open_as_layer(&OsDisk, &data, index)?,
-            None => open_layer(&data)?,
+            None => (open_layer(Source::Path(data))?, 0),
         };
-        write(output, compress, tar, |sink| commit::commit(&layer, &options, sink, progress))
+        write(output, compress, tar, cut, |sink| commit::commit(&layer, &options, sink, progress))
     };
-    committed_dict(py, progress::run(py, progress, work)?)
+    written_dict(py, &progress::run(py, progress, work)?)
 }
 
 #[pyfunction]
 #[pyo3(signature = (lowers, output, *, upper = None, uuid = None, parent_uuid = None, tag = Vec::new(),
                     compress = None, tar = false, progress = None))]
 #[allow(clippy::too_many_arguments)]
-fn lsmt_merge(
-    py: Python<'_>,
-    lowers: Vec<PathBuf>,
+fn lsmt_merge<'py>(
+    py: Python<'py>,
+    lowers: Vec<Lower<'_>>,
     output: RawFd,
     upper: Option<(PathBuf, PathBuf)>,
     uuid: Option<String>,
@@ -174,21 +184,30 @@ fn lsmt_merge(
     compress: Option<Compress>,
     tar: bool,
     progress: Option<Py<PyAny>>,
-) -> PyResult<Bound<'_, PyDict>> {
+) -> PyResult<Bound<'py, PyDict>> {
+    let lowers: Vec<Source> = lowers.into_iter().map(Source::from).collect();
     let work = |progress: &mut Progress<'_>| {
         let options = commit_options(uuid.as_deref(), parent_uuid.as_deref(), tag)?;
-        let mut layers = lowers.iter().map(|path| open_layer(path)).collect::<Result<Vec<_>>>()?;
+        let mut layers = lowers.into_iter().map(open_layer).collect::<Result<Vec<_>>>()?;
+        let mut cut = 0;
         if let Some((data, index)) = &upper {
-            layers.push(upper::open_as_layer(&OsDisk, data, index)?);
+            let (layer, records) = upper::open_as_layer(&OsDisk, data, index)?;
+            layers.push(layer);
+            cut = records;
         }
-        write(output, compress, tar, |sink| commit::merge(layers, &options, sink, progress))
+        write(output, compress, tar, cut, |sink| commit::merge(layers, &options, sink, progress))
     };
-    committed_dict(py, progress::run(py, progress, work)?)
+    written_dict(py, &progress::run(py, progress, work)?)
 }
 
 #[pyfunction]
-fn lsmt_seal(py: Python<'_>, data: PathBuf, index: PathBuf) -> PyResult<()> {
-    py.detach(|| Upper::open(&OsDisk, &data, &index)?.seal()).map_err(to_py)
+fn lsmt_seal(py: Python<'_>, data: PathBuf, index: PathBuf) -> PyResult<u64> {
+    let work = || {
+        let upper = Upper::open(&OsDisk, &data, &index)?;
+        let cut = upper.cut_records();
+        upper.seal().map(|_| cut)
+    };
+    py.detach(work).map_err(to_py)
 }
 
 #[pyfunction]
@@ -210,9 +229,9 @@ fn lsmt_import(
     let work = |progress: &mut Progress<'_>| {
         let source = file(source)?;
         let options = CommitOptions::default();
-        write(output, compress, tar, |sink| import::import(&*source, size, &options, sink, progress))
+        write(output, compress, tar, 0, |sink| import::import(&*source, size, &options, sink, progress))
     };
-    committed_dict(py, progress::run(py, progress, work)?)
+    written_dict(py, &progress::run(py, progress, work)?)
 }
 
 #[pyfunction]

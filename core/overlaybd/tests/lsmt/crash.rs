@@ -202,7 +202,7 @@ fn either_file_cut_anywhere_opens_to_a_state_that_existed() {
         let disk = MemDisk::default();
         disk.put(&files().0, &data[..data_len]);
         disk.put(&files().1, &index[..index_len]);
-        let layer = open_as_layer(&disk, &files().0, &files().1).unwrap();
+        let layer = open_as_layer(&disk, &files().0, &files().1).unwrap().0;
         let read_only = flatten(&Stack::new(vec![layer]).unwrap());
         assert_eq!(disk.content(&files().1).len(), index_len, "opening to read changes nothing");
         let upper = reopen(&disk);

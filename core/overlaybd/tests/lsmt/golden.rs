@@ -49,7 +49,7 @@ fn writable_layers_read_as_upstream_left_them() {
     for (name, flat) in [("a", "a"), ("b", "b"), ("c", "c"), ("e", "b"), ("f", "a"), ("m", "m")] {
         let files = golden_pair(dir.path(), name);
         let before = fs::read(&files.1).unwrap();
-        let stack = Stack::new(vec![open_as_layer(&OsDisk, &files.0, &files.1).unwrap()]).unwrap();
+        let stack = Stack::new(vec![open_as_layer(&OsDisk, &files.0, &files.1).unwrap().0]).unwrap();
         assert!(flatten(&stack) == golden(&format!("{flat}.flat")), "{name}");
         let in_use = Upper::open(&OsDisk, &files.0, &files.1).err().unwrap();
         assert_eq!((in_use.kind(), in_use.errno()), (Kind::Denied, libc::EBUSY));
@@ -129,7 +129,7 @@ fn commits_are_upstreams_byte_by_byte() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["a", "b", "c", "d", "l", "m", "big", "i"] {
         let files = golden_pair(dir.path(), name);
-        let layer = open_as_layer(&OsDisk, &files.0, &files.1).unwrap();
+        let layer = open_as_layer(&OsDisk, &files.0, &files.1).unwrap().0;
         let ours = committed(&layer, &CommitOptions::default());
         assert!(ours == golden(&format!("{name}.commit")), "{name}");
         // Committing what was committed changes nothing but the entries' tags.
@@ -148,7 +148,7 @@ fn commits_are_upstreams_byte_by_byte() {
 fn commits_with_ids_and_messages_are_upstreams() {
     let dir = tempfile::tempdir().unwrap();
     let files = golden_pair(dir.path(), "a");
-    let layer = open_as_layer(&OsDisk, &files.0, &files.1).unwrap();
+    let layer = open_as_layer(&OsDisk, &files.0, &files.1).unwrap().0;
     let uuid = |text: &str| Uuid::parse(text.as_bytes()).unwrap();
     let options = CommitOptions {
         uuid: uuid("00000001-1111-4222-8333-000000000001"),
@@ -182,7 +182,7 @@ fn long_runs_and_full_indexes_are_cut_as_upstream_cuts_them() {
     apply(&upper, &ops("k"));
     drop(upper);
     let files = pair(dir.path(), "k");
-    let bytes = committed(&open_as_layer(&OsDisk, &files.0, &files.1).unwrap(), &CommitOptions::default());
+    let bytes = committed(&open_as_layer(&OsDisk, &files.0, &files.1).unwrap().0, &CommitOptions::default());
     let layer = Layer::open(Arc::new(MemoryBlob::new("k", bytes))).unwrap();
     assert_eq!(entries(layer.segments()), described_entries("k.raw-commit.dump.json"));
     for (name, padded) in [("j255", 256), ("j256", 256), ("j257", 512)] {
@@ -190,7 +190,7 @@ fn long_runs_and_full_indexes_are_cut_as_upstream_cuts_them() {
         apply(&upper, &ops(name));
         drop(upper);
         let files = pair(dir.path(), name);
-        let bytes = committed(&open_as_layer(&OsDisk, &files.0, &files.1).unwrap(), &CommitOptions::default());
+        let bytes = committed(&open_as_layer(&OsDisk, &files.0, &files.1).unwrap().0, &CommitOptions::default());
         let layer = Layer::open(Arc::new(MemoryBlob::new(name, bytes))).unwrap();
         assert_eq!(layer.trailer().index_entries, padded, "{name}");
         assert_eq!(layer.segments().len(), name[1..].parse::<usize>().unwrap());
@@ -256,7 +256,7 @@ fn sparse_golden(dir: &std::path::Path) -> (std::path::PathBuf, std::path::PathB
 fn sparse_layers_read_commit_and_seal_as_upstreams() {
     let dir = tempfile::tempdir().unwrap();
     let files = sparse_golden(dir.path());
-    let layer = open_as_layer(&OsDisk, &files.0, &files.1).unwrap();
+    let layer = open_as_layer(&OsDisk, &files.0, &files.1).unwrap().0;
     assert!(committed(&layer, &CommitOptions::default()) == golden("h.commit"));
     assert_eq!(fs::read(&files.1).unwrap(), b"", "opening to read leaves the index file empty");
     drop(layer);

@@ -113,7 +113,7 @@ impl World {
             Finish::SealThenCommit => Arc::new(committed(&layer(&sealed(self)))),
             Finish::Commit => {
                 self.upper = None;
-                Arc::new(committed(&open_as_layer(&self.disk, &files().0, &files().1).unwrap()))
+                Arc::new(committed(&open_as_layer(&self.disk, &files().0, &files().1).unwrap().0))
             }
         };
         self.lowers.push(done);

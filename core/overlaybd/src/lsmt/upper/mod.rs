@@ -258,11 +258,11 @@ impl Upper {
 }
 
 /// Opens a pair of files as a layer, for commit and merge. Nothing is written, not even to cut a torn
-/// tail, which is only passed over.
+/// tail, which is only passed over: the number of its records is the second result.
 ///
 /// # Errors
 /// As [`Upper::open`].
-pub fn open_as_layer(disk: &dyn Disk, data: &Path, index: &Path) -> Result<Layer> {
+pub fn open_as_layer(disk: &dyn Disk, data: &Path, index: &Path) -> Result<(Layer, u64)> {
     let data = disk.open(data, Mode::Read)?;
     lock(&*data, false)?;
     let header = data_header(&data)?;
@@ -275,7 +275,7 @@ pub fn open_as_layer(disk: &dyn Disk, data: &Path, index: &Path) -> Result<Layer
         append::replay(&data, &*index)?
     };
     let blob: Arc<dyn Blob> = Arc::new(FileBlob::new(data)?);
-    Ok(Layer::from_parts(blob, header, trailer, replay.map.iter().collect()))
+    Ok((Layer::from_parts(blob, header, trailer, replay.map.iter().collect()), replay.survey.cut))
 }
 
 /// Takes the lock that keeps two processes off one layer.
