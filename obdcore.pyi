@@ -5,7 +5,7 @@ All sizes and offsets are bytes. Every function that does I/O releases the GIL. 
 included) ends the work with that exception.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 __version__: str
@@ -111,7 +111,7 @@ def lsmt_commit(
     """
 
 def lsmt_merge(
-    lowers: list[str | RemoteBlob],
+    lowers: Sequence[str | RemoteBlob],
     output: int,
     *,
     upper: tuple[str, str] | None = None,
