@@ -99,6 +99,9 @@ fn negotiate(a: &Arguments) -> Outcome<(UnixStream, u64)> {
     Ok((stream, size))
 }
 
+/// A reply's head: its length, the cookie, whether it is the last, offset and length of the data that follows.
+type Head = (usize, u64, bool, u64, usize);
+
 struct Load {
     arguments: Arguments,
     stream: UnixStream,
@@ -214,9 +217,8 @@ impl Load {
         Ok(start.elapsed())
     }
 
-    /// Reads a head: its length, the cookie, whether it is the last, and the data that follows. None if it is
-    /// not all there.
-    fn head(&self, there: &[u8]) -> Outcome<Option<(usize, u64, bool, u64, usize)>> {
+    /// Reads a head; None if it is not all there.
+    fn head(&self, there: &[u8]) -> Outcome<Option<Head>> {
         if there.len() < 16 {
             return Ok(None);
         }
