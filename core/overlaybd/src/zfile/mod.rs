@@ -9,6 +9,7 @@ pub mod crc;
 pub mod header;
 mod load;
 mod pool;
+mod prefetch;
 mod reader;
 mod scratch;
 mod table;

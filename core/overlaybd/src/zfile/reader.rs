@@ -7,6 +7,7 @@ use super::codec::{Algorithm, Codec};
 use super::crc;
 use super::header::Header;
 use super::load::{load, Loaded};
+use super::prefetch;
 use super::scratch::{self, room, Scratch};
 use super::table::Table;
 use crate::blob::{check_range, Blob};
@@ -132,7 +133,9 @@ impl Reader {
             let plain_start = block << self.block_bits;
             let plain_end = (plain_start + (1 << self.block_bits)).min(self.len());
             let wanted = plain_start.max(offset)..plain_end.min(end);
-            let to = &mut buf[(wanted.start - offset) as usize..(wanted.end - offset) as usize];
+            let (to, after) =
+                buf[(wanted.start - offset) as usize..].split_at_mut((wanted.end - wanted.start) as usize);
+            prefetch::for_writing(after);
             if wanted == (plain_start..plain_end) {
                 self.decode(block, stored, to, codec)?;
             } else {
