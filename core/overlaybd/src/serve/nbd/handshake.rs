@@ -145,9 +145,9 @@ impl Handshake<'_> {
             option::LIST | option::STRUCTURED_REPLY if !data.is_empty() => one(reply::ERR_INVALID),
             option::LIST => {
                 let mut answers = Vec::new();
-                for export in &self.server.exports {
-                    let mut fields = (export.name.len() as u32).to_be_bytes().to_vec();
-                    fields.extend_from_slice(export.name.as_bytes());
+                for name in self.server.names() {
+                    let mut fields = (name.len() as u32).to_be_bytes().to_vec();
+                    fields.extend_from_slice(name.as_bytes());
                     answers.push((reply::SERVER, fields));
                 }
                 answers.push((reply::ACK, Vec::new()));

@@ -53,8 +53,8 @@ pub struct Export {
 
 /// What all threads of a server share.
 pub struct Shared {
-    /// In the order given; the first is the default.
-    pub exports: Vec<Arc<Export>>,
+    /// In the order given; the first is the default. Empty once stopped, so that the devices are free for others.
+    exports: Mutex<Vec<Arc<Export>>>,
     /// Options.
     pub options: Options,
     /// Buffers of all connections.
@@ -91,7 +91,7 @@ impl Shared {
             ready.push(Arc::new(Export { name, device, pool, reporter }));
         }
         Ok(Shared {
-            exports: ready,
+            exports: Mutex::new(ready),
             options,
             buffers: Arc::default(),
             stats: Counters::default(),
@@ -104,8 +104,14 @@ impl Shared {
 
     /// The export that a client names; the empty name, unless an export has it, means the first.
     pub fn find(&self, name: &[u8]) -> Option<Arc<Export>> {
-        let named = self.exports.iter().find(|e| e.name.as_bytes() == name);
-        named.or_else(|| self.exports.first().filter(|_| name.is_empty())).map(Arc::clone)
+        let exports = self.exports.lock();
+        let named = exports.iter().find(|e| e.name.as_bytes() == name);
+        named.or_else(|| exports.first().filter(|_| name.is_empty())).map(Arc::clone)
+    }
+
+    /// The names of all exports.
+    pub fn names(&self) -> Vec<String> {
+        self.exports.lock().iter().map(|e| e.name.clone()).collect()
     }
 
     /// Whether connections are to end.
@@ -147,7 +153,8 @@ impl Shared {
             self.ended.wait(&mut connections);
         }
         drop(connections);
-        for export in &self.exports {
+        let exports = std::mem::take(&mut *self.exports.lock());
+        for export in exports {
             export.pool.close();
         }
     }
@@ -203,8 +210,8 @@ impl Server {
         self.shared.stats.get(self.shared.connections.lock().len() as u64)
     }
 
-    /// Stops accepting, answers what is under way, closes all connections; returns when done. Requests
-    /// that wait for a device are waited for.
+    /// Stops accepting, answers what is under way, closes all connections, lets go of the devices; returns
+    /// when done. Requests that wait for a device are waited for.
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.accepting.signal();

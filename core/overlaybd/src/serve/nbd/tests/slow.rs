@@ -119,6 +119,7 @@ fn a_stop_answers_what_is_under_way() {
     assert_eq!(c.stream.read(&mut [0]).unwrap(), 0);
     stopper.join().unwrap();
     assert!(!dir.path().join("s").exists(), "the socket's name is gone");
+    assert_eq!(Arc::strong_count(&device), 1, "the device is free");
     let stats = server.stats();
     assert_eq!((stats.active, stats.connections, stats.read_bytes), (0, 2, 4096));
 }
