@@ -54,9 +54,12 @@ pub fn create(disk: &dyn Disk, data: &Path, index: &Path, options: &CreateOption
         }
         for (file, path) in [(&data_file, data), (&index_file, index)] {
             file.sync_data().map_err(|e| Error::io("flush", e).in_file(path))?;
-            disk.sync_dir(directory(path))?;
         }
-        Ok(())
+        disk.sync_dir(directory(data))?;
+        if directory(index) == directory(data) {
+            return Ok(());
+        }
+        disk.sync_dir(directory(index))
     };
     fill().inspect_err(|_| {
         // The error that led here says more than one from tidying up.
