@@ -58,7 +58,8 @@ def say(line: str) -> None:
 def tell(line: str) -> None:
     """Writes a line to stdout, for what a command has done. It stands even if nobody listens."""
     try:
-        sys.stdout.write(line + "\n")
+        # As bytes: names of files come out as they came in, whatever the encoding of the terminal.
+        sys.stdout.buffer.write(os.fsencode(line + "\n"))
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):
         # Else the interpreter tries again when it ends, and then fails.

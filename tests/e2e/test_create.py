@@ -1,11 +1,12 @@
 """overlaybd-create: the files it makes, its words and its exit statuses."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.commands import Done, names, place, run
+from tests.e2e.commands import BIN, Done, names, place, run
 
 CREATED = "overlaybd-create has created files SUCCESSFULLY\n"
 GIB = 1 << 30
@@ -119,6 +120,14 @@ def test_what_is_not_supported_yet_says_so_and_leaves_nothing(tmp_path: Path, op
     assert (done.status, done.out) == (255, "")
     assert done.err.endswith("is not supported yet\n")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("where", [">/dev/full 2>&1", ">&- 2>&-"])
+def test_done_is_done_even_if_nobody_can_be_told(tmp_path: Path, where: str) -> None:
+    script = f'"$0" data index 1 -u nonsense {where}'
+    done = subprocess.run(["sh", "-c", script, BIN / "overlaybd-create"], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert names(tmp_path) == ["data", "index"]
 
 
 @pytest.mark.parametrize(

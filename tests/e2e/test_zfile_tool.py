@@ -1,11 +1,12 @@
 """overlaybd-zfile: compresses, extracts and checks as upstream does, and reports what is wrong."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.commands import golden, names, ok, place, run
+from tests.e2e.commands import BIN, golden, names, ok, place, run
 
 SAMPLES = ["empty", "b1", "b100", "b4096", "b4097", "mix", "text", "rand", "zero"]
 
@@ -171,3 +172,14 @@ class TestFailures:
         done = run("overlaybd-zfile", *words)
         assert (done.status, done.out) == (status, "")
         assert done.lines[1:] == ["Run with --help for more information."]
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    source = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
+    with open(source, "wb") as file:
+        file.write(b"x" * 10000)
+    done = subprocess.run(
+        [BIN / "overlaybd-zfile", source, source + b".zfile"], capture_output=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith(b"compress file " + source + b" as ")
+    assert names(tmp_path) == [os.fsdecode(b"caf\xe9"), os.fsdecode(b"caf\xe9.zfile")]

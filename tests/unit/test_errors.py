@@ -1,10 +1,11 @@
 """The line that a failing command writes."""
 
 import errno
+import os
 
 import pytest
 
-from tools.errors import describe, errno_and_line
+from tools.errors import describe, errno_and_line, tell
 
 
 class CoreError(OSError):
@@ -31,3 +32,8 @@ def test_describe(error: BaseException, line: str) -> None:
 def test_errno_and_line() -> None:
     assert errno_and_line(CoreError(errno.EIO, "corrupt: /a")) == "5: corrupt: /a"
     assert errno_and_line(ValueError("x")) == "5: x"
+
+
+def test_names_come_out_as_they_came_in(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    tell(os.fsdecode(b"caf\xe9"))
+    assert capfdbinary.readouterr().out == b"caf\xe9\n"
