@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import stat
-import tempfile
 from typing import Final
 
 _log: Final = logging.getLogger("overlaybd.result")
@@ -51,11 +50,11 @@ def _replace(path: str, content: str) -> None:
             return
     except FileNotFoundError:
         pass
-    fd, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".result-")
+    temporary = os.path.join(os.path.dirname(path), f".result-{os.urandom(6).hex()}")
     try:
-        with open(fd, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
-            os.fchmod(fd, 0o644)
+            os.fchmod(file.fileno(), 0o644)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -78,16 +78,16 @@ def _take_over(state: StateDirectory, point: str) -> bool:
     """
     deadline = time.monotonic() + FLUSH_TIMEOUT_S
     pause_s = 0.002
-    while os.path.exists(state.path):
+    while True:
         if filesystem.is_mount_point(point) and state.read() is not None:
             filesystem.unmount(point)
-        if state.acquire():
-            return True
+        acquired = state.acquire_existing()
+        if acquired is not False:
+            return acquired is True
         if time.monotonic() > deadline:
             raise ObdError("timed-out", f"not flushed after {FLUSH_TIMEOUT_S:g} s; see {state.log}", point)
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 0.1)
-    return False
 
 
 def _clean_up(state: StateDirectory, point: str) -> None:

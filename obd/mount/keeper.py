@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import json
 import logging
 import os
@@ -28,6 +29,9 @@ _PR_SET_IO_FLUSHER: Final = 57
 
 # Longest message that the keeper hands to its starter.
 MAX_REPORT_BYTES: Final = 64 << 10
+
+# How long a loop device that is detached may hold on to its file.
+CLOSE_TIMEOUT_S: Final = 10.0
 
 # Log of one mount: small, because it lies in memory (/run).
 _LOG_BYTES: Final = 256 << 10
@@ -83,6 +87,7 @@ def _keep(request: Request, state: StateDirectory, report_fd: int) -> int:
                 report(error=line_of(error))
             return 1
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.chdir("/")  # not before: a configuration's relative paths are the starter's
         _wait_until_unused(request.directory, path, os.path.join(state.fuse, FILE_NAME))
         undo.pop_all()
     return _end(request, state, device, fuse, path)
@@ -104,7 +109,7 @@ def _set_up(request: Request, state: StateDirectory, undo: ExitStack) -> tuple[A
         )
     head = device.read(0, min(filesystem.HEAD_BYTES, device.size))
     fuse = obdcore.FuseMount({FILE_NAME: device.native}, state.fuse)
-    undo.callback(fuse.stop)
+    undo.callback(_stop, fuse)
     file = os.path.join(state.fuse, FILE_NAME)
     attached = loop.attach(file, read_only=request.read_only)
     undo.callback(_wait_until_detached, attached.path, file)
@@ -128,7 +133,7 @@ def _unmount(directory: str, number: str) -> None:
 def _end(request: Request, state: StateDirectory, device: Any, fuse: Any, path: str) -> int:
     """The last steps, each of which must happen whatever the one before said. Returns the exit status."""
     failures = []
-    for step in (fuse.stop, device.close):
+    for step in (lambda: _stop(fuse), device.close):
         try:
             step()
         except OSError as error:
@@ -140,6 +145,20 @@ def _end(request: Request, state: StateDirectory, device: Any, fuse: Any, path: 
         return 1
     state.remove()
     return 0
+
+
+def _stop(fuse: Any) -> None:
+    """Unmounts FUSE. The kernel closes the loop device's file a moment after it detached it."""
+    deadline = time.monotonic() + CLOSE_TIMEOUT_S
+    while True:
+        try:
+            fuse.stop()
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                fuse.stop(force=True)
+                raise
+        time.sleep(0.005)
 
 
 def _wait_until_unused(directory: str, path: str, file: str) -> None:
@@ -178,7 +197,6 @@ def _detach(state: StateDirectory) -> None:
     from logging.handlers import RotatingFileHandler
 
     os.setsid()
-    os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
     log = os.open(state.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(null, 0)

@@ -42,27 +42,34 @@ class StateDirectory:
     def acquire(self) -> bool:
         """Creates the directory if need be and takes the lock. False if another process holds it."""
         for _ in range(_ATTEMPTS):
-            os.makedirs(self.fuse, mode=0o700, exist_ok=True)
-            try:
-                fd = os.open(os.path.join(self.path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except FileNotFoundError:
-                continue  # removed by its last owner in between
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(fd)
-                return False
-            if self._is_current(fd):
-                self._lock = fd
-                return True
-            os.close(fd)
+            with contextlib.suppress(FileNotFoundError):  # removed by its last owner in between
+                os.makedirs(self.fuse, mode=0o700, exist_ok=True)
+                return self._lock_file(os.O_CREAT)
         raise ObdError("busy", "the state directory comes and goes", self.path)
 
-    def _is_current(self, fd: int) -> bool:
+    def acquire_existing(self) -> bool | None:
+        """Takes the lock. False if another process holds it, None if the directory is gone."""
         try:
-            return os.path.samestat(os.fstat(fd), os.stat(os.path.join(self.path, "lock")))
+            return self._lock_file(0)
         except FileNotFoundError:
+            return None
+
+    def _lock_file(self, flags: int) -> bool:
+        name = os.path.join(self.path, "lock")
+        fd = os.open(name, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A lock on a file that has been removed meanwhile is worth nothing.
+            if not os.path.samestat(os.fstat(fd), os.stat(name)):
+                raise FileNotFoundError(name)
+        except BlockingIOError:
+            os.close(fd)
             return False
+        except BaseException:
+            os.close(fd)
+            raise
+        self._lock = fd
+        return True
 
     def release(self) -> None:
         """Gives up this process's handle of the lock; a forked keeper holds on to its own."""
@@ -91,7 +98,10 @@ class StateDirectory:
         # Fails if something is still mounted there, rather than delete what is in it.
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(self.fuse)
-        shutil.rmtree(self.path)
+        # Under another name first: nobody may find half of it, or put something new into it.
+        gone = f"{self.path}.{os.getpid()}.gone"
+        os.rename(self.path, gone)
+        shutil.rmtree(gone)
 
 
 def run_directory() -> str:
