@@ -4,21 +4,13 @@ import json
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.commands import BIN, ok, run
+
 SECTOR = 512
-
-
-def run(*words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Runs one of our programs and checks its exit status."""
-    program = Path(sys.executable).parent / words[0]
-    command = [str(program), *map(str, words[1:])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == status, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +42,9 @@ def same(first: Path, second: Path) -> bool:
 )
 def test_import_and_export_give_the_same_disk(tmp_path: Path, raw: Path, options: list[str]) -> None:
     layer, back = tmp_path / "layer", tmp_path / "back.raw"
-    run("obd", "import", *options, raw, layer)
-    run("obd", "verify", layer)
-    run("obd", "export", config(tmp_path, layer), back)
+    ok("obd", "import", *options, raw, layer)
+    ok("obd", "verify", layer)
+    ok("obd", "export", config(tmp_path, layer), back)
     assert same(raw, back)
     assert back.stat().st_size == raw.stat().st_size
     assert back.stat().st_blocks < raw.stat().st_blocks, "written zeros became holes"
@@ -60,8 +52,8 @@ def test_import_and_export_give_the_same_disk(tmp_path: Path, raw: Path, options
 
 
 def test_export_to_a_pipe(tmp_path: Path, raw: Path) -> None:
-    run("obd", "import", raw, tmp_path / "layer")
-    program = str(Path(sys.executable).parent / "obd")
+    ok("obd", "import", raw, tmp_path / "layer")
+    program = str(BIN / "obd")
     command = [program, "export", str(config(tmp_path, tmp_path / "layer")), "-"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -77,13 +69,13 @@ def test_export_to_a_pipe(tmp_path: Path, raw: Path) -> None:
 def test_outputs_are_not_overwritten_unless_asked(tmp_path: Path, raw: Path) -> None:
     layer = tmp_path / "layer"
     layer.write_text("mine")
-    assert "exists" in run("obd", "import", raw, layer, status=255).stderr
+    assert "exists" in run("obd", "import", raw, layer).err
     assert layer.read_text() == "mine"
-    run("obd", "import", "-f", raw, layer)
+    ok("obd", "import", "-f", raw, layer)
     image = config(tmp_path, layer)
     (tmp_path / "out").write_text("mine")
-    assert "exists" in run("obd", "export", image, tmp_path / "out", status=255).stderr
-    run("obd", "export", "--force", image, tmp_path / "out")
+    assert "exists" in run("obd", "export", image, tmp_path / "out").err
+    ok("obd", "export", "--force", image, tmp_path / "out")
     assert same(raw, tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["config.v1.json", "layer", "out"], "no temporary file is left"
 
@@ -91,80 +83,78 @@ def test_outputs_are_not_overwritten_unless_asked(tmp_path: Path, raw: Path) -> 
 def test_odd_and_empty_images(tmp_path: Path) -> None:
     odd = tmp_path / "odd.raw"
     odd.write_bytes(b"y" * 1000)
-    run("obd", "import", odd, tmp_path / "layer")
-    run("obd", "export", config(tmp_path, tmp_path / "layer"), tmp_path / "back")
+    ok("obd", "import", odd, tmp_path / "layer")
+    ok("obd", "export", config(tmp_path, tmp_path / "layer"), tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == b"y" * 1000 + bytes(24)
     (tmp_path / "empty").touch()
-    assert "empty" in run("obd", "import", tmp_path / "empty", tmp_path / "no", status=255).stderr
+    assert "empty" in run("obd", "import", tmp_path / "empty", tmp_path / "no").err
     assert not (tmp_path / "no").exists()
 
 
 def test_info_tells_what_a_file_is(tmp_path: Path, raw: Path) -> None:
     layer = tmp_path / "layer"
-    run("obd", "import", "-z", "-t", raw, layer)
-    run("overlaybd-create", "-s", tmp_path / "data", tmp_path / "index", "1")
-    said = run("obd", "info", layer, tmp_path / "data", "/etc/passwd").stdout
+    ok("obd", "import", "-z", "-t", raw, layer)
+    ok("overlaybd-create", "-s", tmp_path / "data", tmp_path / "index", "1")
+    said = ok("obd", "info", layer, tmp_path / "data", "/etc/passwd").out
     assert f"{layer}: committed layer" in said
     assert "tar: member overlaybd.commit" in said
     assert "zfile: lz4, with checksums" in said
     assert "device: 40.0 MiB" in said
     assert "writable sparse data layer" in said
     assert "/etc/passwd: neither a layer nor a zfile" in said
-    facts = json.loads(run("obd", "info", "--json", layer).stdout)
+    facts = json.loads(ok("obd", "info", "--json", layer).out)
     assert facts[0]["file"] == str(layer)
     assert facts[0]["lsmt"]["trailer"]["virtual_size"] == raw.stat().st_size
-    assert "not-found" in run("obd", "info", tmp_path / "absent", layer, status=255).stderr
+    assert "not-found" in run("obd", "info", tmp_path / "absent", layer).err
 
 
 def test_verify_says_what_is_wrong_and_where(tmp_path: Path, raw: Path) -> None:
     layer, bad = tmp_path / "layer", tmp_path / "bad"
-    run("obd", "import", "-z", raw, layer)
+    ok("obd", "import", "-z", raw, layer)
     whole = layer.read_bytes()
     bad.write_bytes(whole[:50_000] + bytes([whole[50_000] ^ 1]) + whole[50_001:])
-    said = run("obd", "verify", bad, layer, status=255)
-    assert f"obd: corrupt: {bad}: at " in said.stderr and "checksum" in said.stderr
-    assert said.stdout == f"{layer}: ok\n", "one bad file does not hide the others"
+    said = run("obd", "verify", bad, layer)
+    assert said.status == 255
+    assert f"obd: corrupt: {bad}: at " in said.err and "checksum" in said.err
+    assert said.out == f"{layer}: ok\n", "one bad file does not hide the others"
     bad.write_bytes(whole[:-1000])
-    assert f"corrupt: {bad}: " in run("obd", "verify", bad, status=255).stderr
-    assert "neither a layer" in run("obd", "verify", "/etc/passwd", status=255).stderr
+    assert f"corrupt: {bad}: " in run("obd", "verify", bad).err
+    assert "neither a layer" in run("obd", "verify", "/etc/passwd").err
 
 
 def test_verify_of_a_configuration_checks_digests_too(tmp_path: Path, raw: Path) -> None:
     import hashlib
 
     layer = tmp_path / "layer"
-    run("obd", "import", raw, layer)
+    ok("obd", "import", raw, layer)
     digest = f"sha256:{hashlib.sha256(layer.read_bytes()).hexdigest()}"
     lower = {"file": str(layer), "digest": digest, "size": layer.stat().st_size}
     path = tmp_path / "c.json"
     path.write_text(json.dumps({"lowers": [lower], "resultFile": str(tmp_path / "result")}))
-    assert run("obd", "verify", path).stdout == f"{path}: layer 0: ok\n{path}: ok\n"
+    assert ok("obd", "verify", path).out == f"{path}: layer 0: ok\n{path}: ok\n"
     assert not (tmp_path / "result").exists(), "a check is no attempt to open a device"
     path.write_text(json.dumps({"lowers": [{**lower, "digest": "sha256:" + "0" * 64}]}))
-    said = run("obd", "verify", path, status=255).stderr
+    said = run("obd", "verify", path).err
     assert f"digest is {digest}, the configuration says sha256:0000" in said
     path.write_text(json.dumps({"lowers": [{**lower, "size": 17}]}))
-    assert "the configuration says 17" in run("obd", "verify", path, status=255).stderr
+    assert "the configuration says 17" in run("obd", "verify", path).err
     path.write_text('{"lowers": [}')
-    assert "not JSON: line 1 column 13" in run("obd", "verify", path, status=255).stderr
+    assert "not JSON: line 1 column 13" in run("obd", "verify", path).err
 
 
 def test_config_check_and_show(tmp_path: Path, raw: Path) -> None:
     layer = tmp_path / "layer"
-    run("obd", "import", raw, layer)
+    ok("obd", "import", raw, layer)
     image = config(tmp_path, layer, typo=1)
-    said = run("obd", "config", "check", image)
-    assert said.stdout == f"{image}: ok\n"
-    assert said.stderr == f"obd: warning: {image}: unknown key typo is ignored\n"
-    shown = json.loads(run("obd", "config", "show", "--json", image).stdout)
+    said = ok("obd", "config", "check", image)
+    assert said.out == f"{image}: ok\n"
+    assert said.err == f"obd: warning: {image}: unknown key typo is ignored\n"
+    shown = json.loads(ok("obd", "config", "show", "--json", image).out)
     assert shown["mode"] == "read-only"
     assert shown["layers"][0]["from"] == str(layer)
     service = tmp_path / "overlaybd.json"
     service.write_text('{"ioEngine": 9}')
-    assert (
-        "ioEngine: 9 is not allowed"
-        in run("obd", "config", "check", "--as-service", service, status=255).stderr
-    )
+    assert "ioEngine: 9 is not allowed" in run("obd", "config", "check", "--as-service", service).err
 
 
 def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
@@ -175,7 +165,7 @@ def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
         for _ in range(64):
             file.write(random.randbytes(1 << 20))
         file.truncate(1 << 40)
-    program = str(Path(sys.executable).parent / "obd")
+    program = str(BIN / "obd")
     command = [program, "import", "-z", "--algorithm", "zstd", str(big), str(tmp_path / "layer")]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         while not [name for name in os.listdir(tmp_path) if name.startswith(".layer")]:

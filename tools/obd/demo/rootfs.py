@@ -38,10 +38,10 @@ def build(workshop: Workshop, directory: str, mirror: str, *, from_host: bool) -
     suite = _suite()
     if not from_host and _reachable(f"{mirror}/dists/{suite}/Release"):
         workshop.run(
-            "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--include=python3-minimal",
+            "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--include=python3",
             suite, directory, mirror,
         )  # fmt: skip
-        return f"Debian {suite} (minbase and python3-minimal)"
+        return f"Debian {suite} (minbase and python3)"
     workshop.say("  no mirror is used: this machine's own /usr stands in for packages")
     _copy_host(directory)
     return "files of this machine"

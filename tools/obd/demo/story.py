@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DISK_BYTES = 4 << 30
 
 # The first program: it loads a good part of a language's library, as real programs do.
-PROGRAM = ("/usr/bin/python3", "-c", "import json, re; print(json.dumps({'hello': 'from the image'}))")
+PROGRAM = ("/usr/bin/python3", "-c", "import json, platform; print(json.dumps(platform.libc_ver()))")
 
 CHANGED_FILE = "etc/obd-demo"
 CHANGED_TEXT = "written in the upper\n"

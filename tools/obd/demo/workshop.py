@@ -43,6 +43,7 @@ class Workshop:
             signal.signal(number, _stop)
         self.directory = tempfile.mkdtemp(prefix="obd-demo-", dir=self._parent)
         self._undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self.say(f"working in D={self.directory}")
         return self
 
     def __exit__(
@@ -102,10 +103,8 @@ class Workshop:
             raise Failure(f"obd demo: cannot run {words[0]}: {error.strerror}") from error
 
     def _shortened(self, words: tuple[str, ...]) -> str:
-        return " ".join(
-            shlex.quote(os.path.basename(word) if at == 0 else word.replace(self.directory, "…"))
-            for at, word in enumerate(words)
-        ).replace("'…", "…'")
+        line = shlex.join([os.path.basename(words[0]), *words[1:]])
+        return line.replace(self.directory, "$D")
 
 
 def program(name: str) -> str:
