@@ -232,6 +232,9 @@ class RemoteBlob:
     @property
     def size(self) -> int: ...
     def read_at(self, offset: int, length: int) -> bytes: ...
+    def readinto_at(self, buffer: Any, offset: int) -> int:
+        """Fills the buffer, or what of it the blob reaches; returns the bytes read."""
+
     def stats(self) -> dict[str, int]: ...
 
 # ---- image: core/python/src/image.rs

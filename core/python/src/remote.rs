@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError};
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyBufferError, PyKeyboardInterrupt, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -200,6 +201,22 @@ impl RemoteBlob {
         // Before the buffer: its size must not be whatever a caller miscalculated.
         check_range(&*self.blob, offset, length).map_err(to_py)?;
         PyBytes::new_with(py, length, |buf| py.detach(|| self.blob.read_at(buf, offset)).map_err(to_py))
+    }
+
+    fn readinto_at(&self, py: Python<'_>, buffer: PyBuffer<u8>, offset: u64) -> PyResult<usize> {
+        if buffer.readonly() || !buffer.is_c_contiguous() {
+            return Err(PyBufferError::new_err("a writable contiguous buffer is needed"));
+        }
+        let n = self.blob.len().saturating_sub(offset).min(buffer.len_bytes() as u64) as usize;
+        if n == 0 {
+            return Ok(0); // the pointer of an empty buffer may be null
+        }
+        // SAFETY: the exporter keeps this memory in place and alive while `buffer` exists, it is writable, contiguous
+        // and at least `n` bytes long. That nobody else touches it meanwhile is, as with every `readinto`, the
+        // caller's duty.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<u8>(), n) };
+        py.detach(|| self.blob.read_at(bytes, offset)).map_err(to_py)?;
+        Ok(n)
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::flight::Flight;
+use super::sequence::Sequence;
 use super::store::{Step, Store};
 use super::writer::Job;
 use super::{count, ChunkCache};
@@ -20,6 +21,9 @@ pub struct CachedBlob {
     cache: Arc<ChunkCache>,
     store: Arc<Store>,
     source: Source,
+    /// Tells this blob's source from those of others that share store and cache.
+    id: usize,
+    sequence: Sequence,
 }
 
 impl CachedBlob {
@@ -52,7 +56,8 @@ impl CachedBlob {
                 return Ok(Arc::new(RemoteBlob::open(source, Some(len))?));
             }
         };
-        let blob = CachedBlob { cache: Arc::clone(cache), store, source };
+        let (id, sequence) = (cache.parked.new_id(), Sequence::default());
+        let blob = CachedBlob { cache: Arc::clone(cache), store, source, id, sequence };
         if let Some(bytes) = first {
             blob.adopt(bytes);
         }
@@ -63,15 +68,10 @@ impl CachedBlob {
     fn adopt(&self, bytes: Vec<u8>) {
         let shape = self.store.shape;
         if bytes.len() == shape.bytes(0, 1) {
-            if let Step::Lead(flight) = self.store.step(0, 1, bytes.len(), self.id()) {
+            if let Step::Lead(flight) = self.store.step(0, 1, bytes.len(), self.id) {
                 self.landed(&flight, Arc::new(bytes));
             }
         }
-    }
-
-    /// Tells this blob's source from those of others that share the store.
-    fn id(&self) -> usize {
-        std::ptr::from_ref(self) as usize
     }
 
     /// Carries out a fetch, whose bytes the media gets later.
@@ -79,7 +79,7 @@ impl CachedBlob {
         let shape = self.store.shape;
         // Also if the source panics: others wait for this fetch.
         let mut abandoned = Abandoned { store: &self.store, flight, why: None };
-        let mut bytes = vec![0; shape.bytes(flight.first, flight.end)];
+        let mut bytes = self.store.shared.buffers.take(shape.bytes(flight.first, flight.end));
         match self.fetch(shape.start(flight.first), &mut bytes) {
             Ok(()) => std::mem::forget(abandoned),
             Err(e) => {
@@ -93,7 +93,12 @@ impl CachedBlob {
     }
 
     fn fetch(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let got = self.source.fetch(offset, buf, Some(self.store.shape.len))?;
+        let ahead = self.sequence.ahead(offset, buf.len() as u64);
+        let stream = self.cache.parked.take(self.id, offset);
+        let (got, rest) = self.source.fetch_ahead(offset, buf, Some(self.store.shape.len), ahead, stream)?;
+        if let Some(rest) = rest {
+            self.cache.parked.put(self.id, rest);
+        }
         if got.len != buf.len() {
             return Err(Error::corrupt("answer too short").in_file(self.source.name()).at(offset));
         }
@@ -126,7 +131,7 @@ impl CachedBlob {
                 (at, turns) = (at + n as u64, 0);
                 continue;
             }
-            let (bytes, first) = match self.store.step(chunk, end, MAX_FETCH_BYTES, self.id()) {
+            let (bytes, first) = match self.store.step(chunk, end, MAX_FETCH_BYTES, self.id) {
                 Step::Ready(until) => {
                     let n = (shape.start(until).min(stop) - at) as usize;
                     if self.store.read_ready(&mut out[..n], at) {
@@ -141,7 +146,7 @@ impl CachedBlob {
                 Step::Join(flight) => match flight.wait() {
                     Ok(bytes) => (bytes, flight.first),
                     // Another source may be refused where this one is not.
-                    Err(_) if flight.owner != self.id() => continue,
+                    Err(_) if flight.owner != self.id => continue,
                     Err(e) => return Err(e),
                 },
                 Step::Lead(flight) => (self.lead(&flight)?, flight.first),
@@ -152,6 +157,12 @@ impl CachedBlob {
             (at, turns) = (at + n as u64, 0);
         }
         Ok(())
+    }
+}
+
+impl Drop for CachedBlob {
+    fn drop(&mut self) {
+        self.cache.parked.forget(self.id);
     }
 }
 

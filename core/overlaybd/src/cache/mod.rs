@@ -6,10 +6,12 @@
 //! a lost file or a flipped bit costs a fetch, never a wrong byte.
 
 mod blob;
+mod buffers;
 mod evict;
 mod flight;
 mod map;
 mod open;
+mod sequence;
 mod space;
 mod store;
 #[cfg(test)]
@@ -28,6 +30,8 @@ use parking_lot::Mutex;
 use crate::error::{Error, Kind, Result};
 use crate::limits::CACHE_CHUNK_BYTES;
 use crate::sys::{Clock, Disk};
+use buffers::Buffers;
+use sequence::Parked;
 use space::Space;
 use store::Store;
 use writer::Writer;
@@ -94,6 +98,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     stats: CacheStats,
     space: Space,
+    buffers: Buffers,
     /// Blobs that are open in this process.
     stores: Mutex<HashMap<String, Weak<Store>>>,
 }
@@ -102,6 +107,7 @@ struct Shared {
 pub struct ChunkCache {
     shared: Arc<Shared>,
     writer: Writer,
+    parked: Parked,
 }
 
 impl ChunkCache {
@@ -115,13 +121,20 @@ impl ChunkCache {
             return Err(Error::new(Kind::Invalid, what));
         }
         disk.create_dir(&options.directory)?;
-        let space = Space::default();
+        let (space, buffers) = (Space::default(), Buffers::default());
         let write_behind = options.write_behind_bytes;
-        let shared =
-            Arc::new(Shared { options, disk, clock, stats: CacheStats::default(), space, stores: Mutex::default() });
+        let shared = Arc::new(Shared {
+            options,
+            disk,
+            clock,
+            stats: CacheStats::default(),
+            space,
+            buffers,
+            stores: Mutex::default(),
+        });
         let newest = shared.scan()?.iter().map(|found| found.tick).max().unwrap_or(0);
         shared.space.start_ticks(newest);
-        Ok(Arc::new(ChunkCache { shared, writer: Writer::new(write_behind) }))
+        Ok(Arc::new(ChunkCache { shared, writer: Writer::new(write_behind), parked: Parked::default() }))
     }
 
     /// Counters since the start.

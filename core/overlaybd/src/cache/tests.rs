@@ -72,6 +72,9 @@ fn flip(path: &Path, at: u64) {
     file.write_all(&[byte[0] ^ 0x10]).unwrap();
 }
 
+/// What the file system itself may add when it gets round to writing: a block of extents for each scattered file.
+const EXTENTS: u64 = 3 * 4096;
+
 /// Bytes on disk of all files in the directory.
 fn disk_usage(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
@@ -98,6 +101,25 @@ fn a_cold_read_is_one_request_and_a_warm_one_none() {
     assert_eq!((stats.hits.load(Relaxed), stats.misses.load(Relaxed), stats.fetches.load(Relaxed)), (1, 2, 3));
     assert_eq!(stats.fetched_bytes.load(Relaxed), 100_000);
     assert_eq!(blob.read_at(&mut [0; 2], 99_999).unwrap_err().kind(), Kind::OutOfBounds);
+}
+
+#[test]
+fn a_sequential_reader_needs_few_requests_and_others_fetch_no_more_than_they_read() {
+    let bench = Bench::new();
+    let server = Server::new(pattern(300 * CHUNK));
+    let cache = bench.cache();
+    let blob = open(&cache, &server);
+    for i in 0..300 {
+        check(&*blob, &server, i * CHUNK, CHUNK);
+    }
+    assert!(server.requests() < 12, "{} requests", server.requests());
+    assert_eq!(cache.stats().fetched_bytes.load(Relaxed), 300 * CHUNK as u64);
+    let other = CachedBlob::open(&cache, "sha256:ff", source(&server), Some(server.bytes.len() as u64)).unwrap();
+    server.seen.lock().clear();
+    for i in (0..300).rev().step_by(3) {
+        check(&*other, &server, i * CHUNK + 7, 1);
+    }
+    assert!(server.seen.lock().iter().all(|(first, last, _)| last - first + 1 == CHUNK as u64));
 }
 
 #[test]
@@ -312,8 +334,8 @@ fn readers_beside_eviction_and_distrust_get_right_bytes_within_bounds() {
         });
         cache.flush();
         assert!(cache.stats().evictions.load(Relaxed) > 100);
-        assert!(disk_usage(bench.dir.path()) <= capacity, "{} > {capacity}", disk_usage(bench.dir.path()));
-        assert_eq!(cache.used_bytes(), disk_usage(bench.dir.path()));
+        let (used, known) = (disk_usage(bench.dir.path()), cache.used_bytes());
+        assert!(used <= capacity + EXTENTS && used.abs_diff(known) <= EXTENTS, "{used} used, {known} known");
     }
 }
 
@@ -357,7 +379,7 @@ fn blobs_nobody_uses_go_first_and_their_files_with_them() {
     let cache = bench.cache();
     let _fourth = read(&cache, "sha256:0e");
     assert!(!names("sha256:0d") && names("sha256:0e"));
-    assert!(disk_usage(bench.dir.path()) <= 50 * CHUNK as u64);
+    assert!(disk_usage(bench.dir.path()) <= 50 * CHUNK as u64 + EXTENTS);
 }
 
 #[test]
@@ -384,7 +406,7 @@ fn two_processes_on_one_directory() {
     check(&*a, &server, 0, CHUNK);
     // Once the other has closed it, there is room again.
     drop(b);
-    assert!(disk_usage(bench.dir.path()) <= 30 * CHUNK as u64);
+    assert!(disk_usage(bench.dir.path()) <= 30 * CHUNK as u64 + EXTENTS);
 }
 
 #[test]
@@ -438,7 +460,11 @@ proptest! {
 
     /// Against flat bytes: whatever happens to network and files between runs, a read gives the blob's bytes.
     #[test]
-    fn reads_are_the_blob(acts in prop::collection::vec(act(), 1..60), small in any::<bool>(), behind in any::<bool>()) {
+    fn reads_are_the_blob(
+        acts in prop::collection::vec(act(), 1..60),
+        small in any::<bool>(),
+        behind in any::<bool>(),
+    ) {
         let capacity = if small { 12 * CHUNK as u64 } else { 1 << 20 };
         let bench = Bench { capacity, behind: if behind { 1 << 20 } else { 0 }, ..Bench::new() };
         let server = Server::new(pattern(SIZE));
@@ -475,6 +501,6 @@ proptest! {
             blob = open(&cache, &server);
         }
         cache.flush();
-        prop_assert!(disk_usage(bench.dir.path()) <= capacity);
+        prop_assert!(disk_usage(bench.dir.path()) <= capacity + EXTENTS);
     }
 }

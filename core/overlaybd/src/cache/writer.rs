@@ -22,16 +22,19 @@ impl Job {
         let Job { store, flight, bytes } = self;
         let shared = &store.shared;
         let len = bytes.len() as u64;
-        if !shared.promise(len) {
+        if shared.promise(len) {
+            let kept = store.keep(&flight, &bytes);
+            shared.settle(len, &store);
+            if let Err(e) = kept {
+                shared.not_kept();
+                shared.pause(&e.to_string());
+            }
+        } else {
             store.land(&flight);
-            return shared.not_kept();
-        }
-        let kept = store.keep(&flight, &bytes);
-        shared.settle(len, &store);
-        if let Err(e) = kept {
             shared.not_kept();
-            shared.pause(&e.to_string());
         }
+        drop(flight);
+        shared.buffers.put(bytes);
     }
 }
 

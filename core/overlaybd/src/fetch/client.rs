@@ -24,6 +24,9 @@ const IDLE_PER_HOST: usize = 32;
 /// Idle connections older than this are not used again; servers close theirs after 60 s and more.
 const IDLE_AGE: Duration = Duration::from_secs(50);
 
+/// Bytes taken from a connection at a time: a quarter of the usual 1 MiB read.
+const READ_BYTES: usize = 256 << 10;
+
 /// Settings of a [`Client`], all optional.
 #[derive(Clone, Debug, Default)]
 pub struct ClientOptions {
@@ -77,6 +80,7 @@ fn agent(options: &ClientOptions, tls: TlsConfig) -> Agent {
         .max_idle_connections(4 * IDLE_PER_HOST)
         .max_idle_connections_per_host(IDLE_PER_HOST)
         .max_idle_age(IDLE_AGE)
+        .input_buffer_size(READ_BYTES)
         .tls_config(tls)
         .build();
     Agent::with_parts(config, DefaultConnector::default(), CachingResolver::default())

@@ -16,7 +16,7 @@ mod tests;
 
 pub use blob::RemoteBlob;
 pub use client::{Client, ClientOptions};
-pub use source::{Fetched, Source};
+pub use source::{Fetched, Source, Stream};
 
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -35,6 +35,21 @@ pub struct Fetched {
     pub total: u64,
 }
 
+/// The rest of an answer that has more bytes than were wanted so far: a sequential reader's next request,
+/// answered already. It keeps a connection; while nobody reads it, the peer waits.
+pub struct Stream {
+    body: Box<dyn Read + Send>,
+    at: u64,
+    left: u64,
+}
+
+impl Stream {
+    /// Offset in the blob of the next byte.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+}
+
 /// One blob of a registry, to be read by ranges.
 pub struct Source {
     name: String,
@@ -58,6 +73,9 @@ struct Task<'a> {
     total: Option<u64>,
     end: Duration,
     refusals: u32,
+    /// Bytes to ask for beyond the buffer, and what has come of them.
+    ahead: u64,
+    stream: Option<Stream>,
 }
 
 impl Source {
@@ -90,15 +108,29 @@ impl Source {
     /// `Corrupt` (answers that contradict the request), `TimedOut`, `Io`. On an error the contents of
     /// `buf` are undefined.
     pub fn fetch(&self, offset: u64, buf: &mut [u8], total: Option<u64>) -> Result<Fetched> {
+        self.fetch_ahead(offset, buf, total, 0, None).map(|(fetched, _)| fetched)
+    }
+
+    /// As [`Source::fetch`], for a sequential reader: takes the bytes from `stream` if that is at `offset`, and if
+    /// a GET is needed asks for `ahead` bytes more, which come back as a stream for the next call.
+    pub fn fetch_ahead(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        total: Option<u64>,
+        ahead: u64,
+        stream: Option<Stream>,
+    ) -> Result<(Fetched, Option<Stream>)> {
         if buf.is_empty() {
-            return Ok(Fetched { len: 0, total: total.unwrap_or(0) });
+            return Ok((Fetched { len: 0, total: total.unwrap_or(0) }, stream));
         }
-        let mut task = Task { offset, buf, filled: 0, total, end: self.clock.now() + DEADLINE, refusals: 0 };
+        let (end, stream) = (self.clock.now() + DEADLINE, stream.filter(|stream| stream.at == offset));
+        let mut task = Task { offset, buf, filled: 0, total, end, refusals: 0, ahead, stream };
         let mut failed = 0;
         loop {
             let before = task.filled;
             let failure = match self.attempt(&mut task) {
-                Ok(Some(done)) => return Ok(done),
+                Ok(Some(done)) => return Ok((done, task.stream)),
                 Ok(None) => continue,
                 Err(failure) => failure,
             };
@@ -126,11 +158,15 @@ impl Source {
         error.in_file(&self.name).at(task.offset + task.filled)
     }
 
-    /// One GET. `Ok(None)`: refused, but the locator has something new to try.
+    /// One GET, or bytes of the one before. `Ok(None)`: not done, but no failure either: refused when the locator
+    /// has something new to try, or at the end of a stream.
     fn attempt(&self, task: &mut Task<'_>) -> std::result::Result<Option<Fetched>, Failure> {
+        if let Some((stream, total)) = task.stream.take().zip(task.total) {
+            return Ok(self.drain(task, stream, total));
+        }
         let (url, sent) = self.locate.locate().map_err(classify)?;
         let first = task.offset + task.filled;
-        let last = task.offset + task.buf.len() as u64 - 1;
+        let last = (task.offset + task.buf.len() as u64 - 1).saturating_add(task.ahead);
         let Some(timeout) = task.end.checked_sub(self.clock.now()).filter(|t| !t.is_zero()) else {
             return Err(Failure::Final(Error::new(Kind::TimedOut, "no time left to ask the registry")));
         };
@@ -156,8 +192,30 @@ impl Source {
             }
             Broken::Long => Failure::Passing(Error::corrupt(format!("{}: body longer than announced", head())), None),
         })?;
+        Ok(Some(self.done(task, body.total)))
+    }
+
+    fn done(&self, task: &Task<'_>, total: u64) -> Fetched {
         FetchStats::add(&self.stats.bytes, task.filled);
-        Ok(Some(Fetched { len: task.filled as usize, total: body.total }))
+        Fetched { len: task.filled as usize, total }
+    }
+
+    /// Reads from a stream. If that ends early or breaks, the fetch goes on with a GET: the stream was a bonus.
+    fn drain(&self, task: &mut Task<'_>, mut stream: Stream, total: u64) -> Option<Fetched> {
+        while task.filled < task.buf.len() as u64 && stream.left > 0 {
+            let part = &mut task.buf[task.filled as usize..];
+            let n = part.len().min(usize::try_from(stream.left).unwrap_or(usize::MAX));
+            let n = read_some(&mut *stream.body, &mut part[..n]).ok()? as u64;
+            task.filled += n;
+            stream.at += n;
+            stream.left -= n;
+        }
+        if stream.left > 0 {
+            task.stream = Some(stream);
+        } else {
+            let _ = stream.body.read(&mut [0]);
+        }
+        (task.filled == task.buf.len() as u64).then(|| self.done(task, total))
     }
 
     /// Reads a body into the buffer; what arrives before a break is kept, since its place is known.
@@ -169,12 +227,18 @@ impl Source {
             skip -= read_some(&mut *response.body, &mut sink[..n])? as u64;
         }
         let start = task.filled;
-        let end = start + body.len;
+        let end = (start + body.len).min(task.buf.len() as u64);
         while task.filled < end {
             let part = &mut task.buf[task.filled as usize..end as usize];
             task.filled += read_some(&mut *response.body, part)? as u64;
         }
-        if body.ends {
+        let left = start + body.len - end;
+        if left > 0 {
+            // What was asked for in advance. Without a length the end of the body could not be trusted later.
+            if body.ends && response.header("content-length").is_some() {
+                task.stream = Some(Stream { body: response.body, at: task.offset + end, left });
+            }
+        } else if body.ends {
             // Also lets the client see the end, so that it can use the connection again.
             match response.body.read(&mut sink[..1]) {
                 Ok(0) => {}

@@ -55,6 +55,37 @@ fn a_body_that_breaks_off_is_continued_where_it_broke() {
 }
 
 #[test]
+fn a_sequential_reader_is_answered_from_one_request() {
+    let server = Server::with(pattern(LEN), [Fault::Headers(vec![]), Fault::Status(500, vec![])]);
+    let source = source(&server);
+    let (mut buf, mut stream) = (vec![0; 30_000], None);
+    for offset in [0, 30_000, 60_000, 90_000] {
+        let (got, rest) = source.fetch_ahead(offset, &mut buf, Some(LEN as u64), 70_000, stream).unwrap();
+        stream = rest;
+        assert_eq!(got.len, 30_000);
+        assert!(buf == server.bytes[offset as usize..][..30_000]);
+    }
+    let seen: Vec<_> = server.seen.lock().iter().map(|(a, b, _)| (*a, *b)).collect();
+    // The stream ended in the middle of the last buffer; one failure on the way cost nothing but an attempt.
+    assert_eq!(seen, [(0, 99_999), (100_000, 189_999), (100_000, 189_999)]);
+    assert_eq!(stream.as_ref().unwrap().at(), 120_000);
+    // A stream that is elsewhere is not used, and nothing is asked for beyond the end.
+    let (_, rest) = source.fetch_ahead(290_000, &mut buf[..1000], Some(LEN as u64), 70_000, stream).unwrap();
+    assert!(buf[..1000] == server.bytes[290_000..291_000]);
+    assert_eq!(rest.unwrap().at(), 291_000);
+
+    // A stream that breaks is continued by a request, as if it had ended there.
+    let server = Server::with(pattern(LEN), [Fault::Short(50_000)]);
+    let source = self::source(&server);
+    let mut stream = None;
+    for offset in [0, 30_000, 60_000] {
+        stream = source.fetch_ahead(offset, &mut buf, Some(LEN as u64), 200_000, stream).unwrap().1;
+        assert!(buf == server.bytes[offset as usize..][..30_000]);
+    }
+    assert_eq!(server.requests(), 2);
+}
+
+#[test]
 fn errors_name_blob_status_and_url_but_no_secret() {
     let cases = [
         (404, 1, Kind::NotFound),
