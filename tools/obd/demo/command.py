@@ -36,13 +36,14 @@ def run(values: Namespace) -> int:
         shop.say("building a root file system")
         root = shop.make("rootfs")
         made_of = rootfs.build(shop, root, values.mirror.rstrip("/"), from_host=values.from_host)
+        shop.say("packing its files as an ordinary image layer, to compare with; it runs beside what follows")
+        tar = shop.path("whole.tar.gz")
+        packed = shop.start("tar", "-czpf", tar, "--numeric-owner", "-C", root, ".")
         shop.say("making it a base layer: ext4, then a compressed layer")
         registry = Registry(shop)
         story = Story(shop, registry)
         base = story.make_base(root)
-        tar = shop.path("whole.tar.gz")
-        shop.say("packing the same files as an ordinary image layer, to compare with")
-        shop.run("tar", "-czpf", tar, "--numeric-owner", "-C", root, ".")
+        packed()
         shutil.rmtree(root)
         shop.say("pushing both to a registry on loopback")
         story.push(base)
@@ -56,6 +57,7 @@ def run(values: Namespace) -> int:
         story.push(story.change())
         shop.say("starting the image of two layers from an empty cache")
         story.show_change()
+        shop.say("done: the change is there, and the file system is clean")
     return 0
 
 

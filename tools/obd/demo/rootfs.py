@@ -44,7 +44,7 @@ def build(workshop: Workshop, directory: str, mirror: str, *, from_host: bool) -
         return f"Debian {suite} (minbase and python3)"
     workshop.say("  no mirror is used: this machine's own /usr stands in for packages")
     _copy_host(directory)
-    return "files of this machine"
+    return "Files of this machine"
 
 
 def _suite() -> str:

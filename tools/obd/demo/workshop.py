@@ -76,10 +76,17 @@ class Workshop:
 
     def run(self, *words: str, show: bool = True, env: dict[str, str] | None = None) -> str:
         """Runs a program and returns its standard output; fails if it does."""
+        return self.start(*words, show=show, env=env)()
+
+    def start(self, *words: str, show: bool = True, env: dict[str, str] | None = None) -> Callable[[], str]:
+        """Starts a program; calling what is returned waits for its end, and then is as `run`."""
         if show and not self.quiet:
             self.say(f"  $ {self._shortened(words)}")
-        # A session of its own: Ctrl-C reaches this process, which ends its children one by one.
         process = self._start(words, env)
+        self._undo.callback(end, process)
+        return lambda: self._finish(process, words)
+
+    def _finish(self, process: subprocess.Popen[bytes], words: tuple[str, ...]) -> str:
         try:
             out, err = process.communicate()
         finally:
@@ -90,6 +97,7 @@ class Workshop:
         return out.decode("utf-8", "replace")
 
     def _start(self, words: tuple[str, ...], env: dict[str, str] | None) -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C reaches this process, which ends its children one by one.
         try:
             return subprocess.Popen(
                 words,
