@@ -30,9 +30,9 @@ pub trait Sink: Send {
     fn finish(&mut self) -> Result<()>;
 }
 
-/// Reads and writes in pieces.
+/// Reads and writes in pieces that stay in a processor's own cache.
 fn copy_through_memory(to: &mut (impl Sink + ?Sized), from: &dyn Blob, offset: u64, len: u64) -> Result<()> {
-    let mut buf = vec![0; len.min(1 << 20) as usize];
+    let mut buf = vec![0; len.min(256 << 10) as usize];
     let mut done = 0;
     while done < len {
         let n = (len - done).min(buf.len() as u64) as usize;

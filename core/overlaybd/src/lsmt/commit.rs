@@ -23,8 +23,8 @@ const PIECE_SECTORS: u32 = 64;
 const PAD_ENTRIES: usize = 256;
 /// Runs of at least so many bytes are copied by themselves; shorter ones are gathered first.
 const LARGE_RUN: u64 = 128 << 10;
-/// Bytes gathered before they are written.
-const GATHER_BYTES: usize = 1 << 20;
+/// Bytes gathered before they are written: few enough to stay in a processor's own cache.
+const GATHER_BYTES: usize = 256 << 10;
 /// Bytes copied between two reports of progress.
 const COPY_BYTES: u64 = 16 << 20;
 
