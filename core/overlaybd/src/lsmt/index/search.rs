@@ -1,8 +1,9 @@
 //! A static search tree over sorted keys: an implicit B+ tree whose nodes are cache lines.
 //!
-//! The keys are in blocks of 16, two cache lines. Above them stand levels of nodes with 16 separators of
-//! 32 bits each: the first key of every block but the node's first, without the low bits that do
-//! not fit (signed, since vector units compare signed numbers). So a search touches one cache line a level, and the tree adds a quarter byte to each key.
+//! The keys are in blocks of 16, two cache lines. Above them stand levels of nodes with 16 separators
+//! of 32 bits each: the first key of every block but the node's first, without the low bits that do not
+//! fit (signed, since vector units compare signed numbers). So a search touches one cache line a level,
+//! and the tree adds a quarter byte to each key.
 //! (The idea is the S+ tree of static search trees; the layout is our own.)
 
 #[cfg(target_arch = "x86_64")]

@@ -1,3 +1,5 @@
+//! Indexes against plain walks, maps of single sectors, and one another.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -54,15 +56,20 @@ proptest! {
             for (pick, shift, len) in &probes {
                 let near = if segments.is_empty() { base } else { pick.get(&segments).offset };
                 let start = near.saturating_add_signed(*shift);
-                prop_assert_eq!(found(&index, start..start + len), plainly(&segments, start..start + len), "{:?}", form);
+                let range = start..start + len;
+                prop_assert_eq!(found(&index, range.clone()), plainly(&segments, range), "{:?}", form);
             }
         }
     }
 
     /// A merge says of each sector what the topmost layer that has it says.
     #[test]
-    fn merging_is_looking_from_above(layers in proptest::collection::vec(proptest::collection::vec((any::<u8>(), 0u16..40, any::<bool>()), 0..30), 0..12)) {
-        let layers: Vec<Vec<Segment>> = layers.iter().enumerate().map(|(n, shape)| entries(n as u64 * 3, shape)).collect();
+    fn merging_is_looking_from_above(
+        layers in proptest::collection::vec(
+            proptest::collection::vec((any::<u8>(), 0u16..40, any::<bool>()), 0..30), 0..12),
+    ) {
+        let layer = |(n, shape): (usize, &Vec<_>)| entries(n as u64 * 3, shape);
+        let layers: Vec<Vec<Segment>> = layers.iter().enumerate().map(layer).collect();
         let mut sectors: BTreeMap<u64, (u64, bool, u8)> = BTreeMap::new();
         for (tag, layer) in layers.iter().enumerate().rev() {
             for segment in layer {
