@@ -58,16 +58,17 @@ fn medians<const N: usize>(bytes: usize, mut jobs: [&mut dyn FnMut() -> Fallible
     }))
 }
 
-/// A zfile of `plain`, in the memory of an older one: whatever takes the bytes must not count.
-fn compressed(plain: &[u8], options: Options, mut memory: Vec<u8>) -> Fallible<Vec<u8>> {
+/// Makes `memory` a zfile of `plain`. It held an older one: that the system gives out memory must not count.
+fn compress(plain: &[u8], options: Options, memory: &mut Vec<u8>) -> Fallible<()> {
     memory.clear();
-    let sink = MemorySink { bytes: memory };
+    let sink = MemorySink { bytes: take(memory) };
     let mut builder = Builder::new(sink, options)?;
     for bytes in plain.chunks(SEQUENTIAL_READ) {
         builder.write(bytes)?;
     }
     builder.finish()?;
-    Ok(builder.into_sink().bytes)
+    *memory = builder.into_sink().bytes;
+    Ok(())
 }
 
 fn build(plain: &[u8], algorithm: Algorithm) -> Fallible<()> {
@@ -86,8 +87,8 @@ fn build(plain: &[u8], algorithm: Algorithm) -> Fallible<()> {
                 }
                 Ok(())
             },
-            &mut || Ok(alone = compressed(plain, options(1), take(&mut alone))?),
-            &mut || Ok(together = compressed(plain, options(2), take(&mut together))?),
+            &mut || compress(plain, options(1), &mut alone),
+            &mut || compress(plain, options(2), &mut together),
         ],
     )?;
     assert!(alone == together);
@@ -110,7 +111,8 @@ fn blocks_of(zfile: &[u8]) -> Vec<std::ops::Range<usize>> {
 }
 
 fn read(plain: &[u8], algorithm: Algorithm) -> Fallible<()> {
-    let zfile = compressed(plain, Options { algorithm, block_size: BLOCK as u32, ..Options::default() }, Vec::new())?;
+    let mut zfile = Vec::new();
+    compress(plain, Options { algorithm, block_size: BLOCK as u32, ..Options::default() }, &mut zfile)?;
     let blocks = blocks_of(&zfile);
     let file = tempfile::tempfile()?;
     std::os::unix::fs::FileExt::write_all_at(&file, &zfile, 0)?;
