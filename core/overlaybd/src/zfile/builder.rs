@@ -68,6 +68,7 @@ pub struct Builder<S: Sink> {
     table: Vec<u32>,
     group_sum: u32,
     original_size: u64,
+    stored_size: u64,
 }
 
 impl<S: Sink> Builder<S> {
@@ -115,16 +116,13 @@ impl<S: Sink> Builder<S> {
             table: Vec::new(),
             group_sum: 0,
             original_size: 0,
+            stored_size: 0,
         })
     }
 
     /// What was written, once `finish` has returned.
     pub fn summary(&self) -> Summary {
-        Summary {
-            original_size: self.original_size,
-            stored_size: self.sink.position() - self.base,
-            blocks: self.table.len() as u64,
-        }
+        Summary { original_size: self.original_size, stored_size: self.stored_size, blocks: self.table.len() as u64 }
     }
 
     /// The sink below, for instance to take what it collected.
@@ -259,6 +257,7 @@ impl<S: Sink> Sink for Builder<S> {
         if self.options.overwrite_header && !self.sink.rewrite(self.base, &header.encode(Role::FinalHeader))? {
             return Err(Error::new(Kind::Invalid, "the header cannot be overwritten: the output is a stream"));
         }
+        self.stored_size = self.sink.position() - self.base;
         self.sink.finish()
     }
 }

@@ -133,3 +133,18 @@ fn a_stream_gets_a_zfile_but_neither_an_overwritten_header_nor_a_tar() {
     assert_eq!(Builder::new(stream(), overwrite).err().unwrap().kind(), Kind::Invalid);
     assert_eq!(crate::tar::TarSink::new(stream()).err().unwrap().kind(), Kind::Invalid);
 }
+
+#[test]
+fn the_summary_is_of_the_zfile_without_what_is_around_it() {
+    let mut sink = MemorySink::default();
+    sink.write(b"before").unwrap();
+    let plain = sample(5000);
+    let mut builder = Builder::new(crate::tar::TarSink::new(sink).unwrap(), options(Algorithm::Lz4, 4096)).unwrap();
+    builder.write(&plain).unwrap();
+    builder.finish().unwrap();
+    let alone = build(&plain, options(Algorithm::Lz4, 4096)).unwrap();
+    let summary = builder.summary();
+    assert_eq!((summary.stored_size, summary.original_size), (alone.len() as u64, 5000));
+    let bytes = builder.into_sink().into_sink().bytes;
+    assert!(bytes[6 + 1536..][..alone.len()] == alone && bytes.starts_with(b"before"));
+}
