@@ -1,4 +1,6 @@
 //! One ustar header block: what is read of it, and the two that we write.
+//!
+//! Format: tar, "What is written".
 
 use crate::error::{Error, Kind, Result};
 
@@ -59,7 +61,7 @@ fn sums(block: &[u8; BLOCK as usize]) -> (u32, i32) {
 }
 
 /// The three blocks before a payload of `size` bytes; without `size`, the placeholder that no tar reader
-/// takes for a header (tar wrapping: What upstream writes).
+/// takes for a header.
 pub fn wrapper(size: Option<u64>) -> [u8; 3 * BLOCK as usize] {
     let mut blocks = [0; 3 * BLOCK as usize];
     let (pax, rest) = blocks.split_at_mut(BLOCK as usize);

@@ -1,4 +1,6 @@
 //! The tar wrapper around a layer blob, which lets OCI tools take it for an ordinary layer.
+//!
+//! Format: tar, "How a reader detects and skips it".
 
 mod header;
 mod sink;
@@ -34,8 +36,7 @@ pub fn unwrap(blob: Arc<dyn Blob>) -> Result<Arc<dyn Blob>> {
 }
 
 /// The first member of a tar; None if the blob is not a tar as upstream recognises them: ustar magic and
-/// version (not GNU's) and a right checksum (tar wrapping: How a reader detects and skips it). Members after
-/// the first are of no interest.
+/// version (not GNU's) and a right checksum. Members after the first are of no interest.
 ///
 /// Errors: `Corrupt` if a later header or PAX record is broken or the member is cut off; `Limit` for absurd
 /// amounts of headers; `Unsupported` for a size that is not octal; those of the blob.

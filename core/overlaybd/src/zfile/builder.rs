@@ -1,4 +1,6 @@
 //! Writes a zfile from a stream of plain bytes.
+//!
+//! Format: zfile, "Writing", "Jump table", "Empty input".
 
 use super::codec::{Algorithm, Codecs};
 use super::crc;
@@ -10,7 +12,7 @@ use crate::limits::{
 };
 use crate::sink::Sink;
 
-/// Bound of the jump table's 16-bit deltas in upstream's reader (zfile format: Jump table, group rule).
+/// Bound of the 16-bit distances in upstream's reader.
 const GROUP_LIMIT: u32 = 65535;
 
 /// How a zfile is written.

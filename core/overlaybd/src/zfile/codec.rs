@@ -1,4 +1,6 @@
 //! The two compressors of zfile blocks behind one small trait.
+//!
+//! Format: zfile, "Blocks".
 
 use std::ffi::c_int;
 
@@ -37,7 +39,7 @@ impl Algorithm {
         }
     }
 
-    /// The number in the header (zfile format: Header, `algo`).
+    /// The number in the header.
     pub fn number(self) -> u8 {
         match self {
             Algorithm::Lz4 => 1,

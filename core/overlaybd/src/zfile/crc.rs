@@ -1,15 +1,17 @@
 //! The checksum of all parts of a zfile: CRC-32C as a raw register.
+//!
+//! Format: zfile, "Checksums".
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-/// Start value of a block's checksum (zfile format: Checksums, block crc).
+/// Start value of a block's checksum.
 pub const BLOCK_START: u32 = 100_007;
 
 /// Start value of the digest and of the jump table's checksum.
 pub const START: u32 = 0;
 
 /// CRC-32C of `bytes` from `register` on, without the usual inversions at the start and the end, so
-/// that a result can be the next call's `register` (zfile format: Checksums).
+/// that a result can be the next call's `register`.
 pub fn raw(register: u32, bytes: &[u8]) -> u32 {
     let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, register.into());
     digest.update(bytes);

@@ -1,4 +1,6 @@
 //! Header and trailer of a zfile: one structure in a 512-byte block.
+//!
+//! Format: zfile, "Header and trailer", "Old files".
 
 use super::crc;
 use crate::error::{Error, Kind, Result};
@@ -33,8 +35,8 @@ pub enum Role {
     FinalHeader,
 }
 
-/// The fields of a header or trailer (zfile format: Header and trailer). Nothing in it is checked but the
-/// magic; old files have garbage in reserved bits and, in a first header, in the index fields.
+/// The fields of a header or trailer. Nothing in it is checked but the magic; old files have garbage in reserved
+/// bits and, in a first header, in the index fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// Bits 0 to 4 have a meaning, asked by the methods below.

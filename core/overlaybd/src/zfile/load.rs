@@ -1,4 +1,6 @@
 //! Opening a zfile: finds the header in use and loads the jump table.
+//!
+//! Format: zfile, "Reading rule".
 
 use super::codec::Algorithm;
 use super::header::{digest_matches, Header, HEADER_BYTES};
@@ -26,7 +28,7 @@ pub fn is_zfile(blob: &dyn Blob) -> Result<bool> {
     with_reloads(blob, || Ok(first_header(blob)?.is_some()))
 }
 
-/// Reads header, trailer and jump table (zfile format: Reading rule).
+/// Reads header, trailer and jump table.
 ///
 /// Errors: `Corrupt`, `Unsupported` or `Limit` for what cannot be read; those of the blob. A blob that
 /// can fetch its bytes again is asked to before the attempt is given up.

@@ -1,4 +1,6 @@
 //! Random access to the plain bytes of a zfile: which blocks, are they intact, decode.
+//!
+//! Format: zfile, "Reading semantics", "Corruption handling".
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,4 +1,6 @@
 //! The jump table in memory: where each stored block begins, in two to three bytes a block.
+//!
+//! Format: zfile, "Jump table".
 
 use super::codec::bound;
 use super::crc;

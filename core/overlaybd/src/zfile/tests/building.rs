@@ -83,7 +83,7 @@ fn small_blocks_obey_the_group_rule_or_are_refused() {
     }
 }
 
-/// Whether upstream's check of the jump table would pass (zfile format: Jump table).
+/// Whether upstream's check of the jump table would pass.
 fn group_rule_holds(zfile: &[u8], block_size: u32) -> bool {
     let trailer = &zfile[zfile.len() - HEADER_BYTES..];
     let index_offset = u64::from_le_bytes(trailer[40..48].try_into().unwrap()) as usize;
