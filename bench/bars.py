@@ -65,6 +65,8 @@ BARS: dict[str, dict[str, Bar]] = {
     "lsmt": {
         "lsmt.commit": at_least(0.8),
         "lsmt.merge": at_least(0.8),
+        "lsmt.open_100_files_ms": value_at_most(50),
+        "lsmt.bytes_per_segment": value_at_most(16 * 1.15),
         "lsmt.idle_image_bytes": value_at_most(MIB),
     },
     # Peers: qemu-nbd serving the same content as raw, or as compressed qcow2; writes: into qcow2.
