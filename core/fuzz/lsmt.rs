@@ -49,7 +49,7 @@ fn writable(data: &[u8], index: &[u8]) {
     let disk = disk::MemDisk::default();
     disk.put(data_path, data);
     disk.put(index_path, index);
-    let read_only = open_as_layer(&disk, data_path, index_path).map(|layer| layer.segments().to_vec());
+    let read_only = open_as_layer(&disk, data_path, index_path).map(|(layer, _)| layer.segments().to_vec());
     let open = || Upper::open(&disk, data_path, index_path);
     let upper = open();
     assert_eq!(read_only.is_ok(), upper.is_ok(), "one opens and the other does not");

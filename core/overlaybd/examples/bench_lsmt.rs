@@ -70,6 +70,13 @@ fn main() -> Fallible<()> {
     idle_image(dir.path())
 }
 
+/// Prints a measurement.
+fn row(name: &str, value: f64, unit: &str, peer: Option<&str>, ratio: Option<f64>) {
+    let peer = peer.map_or("null".to_string(), |peer| format!("{peer:?}"));
+    let ratio = ratio.map_or("null".to_string(), |ratio| format!("{ratio:.3}"));
+    println!(r#"{{"name": "lsmt.{name}", "value": {value:.2}, "unit": "{unit}", "peer": {peer}, "ratio": {ratio}}}"#);
+}
+
 /// A pair of files with so many bytes, written in runs of 4 KiB to 1 MiB all over a device.
 fn written(dir: &Path, name: &str, bytes: u64, random: &mut Random) -> Fallible<(PathBuf, PathBuf)> {
     let files = (dir.join(format!("{name}.data")), dir.join(format!("{name}.index")));
@@ -94,7 +101,7 @@ fn against_cp(dir: &Path) -> Fallible<()> {
     let many = (0..MERGED_LAYERS)
         .map(|n| written(dir, &format!("layer{n}"), BYTES / MERGED_LAYERS, &mut random))
         .collect::<Fallible<Vec<_>>>()?;
-    let open = |files: &(PathBuf, PathBuf)| open_as_layer(&OsDisk, &files.0, &files.1);
+    let open = |files: &(PathBuf, PathBuf)| open_as_layer(&OsDisk, &files.0, &files.1).map(|(layer, _)| layer);
     let options = CommitOptions::default();
     compare("commit", dir, |sink| Ok(commit(&open(&single)?, &options, sink, &mut silent).map(drop)?))?;
     compare("merge", dir, |sink| {
@@ -124,10 +131,8 @@ fn compare(name: &str, dir: &Path, job: impl Fn(&mut FileSink) -> Fallible<()>) 
                 bytes as f64 / 1e6 / times[ROUNDS / 2]
             };
             let (ours, theirs) = (speed(&mut ours), speed(&mut theirs));
-            let ratio = ours / theirs;
-            println!(
-                r#"{{"name": "lsmt.{name}", "value": {ours:.0}, "unit": "MB/s", "peer": "cp: {theirs:.0} MB/s", "ratio": {ratio:.3}}}"#
-            );
+            let peer = format!("cp: {theirs:.0} MB/s");
+            row(name, ours, "MB/s", Some(&peer), Some(ours / theirs));
         }
     }
     Ok(())
@@ -154,17 +159,8 @@ fn idle_image(dir: &Path) -> Fallible<()> {
     let seconds = start.elapsed().as_secs_f64();
     let index = image.lowers().expect("lowers").index();
     let (held, of_index) = (HELD.load(Relaxed) - before, index.memory_bytes());
-    println!(
-        r#"{{"name": "lsmt.idle_image_bytes", "value": {}, "unit": "bytes", "peer": "its index: {of_index}", "ratio": null}}"#,
-        held - of_index
-    );
-    let per_segment = of_index as f64 / index.len() as f64;
-    println!(
-        r#"{{"name": "lsmt.bytes_per_segment", "value": {per_segment:.2}, "unit": "bytes", "peer": null, "ratio": null}}"#
-    );
-    println!(
-        r#"{{"name": "lsmt.open_100_files_ms", "value": {:.2}, "unit": "ms", "peer": null, "ratio": null}}"#,
-        seconds * 1e3
-    );
+    row("idle_image_bytes", (held - of_index) as f64, "bytes", Some(&format!("its index: {of_index}")), None);
+    row("bytes_per_segment", of_index as f64 / index.len() as f64, "bytes", None, None);
+    row("open_100_files_ms", seconds * 1e3, "ms", None, None);
     Ok(())
 }

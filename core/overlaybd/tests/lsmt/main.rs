@@ -3,5 +3,6 @@
 mod crash;
 mod disk;
 mod golden;
+mod limits;
 mod model;
 mod support;

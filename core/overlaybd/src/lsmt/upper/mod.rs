@@ -64,8 +64,9 @@ impl Upper {
     /// by a crash is cut off (`log` says how), and another process's handle on the layer is refused.
     ///
     /// # Errors
-    /// `Corrupt` for what no crash explains, `Denied` if the layer is open elsewhere, `Limit` for too
-    /// long an index, `Unsupported` for a data file without a header (turboOCI's).
+    /// `Corrupt` for what no crash explains and for a data file without a header, which turboOCI's are;
+    /// `Denied` if the layer is open elsewhere; `Limit` for too long an index; `Unsupported` for an
+    /// index file in place of the data file.
     pub fn open(disk: &dyn Disk, data: &Path, index: &Path) -> Result<Upper> {
         let data = disk.open(data, Mode::Write)?;
         lock(&*data, true)?;
@@ -295,7 +296,10 @@ fn lock(data: &dyn File, exclusive: bool) -> Result<()> {
 
 fn data_header(data: &Arc<dyn File>) -> Result<Header> {
     let blob = FileBlob::new(data.clone())?;
-    read_header(&blob).map_err(|e| e.context("writable layer"))
+    read_header(&blob).map_err(|e| match e.kind() {
+        Kind::Corrupt => e.context("data file of a writable layer (turboOCI's have no header and are not supported)"),
+        _ => e.context("data file of a writable layer"),
+    })
 }
 
 /// Cuts a sector range into runs that one entry can say.
