@@ -263,6 +263,70 @@ fn damage_to_the_files_costs_fetches_never_bytes() {
 }
 
 #[test]
+fn a_disk_that_fails_at_any_one_operation_costs_fetches_never_bytes() {
+    use crate::sys::fault::{Fault as DiskFault, FaultDisk};
+
+    let server = Server::new(pattern(60_000));
+    for fault in [DiskFault::Errno(libc::EIO), DiskFault::Errno(libc::ENOSPC), DiskFault::Short(5000, libc::ENOSPC)] {
+        for at in 0.. {
+            let bench = Bench { capacity: 10 * CHUNK as u64, ..Bench::new() };
+            let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk), at, fault));
+            {
+                let cache = bench.cache_on(disk.clone());
+                let blob = open(&cache, &server);
+                for offset in [0, 20_000, 40_000, 0, 50_000] {
+                    check(&*blob, &server, offset, 10_000);
+                }
+                blob.distrust(0, 100).unwrap();
+                check(&*blob, &server, 0, 60_000);
+            }
+            let cache = bench.cache();
+            let blob = open(&cache, &server);
+            check(&*blob, &server, 0, 60_000);
+            check(&*blob, &server, 30_000, 30_000);
+            if disk.counted() <= at {
+                assert!(at > 20, "the faults were never reached");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_left_alone_for_a_while_and_readers_are_served() {
+    use crate::sys::fault::{Fault as DiskFault, FaultDisk};
+
+    let bench = Bench::new();
+    let server = Server::new(pattern(60_000));
+    // The first two operations are the lengths of a new map, then come header and media: the sixth is data.
+    let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk), 5, DiskFault::Errno(libc::ENOSPC)));
+    let cache = bench.cache_on(disk);
+    let blob = open(&cache, &server);
+    for i in 0..5 {
+        check(&*blob, &server, 2 * i * CHUNK, CHUNK);
+    }
+    assert_eq!(cache.stats().uncached.load(Relaxed), 5, "nothing is stored while the disk is left alone");
+    let notices = bench.notices.lock();
+    assert!(notices.len() == 1 && notices[0].contains("nothing is kept for 10 s"), "{notices:?}");
+    check(&*blob, &server, 0, CHUNK);
+    assert_eq!(server.requests(), 6);
+}
+
+#[test]
+fn the_disk_is_not_filled_beyond_what_must_stay_free() {
+    let bench = Bench::new();
+    let server = Server::new(pattern(60_000));
+    let options =
+        Options { chunk_bytes: 4096, min_free_bytes: u64::MAX / 2, ..Options::new(bench.dir.path(), 1 << 30) };
+    let cache = ChunkCache::open(options, Arc::new(OsDisk), Arc::new(TestClock::default())).unwrap();
+    let blob = open(&cache, &server);
+    check(&*blob, &server, 0, 60_000);
+    cache.flush();
+    assert_eq!(cache.stats().uncached.load(Relaxed), 1);
+    assert!(disk_usage(bench.dir.path()) < 20_000, "{}", disk_usage(bench.dir.path()));
+}
+
+#[test]
 fn media_cut_short_while_open_is_fetched_again() {
     let bench = Bench::new();
     let server = Server::new(pattern(40_000));

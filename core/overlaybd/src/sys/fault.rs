@@ -137,6 +137,10 @@ impl File for FaultFile {
         self.inner.block_bytes()
     }
 
+    fn links(&self) -> io::Result<u64> {
+        self.inner.links()
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.plan.fail()?;
         self.inner.set_len(len)

@@ -1,0 +1,97 @@
+"""The credential document: its forms, its matching, and that it is read again when it changes."""
+
+import base64
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from obd.credentials import Credential, FileCredentials, match, repository
+
+URL = "https://h:5000/v2/a/b/c/blobs/sha256:00"
+
+
+def entry(user: str, password: str = "p") -> dict[str, str]:
+    return {"username": user, "password": password}
+
+
+def user(auths: dict[str, object], url: str = URL) -> str | None:
+    found = match(auths, url)
+    return found.username if found else None
+
+
+@pytest.mark.parametrize(
+    ("keys", "winner"),
+    [
+        (["h:5000"], "h:5000"),
+        (["h:5000/a/b", "h:5000"], "h:5000/a/b"),
+        (["h:5000", "h:5000/a/b"], "h:5000"),  # document order, not the longest
+        (["h:5000/a/b/c"], "h:5000/a/b/c"),
+        (["h:5000/a/b/c/d", "h:5000/a/x", "h:5000/aa", "h", "h:50"], None),
+        (["https://h:5000/", "https://h:5000/a"], "https://h:5000/a"),  # Docker's forms: the longest
+        (["https://h:5000/a/b", "h:5000"], "h:5000"),  # but after upstream's
+        (["https://h:5000/v1/"], "https://h:5000/v1/"),
+        (["https://H:5000/v2/"], "https://H:5000/v2/"),
+    ],
+)
+def test_which_entry_wins(keys: list[str], winner: str | None) -> None:
+    assert user({key: entry(key) for key in keys}) == winner
+
+
+def test_docker_hub_and_default_ports() -> None:
+    hub = "https://registry-1.docker.io/v2/library/x/blobs/sha256:00"
+    assert user({"https://index.docker.io/v1/": entry("u")}, hub) == "u"
+    assert user({"docker.io": entry("u")}, hub) == "u"
+    assert user({"h:443": entry("u")}, "https://h/v2/a/blobs/sha256:00") == "u"
+    assert user({"h": entry("u")}, "https://h:443/v2/a/blobs/sha256:00") == "u"
+    assert user({"h:443": entry("u")}, "http://h/v2/a/blobs/sha256:00") is None
+
+
+def test_forms_of_an_entry() -> None:
+    auth = base64.b64encode(b"u:p:w").decode()
+    assert match({"h:5000": {"auth": auth, **entry("other")}}, URL) == Credential("u", "p:w")
+    # What is not usable is passed over; an empty user is anonymous.
+    bad: dict[str, object] = {
+        "h:5000": {"auth": base64.b64encode(b"nocolon").decode()},
+        "h:5000/a": entry("u"),
+    }
+    assert user(bad) == "u"
+    for unusable in ({}, None, "x", {"identitytoken": "x"}, {"auth": "%%%"}, {"auth": 7, "username": 7}):
+        assert user({"h:5000": unusable}) is None
+    assert user({"h:5000": entry(""), "h:5000/a": entry("u")}) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        (URL, "a/b/c"),
+        ("/https://h/v2/x/blobs/sha256:00", "x"),
+        ("https://h/v2/a/blobs/b/blobs/uploads/1-2?_state=x", "a/blobs/b"),
+        ("https://h/v2/a/b/manifests/blobs", "a/b"),
+    ],
+)
+def test_repository(url: str, name: str) -> None:
+    assert repository(url) == name
+
+
+def test_a_file_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "cred.json"
+    source = FileCredentials(str(path))
+    with caplog.at_level(logging.WARNING):
+        assert source.lookup(URL) is None
+        assert source.lookup(URL) is None
+    assert len(caplog.records) == 1, "one line for one cause"
+    for name in ("first", "second"):
+        fresh = tmp_path / "new"
+        fresh.write_text(json.dumps({"auths": {"h:5000": entry(name)}}))
+        os.replace(fresh, path)
+        found = source.lookup(URL)
+        assert found is not None and found.username == name
+    path.write_text("{")
+    assert source.lookup(URL) is None
+
+
+def test_a_password_is_in_no_repr() -> None:
+    assert "hidden" not in repr(Credential("u", "hidden"))
