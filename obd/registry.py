@@ -1,10 +1,10 @@
 """A registry's dialogue: which credentials go with a request, and where a blob's bytes really are."""
 
-import threading
-from typing import Any, Final
-from urllib.parse import urlsplit
+from __future__ import annotations
 
-import requests
+import threading
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import obdcore
 from obd.challenge import Challenge, choose, parse
@@ -12,8 +12,11 @@ from obd.credentials import Credential, CredentialSource, repository
 from obd.errors import ObdError
 from obd.redirect import Redirect, follow, origin
 from obd.secret import without_secrets
-from obd.session import make_session, send
-from obd.token import TokenCache, TokenKey
+
+if TYPE_CHECKING:
+    import requests
+
+    from obd.token import TokenCache, TokenKey
 
 # A token refused this soon after it was made is not too old: it does not allow what is asked.
 FRESH_S: Final = 5.0
@@ -40,14 +43,37 @@ class Registry:
         client_cert: tuple[str, str | None] | None = None,
     ) -> None:
         self._credentials = credentials
-        self.session: requests.Session = make_session(
-            user_agent=user_agent, ca_file=ca_file, insecure=insecure, client_cert=client_cert
-        )
+        self._settings: dict[str, Any] = {
+            "user_agent": user_agent,
+            "ca_file": ca_file,
+            "insecure": insecure,
+            "client_cert": client_cert,
+        }
+        self._speech: tuple[requests.Session, TokenCache] | None = None
         self._client = obdcore.HttpClient(user_agent=user_agent, ca_file=ca_file, insecure=insecure)
-        self._tokens = TokenCache(self.session)
         self._lock = threading.Lock()
         # The last challenge of each origin: lets the first request for the next blob carry a token.
         self._challenges: dict[str, Challenge] = {}
+
+    @property
+    def session(self) -> requests.Session:
+        """Connections of Python's own requests."""
+        return self._speak()[0]
+
+    @property
+    def _tokens(self) -> TokenCache:
+        return self._speak()[1]
+
+    def _speak(self) -> tuple[requests.Session, TokenCache]:
+        """What a dialogue needs, made when there is one: reads of a public image are spared its import."""
+        with self._lock:
+            if self._speech is None:
+                from obd.session import make_session
+                from obd.token import TokenCache
+
+                session = make_session(**self._settings)
+                self._speech = session, TokenCache(session)
+            return self._speech
 
     def open_blob(
         self, url: str, *, size: int = 0, cache: obdcore.ChunkCache | None = None
@@ -111,6 +137,8 @@ class Registry:
         for last in (False, True):
             sent = self.authorization(url, action)
             head = dict(headers or {}, **({"Authorization": sent} if sent else {}))
+            from obd.session import send
+
             response = send(self.session, method, url, headers=head, data=data)
             if last or response.status_code not in (401, 403):
                 break
@@ -130,6 +158,8 @@ class Registry:
         if credential and url.startswith("https:") and not realm.startswith("https:"):
             raise ObdError("denied", f"{without_secrets(url)}: wants the password sent in the clear, refused")
         # Not the scope of the challenge: that one may be of another repository of the host.
+        from obd.token import TokenKey
+
         return TokenKey(realm, challenge.get("service"), f"repository:{repository(url)}:{action}", credential)
 
 

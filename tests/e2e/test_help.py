@@ -6,8 +6,19 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.commands import run
+from tools.obd import SUBCOMMANDS
 
-COMMANDS = ["overlaybd-create", "overlaybd-commit", "overlaybd-zfile", "overlaybd-merge", "overlaybd-resize"]
+COMMANDS = [
+    "overlaybd-create",
+    "overlaybd-commit",
+    "overlaybd-zfile",
+    "overlaybd-merge",
+    "overlaybd-resize",
+    "obd",
+    *(f"obd {name}" for name in SUBCOMMANDS),
+    "obd config check",
+    "obd config show",
+]
 TEXTS = Path(__file__).parent / "help"
 
 
@@ -15,9 +26,10 @@ TEXTS = Path(__file__).parent / "help"
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help(name: str, option: str) -> None:
     """`UPDATE_HELP=1` writes the texts anew."""
-    done = run(name, option)
+    program, *words = name.split()
+    done = run(program, *words, option)
     assert (done.status, done.err) == (0, "")
-    text = TEXTS / f"{name}.txt"
+    text = TEXTS / f"{name.replace(' ', '-')}.txt"
     if os.environ.get("UPDATE_HELP"):
         text.write_text(done.out)
     assert done.out == text.read_text()

@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,12 @@ def test_a_result_file_that_cannot_be_written_changes_nothing(
     assert "cannot write the result file" in caplog.text
     with obd.open(write(layers, lowers=lowers, resultFile="/dev/null")):
         assert stat.S_ISCHR(os.stat("/dev/null").st_mode), "a device is written to, never replaced"
+
+
+def test_a_public_image_needs_no_http_library_of_python() -> None:
+    program = "import sys, obd.image, obd.registry; print(*{'requests', 'urllib3', 'ssl'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n", "a command that mounts an image must start fast"
 
 
 def test_what_is_not_built_is_said(layers: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -63,7 +63,7 @@ def _load(path: str, as_service: bool) -> ImageConfig | ServiceConfig:
 
 _CHECK = Command(
     "check",
-    "Check image configurations: types, values, and what they ask for together.",
+    "Checks image configurations: types, values, and what they ask for together.",
     options=[flag("--as-service", help="the files are service configurations")],
     positionals=[positional("file", repeat=True, convert=existing_file, help="configurations")],
     run=check,
@@ -71,10 +71,10 @@ _CHECK = Command(
 
 _SHOW = Command(
     "show",
-    "Tell where each layer of an image would be read from on this machine, now.",
+    "Tells where each layer of an image would be read from on this machine, now.",
     options=[flag("--json", help="for programs")],
     positionals=[positional("file", convert=existing_file, help="image configuration")],
     run=show,
 )
 
-COMMAND = Command("config", "Check and explain configurations.", subcommands=[_CHECK, _SHOW])
+COMMAND = Command("config", "Checks and explains configurations.", subcommands=[_CHECK, _SHOW])

@@ -108,7 +108,7 @@ def _fill(fd: int, zeros: bytes, count: int) -> None:
 
 COMMAND = Command(
     "export",
-    "Write the device of an image as a raw disk image, flattened and sparse.",
+    "Writes the device of an image as a raw disk image, flattened and sparse.",
     options=[service_option(), flag("-f", "--force", help="replace the output if it exists")],
     positionals=[
         positional("config", convert=existing_file, help="image configuration"),

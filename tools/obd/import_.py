@@ -62,7 +62,7 @@ def _size(fd: int, name: str) -> int:
 
 COMMAND = Command(
     "import",
-    "Make a layer of a raw disk image; holes and zeros take no room.",
+    "Makes a layer of a raw disk image; holes and zeros take no room.",
     options=[
         flag("-z", help="compress to a zfile, with checksums"),
         flag("-t", "--tar", help="wrap in a tar, as blobs in a registry are"),

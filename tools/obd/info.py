@@ -71,7 +71,7 @@ def _lsmt(lsmt: dict[str, Any]) -> list[str]:
 
 COMMAND = Command(
     "info",
-    "Tell what a file is: layer, compressed layer, writable layer, index.",
+    "Tells what a file is: layer, compressed layer, writable layer, index.",
     options=[flag("--json", help="for programs: a list of objects")],
     positionals=[positional("file", repeat=True, help="files to look at")],
     run=info,

@@ -23,7 +23,7 @@ def mount(args: Namespace) -> int:
 
 COMMAND = Command(
     "mount",
-    "Mount the file system in an image at a directory, by FUSE and a loop device.",
+    "Mounts the file system in an image at a directory, by FUSE and a loop device.",
     options=[
         flag("--rw", help="writable; the image must have an upper"),
         option(

@@ -83,7 +83,7 @@ def _write_config(path: str, blobs_url: str, layers: list[Descriptor], *, force:
 
 COMMAND = Command(
     "push",
-    "Push layers, bottom first, to a registry; with a tag also as an image.",
+    "Pushes layers, bottom first, to a registry; with a tag also as an image.",
     options=[
         option(
             "--to",

@@ -50,7 +50,7 @@ def uri(address: str, export: str) -> str:
 
 COMMAND = Command(
     "serve",
-    "Serve the device of an image by NBD until SIGTERM or Ctrl-C; prints `ready: URI` when it can be used.",
+    "Serves the device of an image by NBD until SIGTERM or Ctrl-C; prints `ready: URI` when it can be used.",
     options=[
         option(
             "--nbd",

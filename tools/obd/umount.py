@@ -17,7 +17,7 @@ def umount(args: Namespace) -> int:
 
 COMMAND = Command(
     "umount",
-    "Unmount an image and wait until its upper is on disk. Not mounted is fine.",
+    "Unmounts an image and waits until its upper is on disk. Not mounted is fine.",
     positionals=[positional("directory", help="where it is mounted")],
     run=umount,
 )

@@ -149,7 +149,7 @@ def _stack(config: ImageConfig, service: Service, progress: Progress) -> None:
 
 COMMAND = Command(
     "verify",
-    "Read all of a layer, or of an image's layers, and check every header, index, checksum and digest.",
+    "Reads all of a layer, or of an image's layers, and checks every header, index, checksum and digest.",
     options=[service_option()],
     positionals=[positional("file", repeat=True, help="layers or image configurations")],
     run=verify,

@@ -14,7 +14,7 @@ def demo(args: Namespace) -> int:
 
 COMMAND = Command(
     "demo",
-    "Show the whole way of an image on this machine, with numbers; leaves nothing behind.",
+    "Shows the whole way of an image on this machine, with numbers; leaves nothing behind.",
     options=[
         option(
             "--directory", help="where to work (default: the system's temporary directory)", metavar="DIR"
