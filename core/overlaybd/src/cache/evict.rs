@@ -18,8 +18,8 @@ const MOST_SPARE_BYTES: u64 = 50 << 30;
 /// A blob in the directory.
 pub(super) struct Found {
     pub digest: String,
-    /// Last use, as the map has it.
-    pub tick: u32,
+    /// Last use, as the map has it; None without a valid map.
+    pub tick: Option<u32>,
     /// Bytes that media and map take.
     pub bytes: u64,
 }
@@ -36,7 +36,7 @@ impl Shared {
             }
             let files = [self.media_path(digest), self.map_path(digest)].map(|p| self.disk.open(&p, Mode::Read).ok());
             let bytes = files.iter().flatten().map(|file| file.allocated_bytes().unwrap_or(0)).sum();
-            let tick = files[1].as_ref().and_then(|map| Map::probe(&**map, digest)).map_or(0, |(_, tick)| tick);
+            let tick = files[1].as_ref().and_then(|map| Map::probe(&**map, digest)).map(|(_, tick)| tick);
             found.push(Found { digest: digest.to_owned(), tick, bytes });
         }
         // What open stores take is in the sum: their accounts start anew from here.
@@ -92,7 +92,7 @@ impl Shared {
         for blob in blobs {
             match self.opened(&blob.digest) {
                 Some(store) => store.ages(|tick, bytes| ages.push((tick, bytes))),
-                None => ages.push((blob.tick, blob.bytes)),
+                None => ages.push((blob.tick.unwrap_or(0), blob.bytes)),
             }
         }
         ages.sort_unstable();
@@ -119,18 +119,17 @@ impl Shared {
             set_lock(&*store.media, false)?;
             return Ok(Some(taken?.0));
         }
-        if blob.tick > cut {
+        let Some(tick) = blob.tick else {
+            // Nothing of it is known: it is only in the way.
+            let media = self.disk.open(&self.media_path(&blob.digest), Mode::Create)?;
+            return Ok(if self.remove(&blob.digest, &*media)? { Some(blob.bytes) } else { None });
+        };
+        if tick > cut {
             return Ok(Some(0));
         }
         let store = match Store::open(self, &blob.digest, None) {
-            Ok(store) => store,
-            // Nothing of it is known: it is only in the way.
-            Err(e) if e.kind() == Kind::NotFound => {
-                let media = self.disk.open(&self.media_path(&blob.digest), Mode::Create)?;
-                return Ok(if self.remove(&blob.digest, &*media)? { Some(blob.bytes) } else { None });
-            }
             Err(e) if e.kind() == Kind::Busy => return Ok(None),
-            Err(e) => return Err(e),
+            other => other?,
         };
         if !set_lock(&*store.media, true)? {
             return Ok(None);

@@ -9,6 +9,7 @@ mod blob;
 mod buffers;
 mod evict;
 mod flight;
+mod import;
 mod map;
 mod open;
 mod sequence;
@@ -132,7 +133,7 @@ impl ChunkCache {
             buffers,
             stores: Mutex::default(),
         });
-        let newest = shared.scan()?.iter().map(|found| found.tick).max().unwrap_or(0);
+        let newest = shared.scan()?.iter().filter_map(|found| found.tick).max().unwrap_or(0);
         shared.space.start_ticks(newest);
         Ok(Arc::new(ChunkCache { shared, writer: Writer::new(write_behind), parked: Parked::default() }))
     }

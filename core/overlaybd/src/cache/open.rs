@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::evict::set_lock;
 use super::map::{Map, Shape};
-use super::{is_digest, Shared, Store};
+use super::{import, is_digest, Shared, Store};
 use crate::error::{Error, Kind, Result};
 use crate::sys::{File, Mode};
 
@@ -20,7 +20,7 @@ impl Store {
     /// The store of `digest` in this process: the one that is open, or a newly opened one. `len` is the length
     /// of the blob; None takes that of the map.
     ///
-    /// Errors: `NotFound` without `len`, if there is no valid map; `Busy` if another process keeps the
+    /// Errors: `NotFound` without `len`, if there is neither a valid map nor the whole blob; `Busy` if another process keeps the
     /// files locked, or has them open with another shape; `Limit` for too many chunks; those of the disk.
     pub fn shared(shared: &Arc<Shared>, digest: &str, len: Option<u64>) -> Result<Arc<Self>> {
         // Held while opening, so that nobody opens the same files twice. An open takes a few system calls.
@@ -49,25 +49,30 @@ impl Store {
         let mode = if len.is_some() { Mode::Create } else { Mode::Write };
         let (media, alone) = lock_media(shared, digest, mode)?;
         let path = shared.map_path(digest);
-        let map = match shared.disk.open(&path, mode) {
-            Err(e) if e.kind() == Kind::NotFound => return Err(e),
-            other => other?,
-        };
+        let map = shared.disk.open(&path, Mode::Create)?;
         let held = media.allocated_bytes().unwrap_or(0) + map.allocated_bytes().unwrap_or(0);
         let known = Map::probe(&*map, digest).filter(|(shape, _)| len.is_none_or(|len| len == shape.len));
-        let (map, shape, tick) = match (known, len) {
-            (Some((shape, tick)), _) => (Map::existing(map, shape), shape, tick),
-            (None, None) => return Err(Error::new(Kind::NotFound, "not a map").in_file(path)),
-            (None, Some(_)) if !alone => {
+        let (map, shape, tick) = match known {
+            Some((shape, tick)) => (Map::existing(map, shape), shape, tick),
+            None if !alone => {
                 return Err(Error::new(Kind::Busy, "another process has it open with another shape").in_file(path));
             }
-            (None, Some(len)) => {
+            None => {
+                let proven = import::proven_len(&*media, digest, len)?;
+                let Some(len) = proven.or(len) else {
+                    return Err(Error::new(Kind::NotFound, "not a map").in_file(path));
+                };
                 let Some(shape) = Shape::new(shared.options.chunk_bytes, len) else {
                     return Err(Error::new(Kind::Limit, format!("{len} bytes are too many chunks")).in_file(digest));
                 };
-                // Whatever the media holds, nothing vouches for it: its room is given back.
-                media.set_len(0).map_err(|e| Error::io("empty", e).in_file(media.path()))?;
-                (Map::create(map, digest, shape)?, shape, shared.space.tick())
+                let map = Map::create(map, digest, shape)?;
+                if proven.is_some() {
+                    import::record_all(&*media, &map, shape)?;
+                } else {
+                    // Whatever the media holds, nothing vouches for it: its room is given back.
+                    media.set_len(0).map_err(|e| Error::io("empty", e).in_file(media.path()))?;
+                }
+                (map, shape, shared.space.tick())
             }
         };
         // Lengthening hurts nobody; what a file that was cut short has lost shows by the checksums.

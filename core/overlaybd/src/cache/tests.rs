@@ -327,6 +327,26 @@ fn the_disk_is_not_filled_beyond_what_must_stay_free() {
 }
 
 #[test]
+fn a_whole_blob_put_there_by_hand_is_taken_over_and_nothing_else_is() {
+    let bytes = pattern(40_000);
+    let hash = ring::digest::digest(&ring::digest::SHA256, &bytes);
+    let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = format!("sha256:{hex}");
+    let wrong = [&bytes[..39_999], &[bytes[39_999] ^ 1]].concat();
+    for (media, taken) in [(&bytes[..], true), (&wrong, false), (&bytes[..39_000], false), (&[], false)] {
+        for len in [None, Some(40_000)] {
+            let bench = Bench::new();
+            fs::write(bench.dir.path().join(&digest), media).unwrap();
+            let server = Server::new(bytes.clone());
+            let cache = bench.cache();
+            let blob = CachedBlob::open(&cache, &digest, source(&server), len).unwrap();
+            check(&*blob, &server, 0, 40_000);
+            assert_eq!(server.requests() == 0, taken);
+        }
+    }
+}
+
+#[test]
 fn media_cut_short_while_open_is_fetched_again() {
     let bench = Bench::new();
     let server = Server::new(pattern(40_000));

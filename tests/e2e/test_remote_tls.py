@@ -1,0 +1,103 @@
+"""Registries behind TLS: certificates are checked, by the core and by the dialogue alike."""
+
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import obdcore
+from obd.errors import ObdError
+from obd.registry import PULL, Registry
+from tests.e2e import servers
+
+DATA = bytes(range(256)) * 100
+PATH = "/v2/team/app/blobs/sha256:" + "0" * 64
+
+
+class Handler(servers.QuietHandler):
+    """Serves DATA by ranges."""
+
+    def do_GET(self) -> None:
+        first, last = (int(part) for part in self.headers["Range"].removeprefix("bytes=").split("-"))
+        self.answer(206, DATA[first : last + 1], {"Content-Range": f"bytes {first}-{last}/{len(DATA)}"})
+
+
+def openssl(cert: Path, *options: str) -> None:
+    """Makes a certificate, its key beside it."""
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-out", str(cert)]
+    subprocess.run([*command, "-keyout", f"{cert}.key", *options], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate of an authority that nobody knows."""
+    cert = tmp_path_factory.mktemp("tls") / "ca.pem"
+    openssl(cert, "-subj", "/CN=authority")
+    return cert
+
+
+@pytest.fixture(scope="module")
+def url(authority: Path) -> Iterator[str]:
+    cert = authority.with_name("server.pem")
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"]
+    openssl(cert, "-subj", "/CN=server", *names, "-CA", str(authority), "-CAkey", f"{authority}.key")
+    server = servers.serve(Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, f"{cert}.key")
+    # The handshake is left to the thread of the connection: one that fails must not end the server.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    try:
+        yield f"https://127.0.0.1:{server.server_port}{PATH}"
+    finally:
+        servers.stop(server)
+
+
+def test_a_certificate_of_an_unknown_authority_is_refused(url: str) -> None:
+    registry = Registry()
+    with pytest.raises(obdcore.Error, match="certificate") as caught:
+        registry.open_blob(url)
+    assert caught.value.kind == "denied"
+    with pytest.raises(ObdError, match="not trusted") as refused:
+        registry.request("GET", url, action=PULL, headers={"Range": "bytes=0-9"})
+    assert refused.value.kind == "denied"
+
+
+@pytest.mark.parametrize("how", ["ca_file", "insecure"])
+def test_unless_told_to_trust_it(url: str, authority: Path, how: str) -> None:
+    registry = Registry(ca_file=str(authority)) if how == "ca_file" else Registry(insecure=True)
+    assert registry.open_blob(url).read_at(100, 1000) == DATA[100:1100]
+    with registry.request("GET", url, action=PULL, headers={"Range": "bytes=0-9"}) as answer:
+        assert answer.content == DATA[:10]
+
+
+def test_a_name_that_is_not_the_certificates_is_refused(url: str, authority: Path) -> None:
+    other = url.replace("127.0.0.1", "localhost")
+    with pytest.raises(obdcore.Error, match="certificate"):
+        Registry(ca_file=str(authority)).open_blob(other)
+
+
+@pytest.mark.parametrize("content", ["", "no certificate\n", None])
+def test_a_file_of_authorities_that_is_none(url: str, tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    client = obdcore.HttpClient(ca_file=str(path))
+    with pytest.raises(obdcore.Error, match=r"ca\.pem"):
+        obdcore.RemoteBlob("blob", "sha256:00", Fixed(url), client=client)
+
+
+class Fixed:
+    """A locator that always says the same."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def locate(self) -> tuple[str, list[tuple[str, str]]]:
+        return self.url, []
+
+    def refused(
+        self, status: int, headers: list[tuple[str, str]], url: str, sent: list[tuple[str, str]]
+    ) -> bool:
+        return False
