@@ -37,7 +37,7 @@ pub const ZFILE_READ_BATCH: u64 = 256 << 10;
 /// Plain bytes handed to a compressing thread in one go.
 pub const ZFILE_BUILD_BATCH: usize = 256 << 10;
 
-/// Threads of one zfile builder; each holds two batches.
+/// Threads of one zfile builder; for each, four batches are in memory at most.
 pub const MAX_BUILD_THREADS: usize = 64;
 
 /// Headers before the first member of a tar-wrapped layer (upstream writes one).

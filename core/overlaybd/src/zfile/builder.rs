@@ -2,10 +2,10 @@
 //!
 //! Format: zfile, "Writing", "Jump table", "Empty input".
 
-use super::codec::{Algorithm, Codecs};
+use super::codec::Algorithm;
 use super::crc;
 use super::header::{Header, Role};
-use super::pool::{Batch, Pool, Recipe};
+use super::packer::{Packed, Packer, Recipe};
 use crate::error::{Error, Kind, Result};
 use crate::limits::{
     MAX_BUILD_THREADS, MAX_ZFILE_BLOCKS, MAX_ZFILE_STORED_BLOCK, ZFILE_BLOCK_BYTES, ZFILE_BUILD_BATCH,
@@ -56,17 +56,13 @@ pub struct Summary {
 /// `Limit` that says to use smaller blocks. The alternative, to fall back by itself, is not possible once blocks are
 /// written. (Blocks below 1 KiB can break upstream's group rule instead; the same error.)
 ///
-/// Memory: two batches of [`ZFILE_BUILD_BATCH`] a thread, plus 4 bytes for each block written.
+/// Memory: four batches of [`ZFILE_BUILD_BATCH`] a thread, plus 4 bytes for each block written.
 pub struct Builder<S: Sink> {
     sink: S,
     base: u64,
     options: Options,
-    recipe: Recipe,
-    threads: usize,
+    packer: Packer,
     filling: Vec<u8>,
-    spare: Vec<Batch>,
-    codecs: Codecs,
-    pool: Option<Pool>,
     table: Vec<u32>,
     group_sum: u32,
     original_size: u64,
@@ -109,12 +105,8 @@ impl<S: Sink> Builder<S> {
             sink,
             base,
             options,
-            recipe,
-            threads: threads.min(MAX_BUILD_THREADS),
+            packer: Packer::new(threads.min(MAX_BUILD_THREADS), recipe),
             filling: Vec::with_capacity(ZFILE_BUILD_BATCH),
-            spare: Vec::new(),
-            codecs: Codecs::default(),
-            pool: None,
             table: Vec::new(),
             group_sum: 0,
             original_size: 0,
@@ -132,48 +124,29 @@ impl<S: Sink> Builder<S> {
         self.sink
     }
 
-    /// What was collected, as a batch.
-    fn next_batch(&mut self) -> Batch {
-        let mut batch = self.spare.pop().unwrap_or_default();
-        std::mem::swap(&mut batch.plain, &mut self.filling);
+    /// Compresses what was collected, here or on another thread.
+    fn pack_collected(&mut self) -> Result<()> {
+        if self.packer.wants_work() {
+            return self.packer.hand_over(&mut self.filling);
+        }
+        self.packer.pack_here(&self.filling);
         self.filling.clear();
-        batch
+        Ok(())
     }
 
-    /// Compresses a batch in this thread and writes it.
-    fn pack_here(&mut self, mut batch: Batch) -> Result<()> {
-        batch.pack(&self.recipe, &mut self.codecs)?;
-        self.append(batch)
-    }
-
-    /// Hands a batch to the threads, having written finished ones to make room.
-    fn pack_elsewhere(&mut self, batch: Batch) -> Result<()> {
-        self.collect(Pool::is_full)?;
-        match &mut self.pool {
-            Some(pool) => pool.submit(batch),
-            none => none.insert(Pool::start(self.threads, self.recipe)?).submit(batch),
-        }
-    }
-
-    /// Writes finished batches as long as `more` says so.
-    fn collect(&mut self, more: impl Fn(&Pool) -> bool) -> Result<()> {
-        while let Some(pool) = self.pool.as_mut().filter(|pool| more(pool)) {
-            let batch = pool.next()?;
-            self.append(batch)?;
+    /// Writes finished batches in order: those there are, or all.
+    fn write_finished(&mut self, all: bool) -> Result<()> {
+        while let Some(batch) = self.packer.next(all)? {
+            self.append(&batch.packed)?;
+            self.packer.recycle(batch);
         }
         Ok(())
     }
 
-    /// Writes a compressed batch and notes its blocks.
-    fn append(&mut self, batch: Batch) -> Result<()> {
-        let mut len = 0;
-        for &stored in &batch.lengths {
-            self.admit(stored)?;
-            len += stored as usize;
-        }
-        self.sink.write(&batch.packed[..len])?;
-        self.spare.push(batch);
-        Ok(())
+    /// Writes stored blocks and notes where they are.
+    fn append(&mut self, packed: &Packed) -> Result<()> {
+        packed.lengths.iter().try_for_each(|&stored| self.admit(stored))?;
+        self.sink.write(packed.bytes())
     }
 
     /// Notes the length of the next block if a reader of upstream's can read it.
@@ -217,19 +190,21 @@ impl<S: Sink> Builder<S> {
 
 impl<S: Sink> Sink for Builder<S> {
     fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        self.original_size += bytes.len() as u64;
         while !bytes.is_empty() {
             let n = bytes.len().min(ZFILE_BUILD_BATCH - self.filling.len());
-            self.filling.extend_from_slice(&bytes[..n]);
-            self.original_size += n as u64;
-            bytes = &bytes[n..];
-            if self.filling.len() == ZFILE_BUILD_BATCH {
-                let batch = self.next_batch();
-                if self.threads == 1 {
-                    self.pack_here(batch)?;
-                } else {
-                    self.pack_elsewhere(batch)?;
+            let (next, rest) = bytes.split_at(n);
+            bytes = rest;
+            if n == ZFILE_BUILD_BATCH && !self.packer.wants_work() {
+                // Straight from the caller's memory.
+                self.packer.pack_here(next);
+            } else {
+                self.filling.extend_from_slice(next);
+                if self.filling.len() == ZFILE_BUILD_BATCH {
+                    self.pack_collected()?;
                 }
             }
+            self.write_finished(false)?;
         }
         Ok(())
     }
@@ -239,12 +214,9 @@ impl<S: Sink> Sink for Builder<S> {
     }
 
     fn finish(&mut self) -> Result<()> {
-        self.collect(|pool| !pool.is_empty())?;
-        self.pool = None;
-        if !self.filling.is_empty() {
-            let batch = self.next_batch();
-            self.pack_here(batch)?;
-        }
+        self.packer.pack_here(&self.filling);
+        self.filling.clear();
+        self.write_finished(true)?;
         let header = Header {
             index_offset: self.sink.position() - self.base,
             blocks: self.table.len() as u64,

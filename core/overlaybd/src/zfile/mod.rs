@@ -8,7 +8,7 @@ pub mod codec;
 pub mod crc;
 pub mod header;
 mod load;
-mod pool;
+mod packer;
 mod prefetch;
 mod reader;
 mod scratch;

@@ -25,7 +25,7 @@ fn the_result_does_not_depend_on_the_number_of_threads_or_the_size_of_writes() {
     let plain = sample(5 * ZFILE_BUILD_BATCH + 1234);
     for algorithm in [Algorithm::Lz4, Algorithm::Zstd] {
         let alone = build(&plain, options(algorithm, 4096)).unwrap();
-        for threads in [0, 2, 5] {
+        for threads in [0, 1, 2, 5] {
             let mut builder =
                 Builder::new(MemorySink::default(), Options { threads, ..options(algorithm, 4096) }).unwrap();
             for bytes in plain.chunks(70_001) {
