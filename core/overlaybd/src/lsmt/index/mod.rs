@@ -83,7 +83,7 @@ impl Index {
     /// last trimmed to the range. Sectors without a call are holes.
     #[inline]
     pub fn lookup(&self, range: Range<u64>, mut f: impl FnMut(Segment)) {
-        if range.start >= INVALID_OFFSET {
+        if range.is_empty() || range.start >= INVALID_OFFSET {
             return;
         }
         let mut at = self.position(range.start);

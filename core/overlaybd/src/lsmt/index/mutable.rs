@@ -37,6 +37,9 @@ impl MutableIndex {
 
     /// As [`Index::lookup`].
     pub fn lookup(&self, range: Range<u64>, mut f: impl FnMut(Segment)) {
+        if range.is_empty() {
+            return;
+        }
         let first = self.map.range(..range.start).next_back().map_or(range.start, |(k, _)| *k);
         for segment in self.map.range(first..range.end).map(|(_, s)| *s) {
             if segment.end() > range.start {

@@ -168,4 +168,8 @@ fn limits_and_left_out_entries() {
     assert!(Index::merge(&[none; 255]).unwrap().is_empty());
     let index = Index::from_sorted([data(0, 0, 8), data(1, 2, 8), Segment::INVALID]);
     assert_eq!(index.iter().collect::<Vec<_>>(), [data(1, 2, 8)]);
+    let mut map = MutableIndex::default();
+    map.insert(data(1, 2, 8));
+    map.lookup(2..2, |piece| panic!("an empty range has a piece: {piece:?}"));
+    assert_eq!(found(&index, 2..2), []);
 }
