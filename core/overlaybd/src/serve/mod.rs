@@ -12,9 +12,24 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 
 pub use report::Report;
 
+use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
+
+/// What writes must be whole multiples of not to be preceded by a read of what is around them: the block
+/// of usual file systems, which a sparse upper fills up.
+const WRITE_UNIT: u64 = 4096;
 
 /// Calls a device so that a panic in it is an error of this one request.
 fn guarded<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(Error::new(Kind::Io, "the device panicked")))
+}
+
+/// Whether a read can be answered on the spot.
+fn is_ready(device: &dyn BlockDevice, offset: u64, len: u64) -> bool {
+    guarded(|| Ok(device.is_ready(offset, len))).unwrap_or(false)
+}
+
+/// Whether a write can be carried out on the spot: it goes to a local file, but may have to read before.
+fn write_is_quick(device: &dyn BlockDevice, offset: u64, len: u64) -> bool {
+    offset.is_multiple_of(WRITE_UNIT) && len.is_multiple_of(WRITE_UNIT) || is_ready(device, offset, len)
 }

@@ -16,9 +16,9 @@ use crate::device::{BlockDevice, ExtentKind};
 use crate::error::{Error, Kind, Result};
 use crate::limits::{FUSE_MAX_BACKGROUND, FUSE_MAX_IO, FUSE_MAX_QUEUE, SECTOR};
 use crate::serve::buffers::Buffers;
-use crate::serve::guarded;
 use crate::serve::pool::Pool;
 use crate::serve::report::Reporter;
+use crate::serve::{guarded, is_ready, write_is_quick};
 
 /// How long the kernel may keep names and attributes; a resize is seen after that at the latest.
 const TTL: Duration = Duration::from_secs(1);
@@ -258,7 +258,7 @@ impl Filesystem for Files {
     ) {
         let Some(file) = self.find(inode) else { return reply.error(Errno::EBADF) };
         let len = u64::from(size).min(file.device.size().saturating_sub(offset)) as usize;
-        if len == 0 || guarded(|| Ok(file.device.is_ready(offset, len as u64))).unwrap_or(false) {
+        if len == 0 || is_ready(&*file.device, offset, len as u64) {
             return file.read(&self.buffers, offset, len, reply);
         }
         let (worker, buffers) = (Arc::clone(file), Arc::clone(&self.buffers));
@@ -284,8 +284,7 @@ impl Filesystem for Files {
             return reply.error(Errno::ENOSPC);
         }
         let data = &data[..len];
-        let whole_sectors = offset.is_multiple_of(SECTOR) && (len as u64).is_multiple_of(SECTOR);
-        if whole_sectors || guarded(|| Ok(file.device.is_ready(offset, len as u64))).unwrap_or(false) {
+        if write_is_quick(&*file.device, offset, len as u64) {
             return file.write(data, offset, reply);
         }
         // Has to read what is around it, which may take long.

@@ -9,8 +9,8 @@ use super::proto::{chunk, command, flag, Errno, Head, Request, BASE_ALLOCATION_I
 use super::server::{Export, Shared};
 use crate::device::{BlockDevice, ExtentKind};
 use crate::error::{Error, Kind, Result};
-use crate::limits::{MAX_IO_BYTES, NBD_MAX_EXTENTS, NBD_MAX_PAYLOAD, SECTOR};
-use crate::serve::guarded;
+use crate::limits::{MAX_IO_BYTES, NBD_MAX_EXTENTS, NBD_MAX_PAYLOAD};
+use crate::serve::{guarded, is_ready, write_is_quick};
 
 /// What a connection and its workers share.
 pub struct Session {
@@ -77,15 +77,14 @@ impl Session {
         }
     }
 
-    /// Whether a write can be carried out without reading, which may take long, around its edges.
+    /// Whether a write can be carried out on the spot.
     pub fn write_is_quick(&self, request: &Request) -> bool {
-        let whole_sectors = request.offset.is_multiple_of(SECTOR) && u64::from(request.len).is_multiple_of(SECTOR);
-        !request.has(flag::FUA) && (whole_sectors || self.is_ready(request))
+        !request.has(flag::FUA) && write_is_quick(self.device(), request.offset, u64::from(request.len))
     }
 
     /// Whether reading the range needs no network.
     pub fn is_ready(&self, request: &Request) -> bool {
-        guarded(|| Ok(self.device().is_ready(request.offset, u64::from(request.len)))).unwrap_or(false)
+        is_ready(self.device(), request.offset, u64::from(request.len))
     }
 
     /// Fills `buf`; counts and reports a failure.

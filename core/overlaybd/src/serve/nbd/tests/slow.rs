@@ -39,6 +39,19 @@ fn cached_reads_overtake_a_slow_one() {
 }
 
 #[test]
+fn a_write_that_has_to_read_first_is_overtaken_too() {
+    let device = cold();
+    let mut c = Client::new(&server(&device), true);
+    let slow = c.send(command::WRITE, 0, 512, 512, &[3; 512]);
+    device.gate.wait_for(1);
+    assert_eq!(c.read(2 * MIB, 4096).unwrap(), pattern(2 * MIB, 4096));
+    device.gate.open();
+    assert_eq!(c.receive().0, slow);
+    assert_eq!(c.read(512, 512).unwrap(), [3; 512]);
+    c.leave();
+}
+
+#[test]
 fn all_workers_waiting_still_leaves_cached_reads_and_other_exports() {
     let device = cold();
     let server = server(&device);
