@@ -10,9 +10,9 @@ use overlaybd::sys::os::OsDisk;
 use overlaybd::tar::{self, TarSink};
 use overlaybd::zfile::{is_zfile, Algorithm, Builder, Info, Options, Reader};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyBufferError, PyTypeError};
+use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyMapping};
+use pyo3::types::{PyBytes, PyDict};
 
 use crate::errors::to_py;
 use crate::{files, progress};
@@ -100,28 +100,8 @@ fn zfile_detect(py: Python<'_>, path: PathBuf) -> PyResult<bool> {
     py.detach(|| is_zfile(&*unwrapped(&path)?)).map_err(to_py)
 }
 
-/// The options of compression from a mapping of what differs from the default.
-#[allow(dead_code, reason = "for the binding of commit and merge")]
-pub fn options_from(mapping: &Bound<'_, PyMapping>) -> PyResult<Options> {
-    let mut options = Options::default();
-    for item in mapping.items()?.iter() {
-        let (name, value): (String, Bound<'_, PyAny>) = item.extract()?;
-        match name.as_str() {
-            "algorithm" => {
-                options.algorithm = Algorithm::from_name(value.extract::<&str>()?).map_err(to_py)?;
-            }
-            "block_size" => options.block_size = value.extract()?,
-            "checksum" => options.checksum = value.extract()?,
-            "overwrite_header" => options.overwrite_header = value.extract()?,
-            "threads" => options.threads = value.extract()?,
-            _ => return Err(PyTypeError::new_err(format!("no option of compression is named {name:?}"))),
-        }
-    }
-    Ok(options)
-}
-
 /// Where a layer goes: into the open file `fd`, in a tar if wanted.
-pub fn sink_to(fd: RawFd, tar: bool) -> overlaybd::Result<Box<dyn Sink>> {
+fn sink_to(fd: RawFd, tar: bool) -> overlaybd::Result<Box<dyn Sink>> {
     let file = FileSink::new(files::output(fd)?);
     Ok(if tar { Box::new(TarSink::new(file)?) } else { Box::new(file) })
 }
