@@ -20,8 +20,9 @@ impl Store {
     /// The store of `digest` in this process: the one that is open, or a newly opened one. `len` is the length
     /// of the blob; None takes that of the map.
     ///
-    /// Errors: `NotFound` without `len`, if there is neither a valid map nor the whole blob; `Busy` if another process keeps the
-    /// files locked, or has them open with another shape; `Limit` for too many chunks; those of the disk.
+    /// Errors: `NotFound` without `len`, if there is neither a valid map nor the whole blob; `Busy` if another
+    /// process keeps the files locked, or has them open with another shape; `Limit` for too many chunks; those
+    /// of the disk.
     pub fn shared(shared: &Arc<Shared>, digest: &str, len: Option<u64>) -> Result<Arc<Self>> {
         // Held while opening, so that nobody opens the same files twice. An open takes a few system calls.
         let mut stores = shared.stores.lock();
