@@ -34,7 +34,12 @@ class Service:
 
     def blob(self, url: str, lower: Lower) -> obdcore.RemoteBlob:
         """The layer `lower` at `url` of a registry, read through the cache. Raises `OSError`."""
-        return self._registries().open_blob(url, size=lower.size_bytes, cache=self.cache())
+        cache = self.cache()
+        try:
+            return self._registries().open_blob(url, size=lower.size_bytes, cache=cache)
+        finally:
+            for line in cache.notices():
+                _log.warning("%s", line)
 
     def cache(self) -> obdcore.ChunkCache:
         """The chunk cache of the configured directory, which is created if need be. Raises `OSError`."""
