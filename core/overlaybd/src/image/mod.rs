@@ -10,7 +10,7 @@ pub use open::open;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 
 use crate::device::{BlockDevice, Extent};
 use crate::error::{Error, Kind, Result};
@@ -56,8 +56,9 @@ impl Statistics {
 pub struct Image {
     lowers: Option<Stack>,
     upper: Option<Upper>,
-    /// Serialises read-modify-write of requests that do not end at a sector's edge.
-    partial: Mutex<()>,
+    /// Held alone by a write that completes its first and last sector from what is there, and shared by
+    /// all other changes: so none of these falls between its reading and its writing.
+    partial: RwLock<()>,
     statistics: Statistics,
 }
 
@@ -74,7 +75,7 @@ impl Image {
         if let (Some(lowers), Some(upper)) = (&lowers, &upper) {
             upper.inherit_size(lowers.virtual_size())?;
         }
-        let image = Image { lowers, upper, partial: Mutex::new(()), statistics: Statistics::default() };
+        let image = Image { lowers, upper, partial: RwLock::new(()), statistics: Statistics::default() };
         if image.size() == 0 {
             return Err(Error::new(Kind::Invalid, "no layer of the image says how large the device is"));
         }
@@ -156,9 +157,10 @@ impl Image {
             return Ok(());
         }
         if offset.is_multiple_of(SECTOR) && (buf.len() as u64).is_multiple_of(SECTOR) {
+            let _beside_others = self.partial.read();
             return upper.write_at(buf, offset, |gap, at| self.read_lowers(gap, at));
         }
-        let _one_at_a_time = self.partial.lock();
+        let _alone = self.partial.write();
         let start = offset - offset % SECTOR;
         let end = (offset + buf.len() as u64).next_multiple_of(SECTOR);
         let mut sectors = vec![0; (end - start) as usize];
@@ -184,6 +186,7 @@ impl Image {
         if end > last {
             self.write_bytes(upper, &vec![0; (end - last) as usize], last)?;
         }
+        let _beside_others = self.partial.read();
         upper.discard(first, last - first)
     }
 

@@ -154,3 +154,26 @@ fn a_broken_layer_is_named_by_its_number() {
     assert!(error.what().starts_with("layer 2: "), "{error}");
     assert_eq!(open(&OsDisk, vec![], None).err().unwrap().kind(), Kind::Invalid);
 }
+
+#[test]
+fn a_write_to_a_part_of_a_sector_brings_back_nothing_old_around_it() {
+    let rig = Rig::new(false);
+    let image = rig.open();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                image.write_at(&[0xAA; 100], 512).unwrap();
+            }
+        });
+        let wrong = (0..3000u32).find(|turn| {
+            let byte = (turn % 100) as u8;
+            image.write_at(&[byte; 512], 512).unwrap();
+            let mut rest = [0xEE; 412];
+            image.read_at(&mut rest, 612).unwrap();
+            rest != [byte; 412]
+        });
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(wrong, None, "an acknowledged write was undone");
+    });
+}
