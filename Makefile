@@ -57,7 +57,7 @@ lock: .venv/.deps ## pin anew what pyproject.toml and core/Cargo.toml ask for
 	$(cargo) update --manifest-path core/Cargo.toml
 
 clean: ## remove all that the other targets made
-	rm -rf .venv core/target core/fuzz/target bench/out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv core/target core/fuzz/target bench/out dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -r {} +
 
 system-build system-check system-test system-fuzz system-demo system-bench: system-%:
