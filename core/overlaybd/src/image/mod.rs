@@ -166,7 +166,9 @@ impl Image {
         let mut sectors = vec![0; (end - start) as usize];
         let last = sectors.len() - SECTOR as usize;
         self.read_sectors(&mut sectors[..SECTOR as usize], start)?;
-        self.read_sectors(&mut sectors[last..], end - SECTOR)?;
+        if last > 0 {
+            self.read_sectors(&mut sectors[last..], end - SECTOR)?;
+        }
         sectors[(offset - start) as usize..][..buf.len()].copy_from_slice(buf);
         upper.write_at(&sectors, start, |gap, at| self.read_lowers(gap, at))
     }

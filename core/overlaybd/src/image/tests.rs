@@ -1,6 +1,6 @@
 //! The image against a flat array of bytes: every mix of writes, discards, reopening and reads.
 
-use std::sync::Arc;
+use std::sync::{mpsc, Arc};
 
 use proptest::prelude::*;
 
@@ -155,25 +155,53 @@ fn a_broken_layer_is_named_by_its_number() {
     assert_eq!(open(&OsDisk, vec![], None).err().unwrap().kind(), Kind::Invalid);
 }
 
+/// A blob whose next read, once armed, says that it has begun and waits to be let go on.
+struct Gate {
+    inner: Arc<dyn Blob>,
+    armed: parking_lot::Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>,
+}
+
+impl Blob for Gate {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        if let Some((begun, go_on)) = self.armed.lock().take() {
+            begun.send(()).unwrap();
+            go_on.recv().unwrap();
+        }
+        self.inner.read_at(buf, offset)
+    }
+}
+
 #[test]
 fn a_write_to_a_part_of_a_sector_brings_back_nothing_old_around_it() {
     let rig = Rig::new(false);
-    let image = rig.open();
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let inner: Arc<dyn Blob> = Arc::new(FileBlob::open(&OsDisk, &rig.dir.path().join("lower")).unwrap());
+    let gate = Arc::new(Gate { inner, armed: Default::default() });
+    let (data, index) = (rig.dir.path().join("upper"), rig.dir.path().join("upper.index"));
+    let image = open(&OsDisk, vec![gate.clone() as Arc<dyn Blob>], Some((&data, &index))).unwrap();
+    let (at, (begun, has_begun), (go_on, may_go_on)) = (SIZE / 4, mpsc::channel(), mpsc::channel());
+    *gate.armed.lock() = Some((begun, may_go_on));
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                image.write_at(&[0xAA; 100], 512).unwrap();
-            }
+        scope.spawn(|| image.write_at(&[0xAA; 100], at).unwrap());
+        has_begun.recv().unwrap();
+        // The small write has not got the rest of its sector yet. A write of all of it now must last.
+        let (done, is_done) = mpsc::channel();
+        let image = &image;
+        scope.spawn(move || {
+            image.write_at(&[0xBB; 512], at).unwrap();
+            let _ = done.send(());
         });
-        let wrong = (0..3000u32).find(|turn| {
-            let byte = (turn % 100) as u8;
-            image.write_at(&[byte; 512], 512).unwrap();
-            let mut rest = [0xEE; 412];
-            image.read_at(&mut rest, 612).unwrap();
-            rest != [byte; 412]
-        });
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(wrong, None, "an acknowledged write was undone");
+        let _ = is_done.recv_timeout(std::time::Duration::from_millis(200));
+        go_on.send(()).unwrap();
     });
+    let mut rest = [0; 412];
+    image.read_at(&mut rest, at + 100).unwrap();
+    assert_eq!(rest, [0xBB; 412]);
 }
