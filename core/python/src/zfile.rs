@@ -76,8 +76,8 @@ impl ZFileReader {
     }
 }
 
-/// What `info()` returns; also a part of what is said of a whole layer.
-pub fn describe<'py>(py: Python<'py>, info: &Info) -> PyResult<Bound<'py, PyDict>> {
+/// What `info()` returns.
+fn describe<'py>(py: Python<'py>, info: &Info) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("algorithm", info.algorithm.name())?;
     dict.set_item("block_size", info.header.block_size)?;
