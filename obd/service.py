@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("overlaybd.service")
 
+# The largest chunk that the core's cache takes.
+MAX_CHUNK_BYTES: Final = 8 << 20
+
 # One cache for a directory in a process, whichever service asks for it: two would evict each other's files.
 _caches: Final[dict[str, obdcore.ChunkCache]] = {}
 _caches_lock: Final = threading.Lock()
@@ -50,8 +53,15 @@ class Service:
             if cache is None:
                 if settings.type != "file":
                     _log.warning("cacheType %s is not built: the file cache is used", settings.type)
+                chunk_bytes = min(settings.refill_size_bytes, MAX_CHUNK_BYTES)
+                if chunk_bytes != settings.refill_size_bytes:
+                    _log.warning(
+                        "refillSize %d is more than is fetched at a time: %d is used",
+                        settings.refill_size_bytes,
+                        chunk_bytes,
+                    )
                 os.makedirs(directory, mode=0o755, exist_ok=True)
-                cache = obdcore.ChunkCache(directory, settings.size_bytes, settings.refill_size_bytes)
+                cache = obdcore.ChunkCache(directory, settings.size_bytes, chunk_bytes)
                 _caches[directory] = cache
             return cache
 

@@ -108,7 +108,11 @@ def _set_up(request: Request, state: StateDirectory, undo: ExitStack) -> tuple[A
             "read-only", "the image has no upper to write to (make one with overlaybd-create)", request.config
         )
     head = device.read(0, min(filesystem.HEAD_BYTES, device.size))
-    fuse = obdcore.FuseMount({FILE_NAME: device.native}, state.fuse)
+    fuse = obdcore.FuseMount(
+        {FILE_NAME: device.native},
+        state.fuse,
+        on_error=lambda name, error: _log.error("%s: %s", request.config, line_of(error)),
+    )
     undo.callback(_stop, fuse)
     file = os.path.join(state.fuse, FILE_NAME)
     attached = loop.attach(file, read_only=request.read_only)

@@ -117,6 +117,10 @@ def test_verify_says_what_is_wrong_and_where(tmp_path: Path, raw: Path) -> None:
     assert said.status == 255
     assert f"obd: corrupt: {bad}: at " in said.err and "checksum" in said.err
     assert said.out == f"{layer}: ok\n", "one bad file does not hide the others"
+    bad.write_bytes(whole[:-1])
+    assert "no trailer: the zfile is cut off" in run("obd", "verify", bad).err, (
+        "though reading would do without"
+    )
     bad.write_bytes(whole[:-1000])
     assert f"corrupt: {bad}: " in run("obd", "verify", bad).err
     assert "neither a layer" in run("obd", "verify", "/etc/passwd").err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -103,6 +104,27 @@ def test_what_is_written_is_there_again(tmp_path: Path, base: Path, point: Path)
     assert not (point / "hello").exists()
     ok("obd", "umount", point)
     fsck(tmp_path, stack)
+
+
+@pytest.mark.skipif(shutil.which("mkfs.xfs") is None, reason="xfsprogs is not installed")
+def test_two_xfs_images_of_one_base_beside_each_other(tmp_path: Path, point: Path) -> None:
+    with (tmp_path / "raw").open("wb") as file:
+        file.truncate(512 << 20)
+    subprocess.run(["mkfs.xfs", "-q", str(tmp_path / "raw")], check=True)
+    ok("obd", "import", "-z", tmp_path / "raw", tmp_path / "layer")
+    image = config(tmp_path, tmp_path / "layer", writable=True)
+    other = tmp_path / "other"
+    other.mkdir()
+    ok("obd", "mount", "--rw", image, point)
+    try:
+        ok("obd", "mount", config(tmp_path, tmp_path / "layer"), other)
+        (point / "new").write_text("written")
+        assert os.listdir(other) == []
+    finally:
+        ok("obd", "umount", other)
+    ok("obd", "umount", point)
+    ok("obd", "mount", image, point)
+    assert (point / "new").read_text() == "written"
 
 
 def test_plain_umount_ends_everything(tmp_path: Path, base: Path, point: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from tools.errors import tell
+from tools.errors import describe, say, tell
 from tools.obd.common import log_to_stderr, service_option
 from tools.options import Command, Namespace, option, positional
 from tools.values import existing_file, positive
@@ -19,7 +19,12 @@ def serve(args: Namespace) -> int:
     log_to_stderr()
     with obd.open(args.config, args.service) as device:
         end = _signals()
-        server = obdcore.NbdServer({args.name: device.native}, args.nbd, workers=args.workers)
+        server = obdcore.NbdServer(
+            {args.name: device.native},
+            args.nbd,
+            workers=args.workers,
+            on_error=lambda name, error: say(f"obd: {args.config}: {describe(error)}"),
+        )
         try:
             tell(f"ready: {uri(server.address, args.name)}")
             os.read(end, 1)

@@ -63,7 +63,10 @@ pub fn verify(blob: &Arc<dyn Blob>, progress: &mut Progress<'_>) -> Result<Descr
     let opened = open(blob)?;
     let description = describe_opened(blob, &opened)?;
     match &opened.zfile {
-        Some(reader) => reader.for_each_piece(progress, |_| Ok(()))?,
+        Some(reader) => {
+            reader.check_trailer()?;
+            reader.for_each_piece(progress, |_| Ok(()))?;
+        }
         None => read_through(&*opened.content, progress)?,
     }
     Ok(description)

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 
 from tools.errors import Failure
-from tools.obd.demo.workshop import Workshop, end
+from tools.obd.demo.workshop import Workshop
 
 # It answers within a second; a machine under load gets some more.
 START_TIMEOUT_S = 30.0
@@ -34,14 +34,7 @@ class Registry:
         with open(config, "w") as file:
             file.write(CONFIG.format(root=workshop.make("registry"), address=self.address))
         with open(self._log, "wb") as log:
-            process = subprocess.Popen(
-                ["docker-registry", "serve", config],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        workshop.undo(end, process)
+            process = workshop.spawn(["docker-registry", "serve", config], log)
         self._wait(process)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:

@@ -10,14 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from tools.errors import Failure, Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType, TracebackType
+    from typing import BinaryIO
 
 # How long a program that was asked to end may take before it is killed.
 END_TIMEOUT_S = 20.0
@@ -36,24 +37,42 @@ class Workshop:
         self.quiet = quiet
         self._parent = parent
         self._undo = ExitStack()
-        self._said = ""
+        # While held, a signal waits: what has just been made is not on the undo list yet, or is being undone.
+        self._held = False
+        self._waiting: int | None = None
 
     def __enter__(self) -> Workshop:
         for number in _SIGNALS:
-            signal.signal(number, _stop)
-        self.directory = tempfile.mkdtemp(prefix="obd-demo-", dir=self._parent)
-        self._undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            signal.signal(number, self._signalled)
+        with self._hold():
+            self.directory = tempfile.mkdtemp(prefix="obd-demo-", dir=self._parent)
+            self._undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
         self.say(f"working in D={self.directory}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A second Ctrl-C must not stop the tidying up.
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        self._held = True
         self.say("removing everything")
         self._undo.close()
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self._held:
+            self._waiting = number
+            return
+        self._held = True  # a second Ctrl-C must not stop the tidying up
+        raise Stopped(number)
+
+    @contextmanager
+    def _hold(self) -> Iterator[None]:
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._waiting is not None:
+            self._signalled(self._waiting, None)
 
     def path(self, *names: str) -> str:
         """A path below the directory."""
@@ -74,17 +93,29 @@ class Workshop:
         with suppress(OSError, ValueError):
             print(f"[{time.monotonic() - self.started:6.1f} s] {line}", flush=True)
 
-    def run(self, *words: str, show: bool = True, env: dict[str, str] | None = None) -> str:
+    def run(self, *words: str, show: bool = True) -> str:
         """Runs a program and returns its standard output; fails if it does."""
-        return self.start(*words, show=show, env=env)()
+        return self.start(*words, show=show)()
 
-    def start(self, *words: str, show: bool = True, env: dict[str, str] | None = None) -> Callable[[], str]:
+    def start(self, *words: str, show: bool = True) -> Callable[[], str]:
         """Starts a program; calling what is returned waits for its end, and then is as `run`."""
         if show and not self.quiet:
             self.say(f"  $ {self._shortened(words)}")
-        process = self._start(words, env)
-        self._undo.callback(end, process)
+        process = self.spawn(words, subprocess.PIPE)
         return lambda: self._finish(process, words)
+
+    def spawn(self, words: Sequence[str], output: int | BinaryIO) -> subprocess.Popen[bytes]:
+        """A program that runs until it ends or everything is undone; both its streams go to `output`."""
+        # A session of its own: Ctrl-C reaches this process, which ends its children one by one.
+        with self._hold():
+            try:
+                process = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                )
+            except OSError as error:
+                raise Failure(f"obd demo: cannot run {words[0]}: {error.strerror}") from error
+            self._undo.callback(end, process)
+        return process
 
     def _finish(self, process: subprocess.Popen[bytes], words: tuple[str, ...]) -> str:
         try:
@@ -95,20 +126,6 @@ class Workshop:
             said = "\n".join((out + err).decode("utf-8", "replace").splitlines()[-SHOWN_LINES:])
             raise Failure(f"obd demo: {shlex.join(words)} ended with status {process.returncode}:\n{said}")
         return out.decode("utf-8", "replace")
-
-    def _start(self, words: tuple[str, ...], env: dict[str, str] | None) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C reaches this process, which ends its children one by one.
-        try:
-            return subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, **(env or {})},
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise Failure(f"obd demo: cannot run {words[0]}: {error.strerror}") from error
 
     def _shortened(self, words: tuple[str, ...]) -> str:
         line = shlex.join([os.path.basename(words[0]), *words[1:]])
@@ -131,7 +148,3 @@ def end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)

@@ -77,6 +77,26 @@ fn attempt(blob: &dyn Blob) -> Result<Loaded> {
     Ok(Loaded { first, header, algorithm, table })
 }
 
+/// Checks that the file ends in the trailer that belongs to `header`, the one in use. Reading does without it where
+/// the header was overwritten, so only a check of the whole file asks.
+///
+/// Errors: `Corrupt` if it does not; those of the blob.
+pub fn check_trailer(blob: &dyn Blob, header: &Header) -> Result<()> {
+    let at = blob.len().saturating_sub(HEADER_BYTES as u64);
+    let bad = |what: &str| Err(Error::corrupt(what).in_file(blob.name()).at(at));
+    let block = read_block(blob, at)?;
+    let Some(trailer) = Header::parse(&block).filter(|t| !t.is_header()) else {
+        return bad("no trailer: the zfile is cut off, or something follows it");
+    };
+    if trailer.has_digest() && !digest_matches(&block) {
+        return bad("trailer: wrong digest");
+    }
+    if (Header { flags: header.flags, ..trailer }) != *header {
+        return bad("trailer and header say different things");
+    }
+    Ok(())
+}
+
 /// The header at offset 0, if there is one.
 fn first_header(blob: &dyn Blob) -> Result<Option<Header>> {
     if blob.len() < HEADER_BYTES as u64 {

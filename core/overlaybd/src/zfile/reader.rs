@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::codec::{Algorithm, Codec};
 use super::crc;
 use super::header::Header;
-use super::load::{load, Loaded};
+use super::load::{check_trailer, load, Loaded};
 use super::prefetch;
 use super::scratch::{self, room, Scratch};
 use super::table::Table;
@@ -79,6 +79,13 @@ impl Reader {
             return Err(Error::new(Kind::Unsupported, what).in_file(self.name()));
         }
         self.for_each_piece(progress, |_| Ok(()))
+    }
+
+    /// Checks that the file ends where it should, in its trailer. Reading does not always need that.
+    ///
+    /// Errors: `Corrupt` if it does not; those of the blob.
+    pub fn check_trailer(&self) -> Result<()> {
+        check_trailer(&*self.blob, &self.header)
     }
 
     /// Hands all plain bytes in order to `take`, in pieces. `progress` counts them.
