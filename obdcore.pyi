@@ -162,7 +162,7 @@ def layer_verify(path: str, progress: Progress | None = None) -> dict[str, Any]:
     Returns what `layer_info` returns; raises the first fault.
     """
 
-# ---- fetch and cache: core/python/src/remote.rs
+# ---- fetch and cache: core/python/src/{client,cache,remote}.rs
 
 class Locator(Protocol):
     """Policy of one blob, called from any thread: where its bytes are and with which headers."""

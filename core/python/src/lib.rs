@@ -2,6 +2,8 @@
 
 use pyo3::prelude::*;
 
+mod cache;
+mod client;
 mod errors;
 mod files;
 mod image;
@@ -13,6 +15,8 @@ mod zfile;
 
 #[pymodule]
 fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    cache::register(module)?;
+    client::register(module)?;
     errors::register(module)?;
     image::register(module)?;
     lsmt::register(module)?;
