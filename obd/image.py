@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import obdcore
+from obd.companions import Companion, start_companions
 from obd.config import ConfigError, ImageConfig, check_image, load_image
 from obd.errors import ObdError, line_of
 from obd.locate import Source, locate
@@ -22,14 +23,20 @@ class Device:
     """An open image as a block device. Offsets and lengths are bytes; safe for use by several threads."""
 
     def __init__(
-        self, native: obdcore.Image, config: ImageConfig, sources: list[Source], blobs: dict[int, Any]
+        self,
+        native: obdcore.Image,
+        config: ImageConfig,
+        sources: list[Source],
+        blobs: dict[int, obdcore.RemoteBlob],
     ):
         self.native: Final = native
         """The core's image, for front ends."""
         self.config: Final = config
         self.sources: Final = tuple(sources)
         """Where each lower comes from, bottom first."""
-        self._blobs = blobs
+        self.blobs: Final = blobs
+        """The remote lowers by their position; a lower that is read locally is not there."""
+        self._companions: list[Companion] = []
 
     @property
     def size(self) -> int:
@@ -65,12 +72,21 @@ class Device:
         """Counters since the image was opened: requests and bytes, and per lower what was fetched for it."""
         layers: list[dict[str, Any]] = []
         for source in self.sources:
-            blob = self._blobs.get(source.position)
+            blob = self.blobs.get(source.position)
             layers.append({"source": source.path or source.shown_url, **(blob.stats() if blob else {})})
         return {**self.native.stats(), "layers": layers}
 
+    def attend(self, companion: Companion) -> None:
+        """Has `companion` stopped before the device closes."""
+        self._companions.append(companion)
+
     def close(self) -> None:
-        """Flushes and closes. Front ends that still serve the device keep it open until they end."""
+        """Ends what works beside the device, flushes and closes.
+
+        Front ends that still serve the device keep it open until they end.
+        """
+        while self._companions:
+            self._companions.pop().stop()
         self.native.close()
 
     def __enter__(self) -> Self:
@@ -107,6 +123,7 @@ def open_device(
     except BaseException as error:
         result.failed(error.result if isinstance(error, OpenError) else line_of(error))
         raise
+    start_companions(device, service)
     result.success()
     return device
 

@@ -1,0 +1,38 @@
+"""What works beside an open device until it closes: background work that the device does not depend on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from obd.errors import line_of
+
+if TYPE_CHECKING:
+    from obd.image import Device
+    from obd.service import Service
+
+_log: Final = logging.getLogger("overlaybd.image")
+
+
+class Companion(Protocol):
+    """Work beside a device, in threads of its own."""
+
+    def stop(self) -> None:
+        """Ends the work soon and waits for it. Must be safe to call twice, and never raises."""
+
+
+def start_companions(device: Device, service: Service) -> None:
+    """Starts what the configurations of device and host ask for; one that cannot start is a warning."""
+    for start in _STARTERS:
+        try:
+            companion = start(device, service)
+        except OSError as error:
+            _log.warning("%s: %s", device.config.file or "image", line_of(error))
+            continue
+        if companion is not None:
+            device.attend(companion)
+
+
+# Each looks whether its work is wanted: None if not. Started in this order, stopped in the other.
+_STARTERS: Final[tuple[Callable[[Device, Service], Companion | None], ...]] = ()
