@@ -1,6 +1,7 @@
 """Typed objects from JSON objects: each class lists its keys, this module checks and fills them.
 
-A class is a frozen dataclass whose fields are declared with `text`, `integer`, `flag`, `table` or `array`.
+A class is a frozen dataclass whose fields are declared with `text`, `integer`, `flag`, `choice`, `strings`,
+`table`, `array` or `tables`.
 Whatever has the wrong type or is out of range is refused with one line: key, value, what is allowed.
 """
 
@@ -32,6 +33,9 @@ class _Where:
     def member(self, key: str) -> "_Where":
         return _Where(f"{self.path}.{key}" if self.path else key, self.unknown)
 
+    def item(self, position: int) -> "_Where":
+        return _Where(f"{self.path}[{position}]", self.unknown)
+
     def refuse(self, value: object, allowed: str, *, secret: bool = False) -> ConfigError:
         return ConfigError(f"{self.path}: {'(hidden)' if secret else shown(value)} is not allowed: {allowed}")
 
@@ -47,7 +51,9 @@ class Table:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if field.metadata.get("secret") and value:
-                value = without_secrets(value)
+                value = (
+                    without_secrets(value) if isinstance(value, str) else tuple(map(without_secrets, value))
+                )
             parts.append(f"{field.name}={value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
@@ -79,14 +85,29 @@ def text(key: str, default: str = "", *, secret: bool = False) -> Any:
     """A string; `secret`: a URL whose user part or query may hold a secret, so that `repr` shows less."""
 
     def check(value: Any, where: _Where) -> str:
-        if not isinstance(value, str):
-            raise where.refuse(value, "must be a string", secret=secret)
-        bad = next((c for c in value if ord(c) < 0x20 or ord(c) == 0x7F or 0xD800 <= ord(c) <= 0xDFFF), None)
-        if bad is not None:
-            raise ConfigError(f"{where.path}: character U+{ord(bad):04X} is not allowed in a path or URL")
-        return value
+        return _string(value, where, secret)
 
     return dataclasses.field(default=default, metadata={"key": key, "check": check, "secret": secret})
+
+
+def strings(key: str, *, secret: bool = False) -> Any:
+    """An array of strings, as a tuple; `secret` as for `text`."""
+
+    def check(value: Any, where: _Where) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise where.refuse(value, "must be an array of strings", secret=secret)
+        return tuple(_string(item, where.item(position), secret) for position, item in enumerate(value))
+
+    return dataclasses.field(default=(), metadata={"key": key, "check": check, "secret": secret})
+
+
+def _string(value: Any, where: _Where, secret: bool) -> str:
+    if not isinstance(value, str):
+        raise where.refuse(value, "must be a string", secret=secret)
+    bad = next((c for c in value if ord(c) < 0x20 or ord(c) == 0x7F or 0xD800 <= ord(c) <= 0xDFFF), None)
+    if bad is not None:
+        raise ConfigError(f"{where.path}: character U+{ord(bad):04X} is not allowed in a path or URL")
+    return value
 
 
 def integer(key: str, default: int | None, low: int, high: int) -> Any:
@@ -145,10 +166,28 @@ def array(key: str, cls: type[T]) -> Any:
             raise where.refuse(value, "must be an array of objects")
         items = []
         for position, item in enumerate(value):
-            at = _Where(f"{where.path}[{position}]", where.unknown)
+            at = where.item(position)
             if not isinstance(item, dict):
                 raise at.refuse(item, "must be an object")
             items.append(_fill(cls, item, at))
         return tuple(items)
 
     return dataclasses.field(default=(), metadata={"key": key, "check": check})
+
+
+def tables(key: str, cls: type[T]) -> Any:
+    """An object whose keys are names of the user's choice, and whose members are objects of `cls`: a dict."""
+
+    def check(value: Any, where: _Where) -> dict[str, T]:
+        if not isinstance(value, dict):
+            raise where.refuse(value, "must be an object of objects")
+        items = {}
+        for name, item in value.items():
+            _string(name, where, False)
+            at = _Where(f"{where.path}[{shown(name)}]", where.unknown)
+            if not isinstance(item, dict):
+                raise at.refuse(item, "must be an object")
+            items[name] = _fill(cls, item, at)
+        return items
+
+    return dataclasses.field(default_factory=dict, metadata={"key": key, "check": check})

@@ -1,12 +1,27 @@
 """The service configuration (`overlaybd.json`): what all images of a host share."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from obd.config.errors import ConfigError
 from obd.config.image import Download
-from obd.config.schema import I32_MAX, I32_MIN, U32, U64, Table, build, choice, flag, integer, table, text
+from obd.config.schema import (
+    I32_MAX,
+    I32_MIN,
+    U32,
+    U64,
+    Table,
+    build,
+    choice,
+    flag,
+    integer,
+    strings,
+    table,
+    tables,
+    text,
+)
 from obd.config.strict_json import read_object
 
 DEFAULT_SERVICE_FILE: Final = "/etc/overlaybd/overlaybd.json"
@@ -56,30 +71,38 @@ class GzipCacheConfig(Table):
 class CredentialConfig(Table):
     """Where user names and passwords for registries come from. A URL may hold a secret."""
 
-    mode: str = choice("mode", "", ("", "file", "http", "https", "uds"))
+    mode: str = choice("mode", "", ("", "file", "http", "https", "uds", "docker", "kubelet"))
     path: str = text("path", secret=True)
     timeout_s: int = integer("timeout", 1, I32_MIN, I32_MAX)
     client_cert_path: str = text("client_cert_path")
     client_key_path: str = text("client_key_path")
     server_ca_path: str = text("server_ca_path")
+    bin_dir: str = text("bin_dir")
+    raw_url: bool = flag("rawUrl", False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class P2pConfig(Table):
-    """A proxy on this host that fetches blobs from peers."""
+    """A proxy on this host that fetches blobs from peers.
+
+    Mode "prefix" puts its address before the URL of the blob, "proxy" uses it as HTTP proxies are used.
+    """
 
     enable: bool = flag("enable", False)
     address: str = text("address", "http://localhost:9731/accelerator", secret=True)
+    mode: str = choice("mode", "prefix", ("prefix", "proxy"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ExporterConfig(Table):
-    """Metrics over HTTP."""
+    """Metrics over HTTP. `legacy_names`: upstream's metrics beside the right ones."""
 
     enable: bool = flag("enable", False)
+    address: str = text("address", "0.0.0.0")
     uri_prefix: str = text("uriPrefix", "/metrics")
     port: int = integer("port", 9863, 1, 65535)
     update_interval_us: int = integer("updateInterval", 60_000_000, 0, U64)
+    legacy_names: bool = flag("legacyNames", True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -99,10 +122,29 @@ class PrefetchConfig(Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CertConfig(Table):
-    """TLS client certificate towards registries: used only if both are given."""
+    """TLS towards registries: certificate and key to show (both, or neither is used), and whom to trust.
+
+    `ca_file` is trusted besides what the system trusts; `insecure` trusts anybody.
+    """
 
     cert_file: str = text("certFile")
     key_file: str = text("keyFile")
+    ca_file: str = text("caFile")
+    insecure: bool = flag("insecure", False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class RegistryConfig(Table):
+    """One registry: other endpoints that have the same blobs, tried in this order, and its TLS.
+
+    A TLS member that is given counts instead of that of `certConfig`.
+    """
+
+    mirrors: tuple[str, ...] = strings("mirrors", secret=True)
+    ca_file: str = text("caFile")
+    cert_file: str = text("certFile")
+    key_file: str = text("keyFile")
+    insecure: bool = flag("insecure", False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -121,13 +163,16 @@ class ServiceConfig(Table):
     gzip_cache: GzipCacheConfig = table("gzipCacheConfig", GzipCacheConfig)
     credential_config: CredentialConfig = table("credentialConfig", CredentialConfig)
     legacy_credential_file: str = text("credentialFilePath", "/opt/overlaybd/cred.json")
-    io_engine: int = integer("ioEngine", 0, 0, 2)
+    io_engine: int | None = integer("ioEngine", None, 0, 3)
+    """0 pread, 1 Linux AIO, 2 POSIX AIO, 3 io_uring; None: the fastest."""
     download: Download = table("download", Download)
     p2p: P2pConfig = table("p2pConfig", P2pConfig)
     exporter: ExporterConfig = table("exporterConfig", ExporterConfig)
     api: ApiConfig = table("serviceConfig", ApiConfig)
     prefetch: PrefetchConfig = table("prefetchConfig", PrefetchConfig)
     cert: CertConfig = table("certConfig", CertConfig)
+    registries: Mapping[str, RegistryConfig] = tables("registries", RegistryConfig)
+    """By host, with the port if one is in the URLs of blobs."""
     enable_thread: bool = flag("enableThread", False)
     registry_fs_version: str = text("registryFsVersion", "v2")
     user_agent: str = text("userAgent")

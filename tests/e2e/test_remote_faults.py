@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import obdcore
-from obd.credentials import Credential
+from obd.credentials import Credential, CredentialSource
 from obd.registry import Registry
 from tests.e2e.servers import QuietHandler, serving
 
@@ -227,11 +227,14 @@ def test_only_what_is_final_is_not_tried_again(server: Broken, cache: obdcore.Ch
         assert len(server.seen) == 1, name
 
 
-class Fixed:
+class Fixed(CredentialSource):
     """One user for all hosts."""
 
     def lookup(self, blob_url: str) -> Credential:
         return Credential("ann", "hidden")
+
+    def describe(self) -> str:
+        return "the test"
 
 
 def test_a_redirect_to_another_host_gets_no_credentials(server: Broken, cache: obdcore.ChunkCache) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from obd.config import ConfigError, ServiceConfig, load_service, parse_service
+from obd.config import ConfigError, RegistryConfig, ServiceConfig, load_service, parse_service
 
 
 def test_defaults_are_upstreams() -> None:
@@ -18,7 +18,7 @@ def test_defaults_are_upstreams() -> None:
     assert (config.credentials.mode, config.credentials.path) == ("file", "/opt/overlaybd/cred.json")
     assert config.gzip_cache.refill_size_bytes == 1 << 20
     assert (config.exporter.port, config.api.address) == (9863, "http://127.0.0.1:9862")
-    assert (config.prefetch.concurrency, config.io_engine, config.download.enable) == (16, 0, False)
+    assert (config.prefetch.concurrency, config.io_engine, config.download.enable) == (16, None, False)
     assert config.enable_audit and config.audit_path == "/var/log/overlaybd-audit.log"
     assert parse_service({}) == config
 
@@ -47,18 +47,40 @@ def test_credential_mode_decides() -> None:
     assert config.credentials.timeout_s == 3
 
 
+def test_registries_are_objects_under_names_of_the_users_choice() -> None:
+    registry = {"mirrors": ["https://m:5000/a", "http://n"], "caFile": "/ca", "insecure": True, "cafile": 1}
+    config = parse_service({"registries": {"r.example:5000": registry, "other": {}}})
+    assert config.registries["r.example:5000"].mirrors == ("https://m:5000/a", "http://n")
+    assert config.registries["r.example:5000"].ca_file == "/ca"
+    assert config.registries["other"] == RegistryConfig()
+    assert config.unknown_keys == ('registries["r.example:5000"].cafile',)
+    for root, message in (
+        ({"registries": []}, "registries: an array is not allowed: must be an object of objects"),
+        ({"registries": {"h": 1}}, 'registries["h"]: 1 is not allowed: must be an object'),
+        ({"registries": {"h": {"mirrors": "x"}}}, "must be an array of strings"),
+        (
+            {"registries": {"h": {"mirrors": ["http://u:hunter2@m", 1]}}},
+            'registries["h"].mirrors[1]: (hidden)',
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse_service(root)
+        assert message in str(caught.value)
+
+
 def test_repr_hides_what_may_be_secret() -> None:
     config = parse_service(
         {
             "credentialConfig": {"mode": "http", "path": "http://u:hunter2@h/x?token=hunter2"},
             "p2pConfig": {"address": "http://u:hunter2@h"},
+            "registries": {"h": {"mirrors": ["http://u:hunter2@h"]}},
         }
     )
     assert "hunter2" not in repr(config)
 
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
-    ("engine", {"ioEngine": 3}, "ioEngine: 3 is not allowed: must be an integer from 0 to 2"),
+    ("engine", {"ioEngine": 4}, "ioEngine: 4 is not allowed: must be an integer from 0 to 3"),
     (
         "cache type",
         {"cacheConfig": {"cacheType": "disk"}},

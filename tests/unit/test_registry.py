@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from obd.credentials import Credential
+from obd.credentials import Credential, CredentialSource
 from obd.errors import ObdError
 from obd.redirect import follow
 from obd.registry import BlobLocator, Registry
@@ -47,7 +47,7 @@ def tokens() -> Iterator[Tokens]:
         yield state
 
 
-class Fixed:
+class Fixed(CredentialSource):
     """Credentials that are always the same."""
 
     def __init__(self, credential: Credential | None = None) -> None:
@@ -55,6 +55,9 @@ class Fixed:
 
     def lookup(self, blob_url: str) -> Credential | None:
         return self.credential
+
+    def describe(self) -> str:
+        return "the test"
 
 
 def key(tokens: Tokens, scope: str = "repository:a:pull", user: str = "") -> TokenKey:

@@ -1,72 +1,19 @@
-"""Who we are to a registry: the credential document, and which of its entries is for a blob."""
+"""The credential document `{"auths": {key: entry}}`: which of its entries is for a blob."""
 
 import base64
 import binascii
 import logging
-import os
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from obd.config.errors import ConfigError
-from obd.config.strict_json import read_object
+from obd.credentials.credential import Credential
 
 log = logging.getLogger(__name__)
 
 _DEFAULT_PORTS: Final = {"https": ":443", "http": ":80"}
 # What Docker calls its registry, in keys of its own configuration file, and the host that serves blobs.
 _DOCKER_HUB: Final = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
-
-
-@dataclass(frozen=True)
-class Credential:
-    """A user and a password; the password is in no `repr`."""
-
-    username: str
-    password: str = field(repr=False)
-
-    def basic(self) -> str:
-        """The value of an `Authorization` header."""
-        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
-
-
-class CredentialSource(Protocol):
-    """Where credentials come from. Called from any thread, before each request."""
-
-    def lookup(self, blob_url: str) -> Credential | None:
-        """The credential for a blob; None for anonymous access. Never raises for a source that fails."""
-
-
-class FileCredentials:
-    """The credential mode `file`: a document `{"auths": {key: entry}}`, read again whenever it changes."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._seen: object = None
-        self._auths: Mapping[str, Any] = {}
-
-    def lookup(self, blob_url: str) -> Credential | None:
-        """As `CredentialSource.lookup`; a file that cannot be read means anonymous, and a warning once."""
-        return match(self._document(), blob_url)
-
-    def _document(self) -> Mapping[str, Any]:
-        try:
-            stat = os.stat(self._path)
-            seen: object = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        except OSError as error:
-            seen = error.errno
-        with self._lock:
-            if seen != self._seen:
-                self._seen = seen
-                try:
-                    self._auths = auths_of(read_object(self._path))
-                except ConfigError as error:
-                    self._auths = {}
-                    log.warning("credentials: %s; registries are asked anonymously", error)
-            return self._auths
 
 
 def auths_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
