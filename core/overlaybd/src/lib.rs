@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod layer;
 pub mod limits;
 pub mod lsmt;
+pub mod metrics;
 pub mod progress;
 pub mod serve;
 pub mod sink;

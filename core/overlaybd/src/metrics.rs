@@ -1,0 +1,219 @@
+//! Where time goes: histograms that many threads fill, and the share of one read that waiting or decoding had.
+//!
+//! What takes long (a fetch, a queue) is always timed. What a read of local bytes takes is timed for one read in
+//! [`SAMPLING`] and counted for all of them, so that a read that needs nothing pays for no clock.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Buckets with a bound: 1 µs, 2 µs, 4 µs … 67 s (2^26 µs). What takes longer has a bucket of its own.
+pub const BOUNDED_BUCKETS: usize = 27;
+
+/// Of this many reads of a thread one is timed.
+pub const SAMPLING: u64 = 16;
+
+/// How often something took how long. Every method may be called by any thread at any time.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; BOUNDED_BUCKETS + 1],
+    total_ns: AtomicU64,
+}
+
+impl Histogram {
+    /// Counts one event.
+    pub fn record(&self, time: Duration) {
+        self.record_weighted(time, 1);
+    }
+
+    /// Counts an event that stands for `weight` like it.
+    pub fn record_weighted(&self, time: Duration, weight: u64) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.buckets[bucket(ns)].fetch_add(weight, Relaxed);
+        self.total_ns.fetch_add(ns.saturating_mul(weight), Relaxed);
+    }
+
+    /// What was counted so far. Events that are counted meanwhile may be in it or not.
+    pub fn snapshot(&self) -> Snapshot {
+        let buckets = std::array::from_fn(|i| self.buckets[i].load(Relaxed));
+        Snapshot { buckets, total: Duration::from_nanos(self.total_ns.load(Relaxed)) }
+    }
+}
+
+/// The bucket whose bound is the first that is not below a time: `2^i` µs.
+fn bucket(ns: u64) -> usize {
+    let us = ns.div_ceil(1000).max(1);
+    ((us - 1).checked_ilog2().map_or(0, |log| log as usize + 1)).min(BOUNDED_BUCKETS)
+}
+
+/// A [`Histogram`] at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Events by bucket, none of them in two: bucket `i` holds those up to [`Snapshot::bound`] of `i`, the last one
+    /// those that took longer than any bound.
+    pub buckets: [u64; BOUNDED_BUCKETS + 1],
+    /// Time that all took together.
+    pub total: Duration,
+}
+
+impl Snapshot {
+    /// Upper bound of a bucket; None for the last.
+    pub fn bound(bucket: usize) -> Option<Duration> {
+        (bucket < BOUNDED_BUCKETS).then(|| Duration::from_micros(1 << bucket))
+    }
+
+    /// Events in all buckets.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+}
+
+/// Where the time of an image's reads went.
+#[derive(Debug, Default)]
+pub struct Latency {
+    /// Whole reads that did not wait for a network, without decoding. Sampled.
+    pub hit: Histogram,
+    /// Waiting for fetches, one event for each read that had to.
+    pub network: Histogram,
+    /// Checking and decoding compressed blocks, one event for each read that did. Sampled.
+    pub decode: Histogram,
+    /// From the arrival of a slow request to a worker that takes it.
+    pub queue: Histogram,
+}
+
+impl Latency {
+    /// All histograms by name.
+    pub fn snapshot(&self) -> [(&'static str, Snapshot); 4] {
+        let causes = [("hit", &self.hit), ("network", &self.network), ("decode", &self.decode), ("queue", &self.queue)];
+        causes.map(|(name, histogram)| (name, histogram.snapshot()))
+    }
+}
+
+/// What the read that the calling thread is busy with has spent.
+struct Spent {
+    turn: Cell<u64>,
+    sampled: Cell<bool>,
+    network_ns: Cell<u64>,
+    decode_ns: Cell<u64>,
+}
+
+thread_local! {
+    static SPENT: Spent = const {
+        Spent { turn: Cell::new(0), sampled: Cell::new(false), network_ns: Cell::new(0), decode_ns: Cell::new(0) }
+    };
+}
+
+/// Carries out a read and enters its time in `latency`. Not to be used inside itself.
+pub fn read<T>(latency: &Latency, work: impl FnOnce() -> T) -> T {
+    let started = SPENT.with(|spent| {
+        spent.network_ns.set(0);
+        spent.decode_ns.set(0);
+        let turn = spent.turn.get();
+        spent.turn.set(turn.wrapping_add(1));
+        spent.sampled.set(turn % SAMPLING == 0);
+        spent.sampled.get().then(Instant::now)
+    });
+    let done = work();
+    SPENT.with(|spent| {
+        let (network, decode) = (spent.network_ns.get(), Duration::from_nanos(spent.decode_ns.get()));
+        if network > 0 {
+            latency.network.record(Duration::from_nanos(network));
+        }
+        let Some(started) = started else { return };
+        spent.sampled.set(false);
+        if !decode.is_zero() {
+            latency.decode.record_weighted(decode, SAMPLING);
+        }
+        if network == 0 {
+            latency.hit.record_weighted(started.elapsed().saturating_sub(decode), SAMPLING);
+        }
+    });
+    done
+}
+
+/// Carries out work that waits for a network, on behalf of the thread's [`read`] if it is in one.
+pub fn network<T>(work: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let done = work();
+    SPENT.with(|spent| spent.network_ns.set(spent.network_ns.get() + nanos(started).max(1)));
+    done
+}
+
+/// Carries out work that decodes, on behalf of the thread's [`read`] if it is in one that is timed.
+#[inline]
+pub fn decode<T>(work: impl FnOnce() -> T) -> T {
+    if !SPENT.with(|spent| spent.sampled.get()) {
+        return work();
+    }
+    let before = SPENT.with(|spent| spent.network_ns.get());
+    let started = Instant::now();
+    let done = work();
+    SPENT.with(|spent| {
+        // A block that proved wrong is fetched again from inside: that is not decoding.
+        let waited = spent.network_ns.get() - before;
+        spent.decode_ns.set(spent.decode_ns.get() + nanos(started).saturating_sub(waited).max(1));
+    });
+    done
+}
+
+fn nanos(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX >> 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_ends_with_its_bound() {
+        let histogram = Histogram::default();
+        for i in 0..BOUNDED_BUCKETS {
+            let bound = Snapshot::bound(i).unwrap();
+            histogram.record(bound);
+            histogram.record(bound + Duration::from_nanos(1));
+        }
+        histogram.record(Duration::ZERO);
+        histogram.record(Duration::MAX);
+        let seen = histogram.snapshot();
+        assert_eq!((seen.buckets[0], seen.buckets[BOUNDED_BUCKETS]), (2, 2));
+        assert!(seen.buckets[1..BOUNDED_BUCKETS].iter().all(|n| *n == 2), "{seen:?}");
+        assert_eq!(seen.count(), 2 * BOUNDED_BUCKETS as u64 + 2);
+        assert_eq!(Snapshot::bound(BOUNDED_BUCKETS), None);
+    }
+
+    #[test]
+    fn nothing_is_lost_between_threads() {
+        let histogram = Histogram::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..10_000).for_each(|_| histogram.record(Duration::from_micros(3))));
+            }
+        });
+        let seen = histogram.snapshot();
+        assert_eq!((seen.count(), seen.buckets[2], seen.total), (40_000, 40_000, Duration::from_millis(120)));
+    }
+
+    #[test]
+    fn a_read_enters_what_it_spent_by_cause() {
+        std::thread::scope(|scope| {
+            // A thread of its own begins with a read that is timed.
+            scope.spawn(|| {
+                let latency = Latency::default();
+                for _ in 0..2 * SAMPLING {
+                    read(&latency, || decode(|| ()));
+                }
+                let long = Duration::from_millis(200);
+                for _ in 0..SAMPLING {
+                    read(&latency, || network(|| ()));
+                }
+                read(&latency, || decode(|| network(|| std::thread::sleep(long))));
+                let [hit, network, decode, queue] = latency.snapshot().map(|(_, seen)| seen);
+                assert_eq!((hit.count(), network.count(), queue.count()), (2 * SAMPLING, SAMPLING + 1, 0));
+                assert_eq!(decode.count(), 3 * SAMPLING);
+                assert!(network.total >= long);
+                // What was waited for inside of decoding is not counted as decoding.
+                assert!(decode.total < long * SAMPLING as u32, "{decode:?}");
+            });
+        });
+    }
+}
