@@ -93,6 +93,9 @@ pub const CACHE_CHUNK_BYTES: std::ops::RangeInclusive<u32> = 4096..=MAX_FETCH_BY
 /// Bytes fetched by one GET at most: bounds the memory of a miss, and the loss when a transfer breaks.
 pub const MAX_FETCH_BYTES: usize = 8 << 20;
 
+/// Bytes fetched in advance by one GET at most: a reader that wants some of them meanwhile waits for all.
+pub const MAX_PREFETCH_BYTES: usize = 1 << 20;
+
 /// Threads that open the layers of one image: opening waits for the network, not for the processor.
 pub const OPEN_THREADS: usize = 32;
 

@@ -36,6 +36,15 @@ pub trait Blob: Send + Sync {
         true
     }
 
+    /// Has the bytes of this range ready for a read to come: fetches what is missing and can be kept, but
+    /// decodes and returns nothing. Returns the bytes fetched; none for a blob that is local, or that keeps
+    /// nothing. What others fetch just now is not waited for.
+    ///
+    /// Errors: those of fetching; `OutOfBounds`.
+    fn prefetch(&self, _offset: u64, _len: u64) -> Result<u64> {
+        Ok(0)
+    }
+
     /// The local file that holds these bytes, and where in it they begin, if there is one: whoever
     /// copies them can let the kernel do it.
     fn as_file(&self) -> Option<(&Arc<dyn File>, u64)> {

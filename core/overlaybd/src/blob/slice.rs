@@ -42,6 +42,11 @@ impl Blob for SliceBlob {
         self.inner.is_ready(self.start.saturating_add(offset), len)
     }
 
+    fn prefetch(&self, offset: u64, len: u64) -> Result<u64> {
+        check_range(self, offset, len as usize)?;
+        self.inner.prefetch(self.start + offset, len)
+    }
+
     fn as_file(&self) -> Option<(&Arc<dyn File>, u64)> {
         let (file, offset) = self.inner.as_file()?;
         Some((file, offset + self.start))

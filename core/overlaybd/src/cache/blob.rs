@@ -10,7 +10,7 @@ use super::{count, ChunkCache};
 use crate::blob::{check_range, Blob};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{RemoteBlob, Source};
-use crate::limits::MAX_FETCH_BYTES;
+use crate::limits::{MAX_FETCH_BYTES, MAX_PREFETCH_BYTES};
 
 /// Times that a read starts over at one place because chunks were taken away under it (eviction, damage) or
 /// another reader's fetch failed; then it fetches past the cache.
@@ -210,6 +210,26 @@ impl Blob for CachedBlob {
     fn is_ready(&self, offset: u64, len: u64) -> bool {
         let end = offset.saturating_add(len).min(self.len());
         offset >= end || self.store.is_present(offset, end - offset)
+    }
+
+    fn prefetch(&self, offset: u64, len: u64) -> Result<u64> {
+        check_range(self, offset, len as usize)?;
+        let shape = self.store.shape;
+        let (mut chunk, mut fetched) = (shape.chunk_of(offset), 0);
+        let end = if len == 0 { chunk } else { shape.chunk_of(offset + len - 1) + 1 };
+        while chunk < end {
+            chunk = match self.store.step(chunk, end, MAX_PREFETCH_BYTES, self.id) {
+                Step::Ready(until) => until,
+                // Its checksum is compared when it is read.
+                Step::Verify => chunk + 1,
+                Step::Join(flight) => flight.end,
+                Step::Lead(flight) => {
+                    fetched += self.lead(&flight)?.len() as u64;
+                    flight.end
+                }
+            };
+        }
+        Ok(fetched)
     }
 
     /// Drops every chunk that the range touches, so that it is fetched again. False once a chunk was dropped too

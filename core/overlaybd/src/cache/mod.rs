@@ -17,6 +17,8 @@ mod space;
 mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_ahead;
 mod writer;
 
 pub use blob::CachedBlob;

@@ -14,10 +14,10 @@ use crate::blob::Blob;
 use crate::fetch::testing::{pattern, source, Fault, Server, TestClock};
 use crate::sys::os::OsDisk;
 
-const DIGEST: &str = "sha256:0123456789abcdef";
-const CHUNK: usize = 4096;
+pub(super) const DIGEST: &str = "sha256:0123456789abcdef";
+pub(super) const CHUNK: usize = 4096;
 
-struct Bench {
+pub(super) struct Bench {
     dir: tempfile::TempDir,
     notices: Arc<Mutex<Vec<String>>>,
     capacity: u64,
@@ -25,11 +25,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Bench { dir: tempfile::tempdir().unwrap(), notices: Arc::default(), capacity: 64 << 20, behind: 0 }
     }
 
-    fn cache(&self) -> Arc<ChunkCache> {
+    pub fn cache(&self) -> Arc<ChunkCache> {
         self.cache_on(Arc::new(OsDisk))
     }
 
@@ -54,11 +54,11 @@ impl Bench {
     }
 }
 
-fn open(cache: &Arc<ChunkCache>, server: &Arc<Server>) -> Arc<dyn Blob> {
+pub(super) fn open(cache: &Arc<ChunkCache>, server: &Arc<Server>) -> Arc<dyn Blob> {
     CachedBlob::open(cache, DIGEST, source(server), Some(server.bytes.len() as u64)).unwrap()
 }
 
-fn check(blob: &dyn Blob, server: &Server, offset: usize, len: usize) {
+pub(super) fn check(blob: &dyn Blob, server: &Server, offset: usize, len: usize) {
     let mut buf = vec![0xaa; len];
     blob.read_at(&mut buf, offset as u64).unwrap();
     assert!(buf == server.bytes[offset..offset + len], "wrong bytes at {offset}+{len}");

@@ -214,6 +214,14 @@ impl Blob for Reader {
         len == 0 || self.blob.is_ready(start, len)
     }
 
+    fn prefetch(&self, offset: u64, len: u64) -> Result<u64> {
+        let (start, len) = self.stored(&self.blocks_of(offset, len));
+        if len == 0 {
+            return Ok(0);
+        }
+        self.blob.prefetch(start, len)
+    }
+
     fn distrust(&self, offset: u64, len: u64) -> Result<bool> {
         let (start, len) = self.stored(&self.blocks_of(offset, len));
         if len == 0 {
