@@ -235,6 +235,20 @@ class RemoteBlob:
     def readinto_at(self, buffer: Any, offset: int) -> int:
         """Fills the buffer, or what of it the blob reaches; returns the bytes read."""
 
+    def copy_into(self, buffer: Any, offset: int) -> int:
+        """As `readinto_at`, for a copy: what is not cached is fetched without being kept, and lets reads go first."""
+
+    def switch_to(self, path: str, on_failure: Callable[[str], None]) -> None:
+        """Has reads that begin from now on answered by a file with the same bytes. At most once.
+
+        If the file fails or proves wrong, reads return to the registry for good, and `on_failure` is called, by any
+        thread, with the reason.
+        """
+
+    @property
+    def local(self) -> str | None:
+        """The file that reads go to, if they do."""
+
     def stats(self) -> dict[str, int]: ...
 
 # ---- image: core/python/src/image.rs

@@ -96,6 +96,9 @@ pub const MAX_FETCH_BYTES: usize = 8 << 20;
 /// Bytes fetched in advance by one GET at most: a reader that wants some of them meanwhile waits for all.
 pub const MAX_PREFETCH_BYTES: usize = 1 << 20;
 
+/// Time that a step of a copy lets urgent fetches pass, so that it goes on even if they never end.
+pub const MAX_YIELD: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Threads that open the layers of one image: opening waits for the network, not for the processor.
 pub const OPEN_THREADS: usize = 32;
 

@@ -1,5 +1,6 @@
 //! `obdcore.RemoteBlob`: a blob of a registry, read by ranges, through a cache or not.
 
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
@@ -8,10 +9,10 @@ use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use overlaybd::blob::{check_range, Blob};
+use overlaybd::blob::{check_range, Blob, FileBlob, SwitchBlob};
 use overlaybd::cache::CachedBlob;
 use overlaybd::fetch::{self, FetchStats, Source};
-use overlaybd::sys::os::OsClock;
+use overlaybd::sys::os::{OsClock, OsDisk};
 
 use crate::cache::ChunkCache;
 use crate::client::{HttpClient, PyLocator};
@@ -20,14 +21,37 @@ use crate::errors::to_py;
 /// A registry blob; other parts of the binding take the blob out of it.
 #[pyclass(frozen, module = "obdcore")]
 pub struct RemoteBlob {
-    blob: Arc<dyn Blob>,
+    blob: Arc<SwitchBlob>,
     fetch: Arc<FetchStats>,
 }
 
 impl RemoteBlob {
     /// The blob itself, to build an image on.
     pub fn blob(&self) -> Arc<dyn Blob> {
-        Arc::clone(&self.blob)
+        Arc::clone(&self.blob) as _
+    }
+
+    /// Fills a buffer from `offset` on, as far as the blob reaches, by one of the blob's ways of reading.
+    fn fill(
+        &self,
+        py: Python<'_>,
+        buffer: &PyBuffer<u8>,
+        offset: u64,
+        read: impl Fn(&SwitchBlob, &mut [u8]) -> overlaybd::Result<()> + Sync,
+    ) -> PyResult<usize> {
+        if buffer.readonly() || !buffer.is_c_contiguous() {
+            return Err(PyBufferError::new_err("a writable contiguous buffer is needed"));
+        }
+        let n = self.blob.len().saturating_sub(offset).min(buffer.len_bytes() as u64) as usize;
+        if n == 0 {
+            return Ok(0); // the pointer of an empty buffer may be null
+        }
+        // SAFETY: the exporter keeps this memory in place and alive while `buffer` exists, it is writable, contiguous
+        // and at least `n` bytes long. That nobody else touches it meanwhile is, as with every `readinto`, the
+        // caller's duty.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<u8>(), n) };
+        py.detach(|| read(&self.blob, bytes)).map_err(to_py)?;
+        Ok(n)
     }
 }
 
@@ -56,7 +80,7 @@ impl RemoteBlob {
             }
         };
         let blob = py.detach(open).map_err(to_py)?;
-        Ok(RemoteBlob { blob, fetch })
+        Ok(RemoteBlob { blob: Arc::new(SwitchBlob::new(blob)), fetch })
     }
 
     #[getter]
@@ -71,19 +95,33 @@ impl RemoteBlob {
     }
 
     fn readinto_at(&self, py: Python<'_>, buffer: PyBuffer<u8>, offset: u64) -> PyResult<usize> {
-        if buffer.readonly() || !buffer.is_c_contiguous() {
-            return Err(PyBufferError::new_err("a writable contiguous buffer is needed"));
-        }
-        let n = self.blob.len().saturating_sub(offset).min(buffer.len_bytes() as u64) as usize;
-        if n == 0 {
-            return Ok(0); // the pointer of an empty buffer may be null
-        }
-        // SAFETY: the exporter keeps this memory in place and alive while `buffer` exists, it is writable, contiguous
-        // and at least `n` bytes long. That nobody else touches it meanwhile is, as with every `readinto`, the
-        // caller's duty.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<u8>(), n) };
-        py.detach(|| self.blob.read_at(bytes, offset)).map_err(to_py)?;
-        Ok(n)
+        self.fill(py, &buffer, offset, |blob, bytes| blob.read_at(bytes, offset))
+    }
+
+    fn copy_into(&self, py: Python<'_>, buffer: PyBuffer<u8>, offset: u64) -> PyResult<usize> {
+        self.fill(py, &buffer, offset, |blob, bytes| blob.copy_at(bytes, offset))
+    }
+
+    fn switch_to(&self, py: Python<'_>, path: PathBuf, on_failure: Py<PyAny>) -> PyResult<()> {
+        let hear = move |error: &overlaybd::Error| {
+            let line = error.to_string();
+            // None while the interpreter ends: nobody is left to hear.
+            Python::try_attach(|py| {
+                if let Err(e) = on_failure.call1(py, (&line,)) {
+                    e.write_unraisable(py, Some(on_failure.bind(py)));
+                }
+            });
+        };
+        let switch = || {
+            let file = FileBlob::open(&OsDisk, &path)?;
+            self.blob.switch_to(Arc::new(file), Box::new(hear))
+        };
+        py.detach(switch).map_err(to_py)
+    }
+
+    #[getter]
+    fn local(&self) -> Option<&str> {
+        self.blob.local().map(|blob| blob.name())
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -3,10 +3,12 @@
 mod file;
 mod memory;
 mod slice;
+mod switch;
 
 pub use file::FileBlob;
 pub use memory::MemoryBlob;
 pub use slice::SliceBlob;
+pub use switch::{OnFailure, SwitchBlob};
 
 use std::sync::Arc;
 
@@ -29,6 +31,12 @@ pub trait Blob: Send + Sync {
     /// Fills `buf` from `offset` on, wholly or with an error. A range that leaves the blob is
     /// `OutOfBounds`.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+
+    /// As [`Blob::read_at`], for whoever keeps the bytes elsewhere: what has to be fetched is not kept here, and
+    /// waits a little while others fetch what somebody is waiting for.
+    fn copy_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.read_at(buf, offset)
+    }
 
     /// Whether a read of this range would be answered without waiting for a network. A hint: it may
     /// be wrong by the time of the read.

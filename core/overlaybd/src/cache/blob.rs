@@ -9,8 +9,8 @@ use super::writer::Job;
 use super::{count, ChunkCache};
 use crate::blob::{check_range, Blob};
 use crate::error::{Error, Kind, Result};
-use crate::fetch::{RemoteBlob, Source};
-use crate::limits::{MAX_FETCH_BYTES, MAX_PREFETCH_BYTES};
+use crate::fetch::{RemoteBlob, Source, LANE};
+use crate::limits::{MAX_FETCH_BYTES, MAX_PREFETCH_BYTES, MAX_YIELD};
 
 /// Times that a read starts over at one place because chunks were taken away under it (eviction, damage) or
 /// another reader's fetch failed; then it fetches past the cache.
@@ -93,6 +93,7 @@ impl CachedBlob {
     }
 
     fn fetch(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let _urgent = LANE.urgent();
         let ahead = self.sequence.ahead(offset, buf.len() as u64);
         let stream = self.cache.parked.take(self.id, offset);
         let (got, rest) = self.source.fetch_ahead(offset, buf, Some(self.store.shape.len), ahead, stream)?;
@@ -205,6 +206,32 @@ impl Blob for CachedBlob {
         }
         count(&self.cache.stats().misses, 1);
         self.read_missing(buf, offset)
+    }
+
+    fn copy_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(self, offset, buf.len())?;
+        let (shape, stop) = (self.store.shape, offset + buf.len() as u64);
+        let mut at = offset;
+        while at < stop {
+            // As far as all chunks are there, or none is.
+            let here = self.store.is_present(at, 1);
+            let mut end = shape.start(shape.chunk_of(at) + 1);
+            while end < stop && self.store.is_present(end, 1) == here {
+                end = shape.start(shape.chunk_of(end) + 1);
+            }
+            let n = (end.min(stop) - at).min(MAX_FETCH_BYTES as u64) as usize;
+            let part = &mut buf[(at - offset) as usize..][..n];
+            if here {
+                self.read_at(part, at)?;
+            } else {
+                LANE.give_way(MAX_YIELD);
+                if self.source.fetch(at, part, Some(shape.len))?.len != n {
+                    return Err(Error::corrupt("answer too short").in_file(self.name()).at(at));
+                }
+            }
+            at += n as u64;
+        }
+        Ok(())
     }
 
     fn is_ready(&self, offset: u64, len: u64) -> bool {

@@ -1,9 +1,9 @@
 //! A registry blob without a cache: every read is a GET.
 
-use super::Source;
+use super::{Source, LANE};
 use crate::blob::{check_range, Blob};
 use crate::error::{Error, Result};
-use crate::limits::MAX_FETCH_BYTES;
+use crate::limits::{MAX_FETCH_BYTES, MAX_YIELD};
 
 /// Reads straight from a [`Source`].
 pub struct RemoteBlob {
@@ -23,6 +23,18 @@ impl RemoteBlob {
         Ok(RemoteBlob { source, len })
     }
 
+    fn fetch(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let mut at = offset;
+        for part in buf.chunks_mut(MAX_FETCH_BYTES) {
+            let got = self.source.fetch(at, part, Some(self.len))?;
+            if got.len != part.len() {
+                return Err(Error::corrupt("answer too short").in_file(self.name()).at(at));
+            }
+            at += got.len as u64;
+        }
+        Ok(())
+    }
+
     /// Where the bytes come from.
     pub fn source(&self) -> &Source {
         &self.source
@@ -40,15 +52,14 @@ impl Blob for RemoteBlob {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self, offset, buf.len())?;
-        let mut at = offset;
-        for part in buf.chunks_mut(MAX_FETCH_BYTES) {
-            let got = self.source.fetch(at, part, Some(self.len))?;
-            if got.len != part.len() {
-                return Err(Error::corrupt("answer too short").in_file(self.name()).at(at));
-            }
-            at += got.len as u64;
-        }
-        Ok(())
+        let _urgent = LANE.urgent();
+        self.fetch(buf, offset)
+    }
+
+    fn copy_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(self, offset, buf.len())?;
+        LANE.give_way(MAX_YIELD);
+        self.fetch(buf, offset)
     }
 
     fn is_ready(&self, _offset: u64, _len: u64) -> bool {

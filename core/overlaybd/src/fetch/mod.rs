@@ -7,6 +7,7 @@
 mod answer;
 mod blob;
 mod client;
+mod lane;
 mod resolve;
 mod source;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 
 pub use blob::RemoteBlob;
 pub use client::{Client, ClientOptions};
+pub use lane::{Lane, Urgent, LANE};
 pub use source::{Fetched, Source, Stream};
 
 use std::io::Read;
