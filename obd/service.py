@@ -8,7 +8,15 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 import obdcore
-from obd.config import Lower, ServiceConfig, load_service
+from obd.config import (
+    DEFAULT_CREDENTIAL_FILE,
+    ConfigError,
+    Download,
+    Lower,
+    ServiceConfig,
+    load_service,
+    service_warnings,
+)
 
 if TYPE_CHECKING:
     from obd.credentials import CredentialSource
@@ -31,9 +39,26 @@ class Service:
         """`config` may be the path of a service configuration; None means the host's, or the defaults."""
         self.config: Final = config if isinstance(config, ServiceConfig) else load_service(config)
         self._registry: Registry | None = None
+        self._download = self.config.download
+        self._download_failure = ""
         self._lock = threading.Lock()
-        for key in self.config.unknown_keys:
-            _log.warning("%s: unknown key %s is ignored", self.config.file, key)
+        for line in service_warnings(self.config):
+            _log.warning("%s: %s", self.config.file or "service configuration", line)
+
+    def download_defaults(self) -> Download:
+        """The object `download` as the file says it now, for a device that is being opened.
+
+        A file that cannot be read, or is wrong by now, leaves what was good last, and a warning.
+        """
+        if self.config.file:
+            try:
+                self._download = load_service(self.config.file).download
+                self._download_failure = ""
+            except ConfigError as error:
+                if str(error) != self._download_failure:
+                    self._download_failure = str(error)
+                    _log.warning("%s: the settings of background download stay as they were", error)
+        return self._download
 
     def blob(self, url: str, lower: Lower) -> obdcore.RemoteBlob:
         """The layer `lower` at `url` of a registry, read through the cache. Raises `OSError`."""
@@ -88,8 +113,9 @@ class Service:
             _log.warning("credentialConfig.mode %s is not built: access is anonymous", settings.mode)
             return None
         # The default file is a place to look, not a promise that it is there.
-        default = settings.path == ServiceConfig().credentials.path
-        if not settings.path or (default and not os.path.exists(settings.path)):
+        if not settings.path or (
+            settings.path == DEFAULT_CREDENTIAL_FILE and not os.path.exists(settings.path)
+        ):
             return None
         from obd.credentials import FileCredentials
 

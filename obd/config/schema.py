@@ -59,8 +59,9 @@ class Table:
 
 
 def build(cls: type[T], root: dict[str, Any]) -> tuple[T, list[str]]:
-    """An object of `cls` from the JSON object `root`, and the keys found that no field knows (`a.b[0].c`).
+    """An object of `cls` from the JSON object `root`, and the keys found that no field knows.
 
+    Such a key is told by its place, `a.b[0].c`, and the nearest known name if one is near.
     Raises `ConfigError` (without a file name) on the first value that is not allowed.
     """
     unknown: list[str] = []
@@ -77,8 +78,17 @@ def _fill(cls: type[T], members: dict[str, Any], where: _Where) -> T:
         known.add(key)
         if key in members:
             values[field.name] = field.metadata["check"](members[key], where.member(key))
-    where.unknown.extend(where.member(key).path for key in members if key not in known)
+    where.unknown.extend(where.member(key).path + _nearest(key, known) for key in members if key not in known)
     return cls(**values)
+
+
+def _nearest(key: str, known: set[str]) -> str:
+    """What to say behind an unknown key when it looks like a known one."""
+    import difflib
+
+    names = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(key.casefold(), names, 1)
+    return f" (did you mean {names[close[0]]}?)" if close else ""
 
 
 def text(key: str, default: str = "", *, secret: bool = False) -> Any:

@@ -25,10 +25,14 @@ from obd.config.schema import (
 from obd.config.strict_json import read_object
 
 DEFAULT_SERVICE_FILE: Final = "/etc/overlaybd/overlaybd.json"
+# A place to look for credentials, not a promise that the file is there.
+DEFAULT_CREDENTIAL_FILE: Final = "/opt/overlaybd/cred.json"
 
 _GIB: Final = 1 << 30
 _CACHE_TYPES: Final = ("", "file", "download", "ocf")
-_PAGE: Final = 4096
+# The daemon's log is at most this many files.
+MAX_LOG_FILES: Final = 30
+_FATAL: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -66,6 +70,11 @@ class GzipCacheConfig(Table):
     size_gib: int = integer("cacheSizeGB", 4, 0, U32)
     refill_size_bytes: int = integer("refillSize", 1 << 20, 0, U32)
 
+    @property
+    def size_bytes(self) -> int:
+        """Capacity in bytes."""
+        return self.size_gib * _GIB
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CredentialConfig(Table):
@@ -73,7 +82,7 @@ class CredentialConfig(Table):
 
     mode: str = choice("mode", "", ("", "file", "http", "https", "uds", "docker", "kubelet"))
     path: str = text("path", secret=True)
-    timeout_s: int = integer("timeout", 1, I32_MIN, I32_MAX)
+    timeout_s: int = integer("timeout", 1, 1, 600)
     client_cert_path: str = text("client_cert_path")
     client_key_path: str = text("client_key_path")
     server_ca_path: str = text("server_ca_path")
@@ -91,6 +100,11 @@ class P2pConfig(Table):
     enable: bool = flag("enable", False)
     address: str = text("address", "http://localhost:9731/accelerator", secret=True)
     mode: str = choice("mode", "prefix", ("prefix", "proxy"))
+
+    @property
+    def url(self) -> str:
+        """The address with a scheme: `http` unless it names another."""
+        return self.address if "://" in self.address else f"http://{self.address}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -162,7 +176,7 @@ class ServiceConfig(Table):
     legacy_cache_size_gib: int = integer("registryCacheSizeGB", 4, 0, U32)
     gzip_cache: GzipCacheConfig = table("gzipCacheConfig", GzipCacheConfig)
     credential_config: CredentialConfig = table("credentialConfig", CredentialConfig)
-    legacy_credential_file: str = text("credentialFilePath", "/opt/overlaybd/cred.json")
+    legacy_credential_file: str = text("credentialFilePath", DEFAULT_CREDENTIAL_FILE)
     io_engine: int | None = integer("ioEngine", None, 0, 3)
     """0 pread, 1 Linux AIO, 2 POSIX AIO, 3 io_uring; None: the fastest."""
     download: Download = table("download", Download)
@@ -186,13 +200,16 @@ class ServiceConfig(Table):
     def log(self) -> LogConfig:
         """The log settings that count: a missing level or path comes from the legacy keys.
 
-        Unlike upstream, an empty `logConfig.logPath` does not throw away the other members.
+        Unlike upstream, an empty `logConfig.logPath` does not throw away the other members. Level, size and
+        number of files are brought into the range that means something.
         """
-        level = self.log_config.level
+        given = self.log_config
         return replace(
-            self.log_config,
-            level=self.legacy_log_level if level is None else level,
-            path=self.log_config.path or self.legacy_log_path,
+            given,
+            level=min(self.legacy_log_level if given.level is None else given.level, _FATAL),
+            path=given.path or self.legacy_log_path,
+            size_mib=max(given.size_mib, 1),
+            files=min(max(given.files, 1), MAX_LOG_FILES),
         )
 
     @property
@@ -212,7 +229,7 @@ class ServiceConfig(Table):
         """The credential settings that count: without a mode, the legacy file."""
         if self.credential_config.mode:
             return self.credential_config
-        return CredentialConfig(mode="file", path=self.legacy_credential_file)
+        return replace(self.credential_config, mode="file", path=self.legacy_credential_file)
 
 
 def load_service(path: str | os.PathLike[str] | None = None) -> ServiceConfig:
@@ -230,18 +247,12 @@ def load_service(path: str | os.PathLike[str] | None = None) -> ServiceConfig:
 
 
 def parse_service(root: dict[str, Any], file: str = "") -> ServiceConfig:
-    """The configuration in the JSON object `root`; `file` is for messages."""
+    """The configuration in the JSON object `root`; `file` is for messages. Touches no other file."""
+    from obd.config.check_service import check_service
+
     try:
         config, unknown = build(ServiceConfig, root)
-        _check_refill("cacheConfig", config.cache_config.refill_size_bytes)
-        _check_refill("gzipCacheConfig", config.gzip_cache.refill_size_bytes)
+        check_service(config)
     except ConfigError as error:
         raise ConfigError(error.what, file=file) from None
     return replace(config, file=file, unknown_keys=tuple(unknown))
-
-
-def _check_refill(where: str, size: int) -> None:
-    if size < _PAGE or size & (size - 1):
-        raise ConfigError(
-            f"{where}.refillSize: {size} is not allowed: must be a power of two from {_PAGE} on"
-        )

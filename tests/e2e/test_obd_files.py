@@ -158,7 +158,18 @@ def test_config_check_and_show(tmp_path: Path, raw: Path) -> None:
     assert shown["layers"][0]["from"] == str(layer)
     service = tmp_path / "overlaybd.json"
     service.write_text('{"ioEngine": 9}')
-    assert "ioEngine: 9 is not allowed" in run("obd", "config", "check", "--as-service", service).err
+    done = run("obd", "config", "check", service, image)
+    assert "ioEngine: 9 is not allowed" in done.err
+    assert (done.status, done.out) == (255, f"{image}: ok\n"), "one wrong file does not hide the next"
+    service.write_text('{"cacheDir": "/x", "certConfig": {"caFile": "/absent"}, "logPath": "/l"}')
+    said = ok("obd", "config", "check", "--as-service", service)
+    assert f"{service}: unknown key cacheDir" in said.err
+    assert f"{service}: certConfig.caFile: cannot read /absent" in said.err
+    shown = json.loads(ok("obd", "config", "show", "--json", service).out)
+    assert shown["file"] == str(service)
+    assert shown["settings"]["logConfig.logPath"] == {"value": "/l", "from": "legacy key logPath"}
+    assert '  logConfig.logPath = "/l"  (legacy key logPath)\n' in ok("obd", "config", "show", service).out
+    assert "  cacheConfig.cacheDir = " in ok("obd", "config", "show").out, "without a file: the host's"
 
 
 def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:

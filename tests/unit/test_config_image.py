@@ -94,7 +94,10 @@ def test_the_first_of_repeated_keys_wins(tmp_path: Path) -> None:
 
 def test_unknown_keys_are_named_and_ignored() -> None:
     config = parse_image({"lowers": [{"file": "/f", "fil": 1}], "repoBlobURL": 7, "upper": {"vsize": "any"}})
-    assert sorted(config.unknown_keys) == ["lowers[0].fil", "repoBlobURL"]
+    assert sorted(config.unknown_keys) == [
+        "lowers[0].fil (did you mean file?)",
+        "repoBlobURL (did you mean repoBlobUrl?)",
+    ]
 
 
 def test_blob_url_has_one_slash() -> None:

@@ -53,7 +53,7 @@ def test_registries_are_objects_under_names_of_the_users_choice() -> None:
     assert config.registries["r.example:5000"].mirrors == ("https://m:5000/a", "http://n")
     assert config.registries["r.example:5000"].ca_file == "/ca"
     assert config.registries["other"] == RegistryConfig()
-    assert config.unknown_keys == ('registries["r.example:5000"].cafile',)
+    assert config.unknown_keys == ('registries["r.example:5000"].cafile (did you mean caFile?)',)
     for root, message in (
         ({"registries": []}, "registries: an array is not allowed: must be an object of objects"),
         ({"registries": {"h": 1}}, 'registries["h"]: 1 is not allowed: must be an object'),
@@ -73,10 +73,10 @@ def test_repr_hides_what_may_be_secret() -> None:
         {
             "credentialConfig": {"mode": "http", "path": "http://u:hunter2@h/x?token=hunter2"},
             "p2pConfig": {"address": "http://u:hunter2@h"},
-            "registries": {"h": {"mirrors": ["http://u:hunter2@h"]}},
         }
     )
     assert "hunter2" not in repr(config)
+    assert "hunter2" not in repr(RegistryConfig(mirrors=("http://u:hunter2@h",)))
 
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
@@ -120,7 +120,10 @@ def test_the_hosts_file_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path.write_text('{"userAgent": "mine", "usrAgent": 1, "logConfig": {"level": 1}}')
     config = load_service()
     assert (config.user_agent, config.file) == ("mine", str(path))
-    assert sorted(config.unknown_keys) == ["logConfig.level", "usrAgent"]
+    assert sorted(config.unknown_keys) == [
+        "logConfig.level (did you mean logLevel?)",
+        "usrAgent (did you mean userAgent?)",
+    ]
 
 
 def test_upstreams_shipped_file_is_accepted() -> None:
