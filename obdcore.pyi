@@ -256,7 +256,18 @@ class RemoteBlob:
 class Image:
     """A stack of layers as a block device. Lowers, bottom first, are paths or RemoteBlobs."""
 
-    def __init__(self, lowers: list[str | RemoteBlob], upper: tuple[str, str] | None = None) -> None: ...
+    def __init__(
+        self,
+        lowers: list[str | RemoteBlob],
+        upper: tuple[str, str] | None = None,
+        *,
+        engine: int | None = None,
+    ) -> None:
+        """`engine`: how lowers in files are read, as `ioEngine` numbers it (0 pread, 1 Linux AIO, 2 POSIX AIO,
+        3 io_uring); None: the fastest. One that the kernel refuses is replaced by pread, which
+        `engine_notices` tells.
+        """
+
     @property
     def size(self) -> int: ...
     @property
@@ -268,6 +279,9 @@ class Image:
     def extents(self, offset: int, length: int) -> list[tuple[int, str]]: ...
     def stats(self) -> dict[str, Any]: ...
     def close(self) -> None: ...
+
+def engine_notices() -> list[str]:
+    """Lines for the log since the last call: which engine was refused, and why; each once a process."""
 
 # ---- front ends: core/python/src/serve.rs
 

@@ -144,7 +144,10 @@ def _open(config: ImageConfig, service: Service) -> Device:
                         raise _nowhere(config, source)
                     blobs[source.position] = service.blob(source.url, source.lower)
                 natives.append(source.path if source.local else blobs[source.position])
-            return Device(obdcore.Image(natives, upper), config, sources, blobs)
+            native = obdcore.Image(natives, upper, engine=service.config.io_engine)
+            for line in obdcore.engine_notices():
+                _log.warning("%s", line)
+            return Device(native, config, sources, blobs)
         except OSError as error:
             failure = refusal(error, sources, config)
             # Upstream reports the first failure even if it is that of a local file which was then got round.

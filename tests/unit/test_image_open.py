@@ -71,6 +71,20 @@ def test_a_stack_of_files_reads_as_upstream_reads_it(layers: Path) -> None:
     assert result(layers) == "success"
 
 
+@pytest.mark.parametrize("engine", [None, 0, 1, 2, 3])
+def test_every_engine_reads_the_same(layers: Path, engine: int | None) -> None:
+    service = layers / "overlaybd.json"
+    service.write_text(json.dumps({} if engine is None else {"ioEngine": engine}))
+    config = write(layers, lowers=[{"file": str(layers / f"{name}.commit")} for name in "abc"])
+    with obd.open(config, service) as device:
+        assert sha256(device) == flat("abc")
+
+
+def test_there_are_no_other_engines(layers: Path) -> None:
+    with pytest.raises(obdcore.Error, match="no I/O engine 4"):
+        obdcore.Image([str(layers / "a.commit")], engine=4)
+
+
 def test_writes_go_to_the_upper_and_stay_there(layers: Path) -> None:
     golden("c.data", layers / "data")
     golden("c.index", layers / "index")
@@ -185,7 +199,7 @@ def test_an_old_result_is_cleared_and_the_new_one_is_whole(
     (layers / "result").write_text("success")
     seen = []
 
-    def image(*args: object) -> None:
+    def image(*args: object, **options: object) -> None:
         seen.append(result(layers))
         raise obdcore.Error(5, "io: broken")
 

@@ -7,6 +7,7 @@
 pub mod blob;
 pub mod cache;
 pub mod device;
+pub mod engine;
 pub mod error;
 pub mod fetch;
 pub mod image;

@@ -113,3 +113,10 @@ pub const FUSE_MAX_QUEUE: usize = 4096;
 
 /// Threads that take FUSE requests.
 pub const FUSE_MAX_THREADS: usize = 4;
+
+/// Kernel contexts that threads hold for reading local files: AIO contexts are scarce on the whole machine
+/// (`fs.aio-max-nr`, of which each takes many times the processors). Further threads read without.
+pub const MAX_ENGINE_CONTEXTS: usize = 64;
+
+/// Page-aligned memory that a thread keeps for direct reads: what is read at a time of larger ranges.
+pub const MAX_BOUNCE_BYTES: usize = 512 << 10;

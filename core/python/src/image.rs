@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use overlaybd::blob::{Blob, FileBlob};
 use overlaybd::device::{BlockDevice, ExtentKind};
+use overlaybd::engine;
 use overlaybd::image::{open, Image};
 use overlaybd::sys::os::OsDisk;
 use overlaybd::{Error, Kind};
@@ -43,11 +44,11 @@ impl From<Lower<'_>> for Source {
 }
 
 impl Source {
-    /// The bytes of the layer, still in whatever it is wrapped.
-    pub fn open(self) -> overlaybd::Result<Arc<dyn Blob>> {
+    /// The bytes of the layer, still in whatever it is wrapped. `kind` is how a file is read.
+    pub fn open(self, kind: engine::Kind) -> overlaybd::Result<Arc<dyn Blob>> {
         match self {
             Source::Blob(blob) => Ok(blob),
-            Source::Path(path) => Ok(Arc::new(FileBlob::open(&OsDisk, &path)?)),
+            Source::Path(path) => Ok(Arc::new(FileBlob::open_with(&OsDisk, &path, kind)?)),
         }
     }
 }
@@ -63,11 +64,20 @@ impl PyImage {
 #[pymethods]
 impl PyImage {
     #[new]
-    #[pyo3(signature = (lowers, upper = None))]
-    fn new(py: Python<'_>, lowers: Vec<Lower<'_>>, upper: Option<(PathBuf, PathBuf)>) -> PyResult<Self> {
+    #[pyo3(signature = (lowers, upper = None, *, engine = None))]
+    fn new(
+        py: Python<'_>,
+        lowers: Vec<Lower<'_>>,
+        upper: Option<(PathBuf, PathBuf)>,
+        engine: Option<u32>,
+    ) -> PyResult<Self> {
+        let no_engine = |number| to_py(Error::new(Kind::Invalid, format!("there is no I/O engine {number}")));
+        let kind = engine.map_or(Ok(engine::Kind::default()), |number| {
+            engine::Kind::from_number(number).ok_or_else(|| no_engine(number))
+        })?;
         let sources: Vec<Source> = lowers.into_iter().map(Source::from).collect();
         py.detach(|| {
-            let blobs = sources.into_iter().map(Source::open).collect::<overlaybd::Result<Vec<_>>>()?;
+            let blobs = sources.into_iter().map(|source| source.open(kind)).collect::<overlaybd::Result<Vec<_>>>()?;
             open(&OsDisk, blobs, upper.as_ref().map(|(data, index)| (data.as_path(), index.as_path())))
         })
         .map(|image| PyImage { inner: parking_lot::RwLock::new(Some(Arc::new(image))) })
@@ -135,7 +145,14 @@ impl PyImage {
     }
 }
 
-/// Adds the class to the module.
+/// What the engines that read local layers had to say since the last call.
+#[pyfunction]
+fn engine_notices() -> Vec<String> {
+    engine::notices()
+}
+
+/// Adds class and function to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(engine_notices, module)?)?;
     module.add_class::<PyImage>()
 }

@@ -4,12 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{check_range, Blob};
+use crate::engine::{self, Engine};
 use crate::error::{Error, Result};
-use crate::sys::{read_exact, Disk, File, Mode};
+use crate::sys::{read_exact_with, Disk, File, Mode};
 
-/// A local file, read with `pread`. Its length is taken once, at open.
+/// A local file, read by an [`Engine`]. Its length is taken once, at open.
 pub struct FileBlob {
     file: Arc<dyn File>,
+    engine: Arc<dyn Engine>,
     name: String,
     len: u64,
 }
@@ -20,11 +22,20 @@ impl FileBlob {
         Self::new(disk.open(path, Mode::Read)?)
     }
 
+    /// Opens `path` read-only, to be read in the way that `kind` says, if that can be had.
+    pub fn open_with(disk: &dyn Disk, path: &Path, kind: engine::Kind) -> Result<Self> {
+        Self::with_engine(disk.open(path, Mode::Read)?, kind)
+    }
+
     /// Uses a file that is open already.
     pub fn new(file: Arc<dyn File>) -> Result<Self> {
+        Self::with_engine(file, engine::Kind::Psync)
+    }
+
+    fn with_engine(file: Arc<dyn File>, kind: engine::Kind) -> Result<Self> {
         let len = file.len().map_err(|e| Error::io("length", e).in_file(file.path()))?;
         let name = file.path().display().to_string();
-        Ok(FileBlob { file, name, len })
+        Ok(FileBlob { engine: engine::open(kind, &file), file, name, len })
     }
 
     /// The file underneath.
@@ -44,7 +55,7 @@ impl Blob for FileBlob {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self, offset, buf.len())?;
-        read_exact(&*self.file, buf, offset)
+        read_exact_with(self.file.path(), buf, offset, |buf, at| self.engine.read_at(buf, at))
     }
 
     fn as_file(&self) -> Option<(&Arc<dyn File>, u64)> {

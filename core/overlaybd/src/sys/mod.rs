@@ -104,19 +104,29 @@ pub trait Clock: Send + Sync + Debug {
 ///
 /// Errors: `Io` from the system; `Corrupt` if the file ends first, since callers ask only for what a
 /// header or an index said is there.
-pub fn read_exact(file: &dyn File, mut buf: &mut [u8], mut offset: u64) -> Result<()> {
+pub fn read_exact(file: &dyn File, buf: &mut [u8], offset: u64) -> Result<()> {
+    read_exact_with(file.path(), buf, offset, |buf, at| file.read_at(buf, at))
+}
+
+/// [`read_exact`] of the file `path` by a `read` of the caller's.
+pub fn read_exact_with(
+    path: &Path,
+    mut buf: &mut [u8],
+    mut offset: u64,
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+) -> Result<()> {
     while !buf.is_empty() {
-        match file.read_at(buf, offset) {
+        match read(buf, offset) {
             Ok(0) => {
                 let what = format!("file ends {} bytes early", buf.len());
-                return Err(Error::corrupt(what).in_file(file.path()).at(offset));
+                return Err(Error::corrupt(what).in_file(path).at(offset));
             }
             Ok(n) => {
                 buf = &mut buf[n..];
                 offset += n as u64;
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::io("read", e).in_file(file.path()).at(offset)),
+            Err(e) => return Err(Error::io("read", e).in_file(path).at(offset)),
         }
     }
     Ok(())
