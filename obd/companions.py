@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
+from obd.downloads import start_downloads
 from obd.errors import line_of
 
 if TYPE_CHECKING:
@@ -35,4 +36,4 @@ def start_companions(device: Device, service: Service) -> None:
 
 
 # Each looks whether its work is wanted: None if not. Started in this order, stopped in the other.
-_STARTERS: Final[tuple[Callable[[Device, Service], Companion | None], ...]] = ()
+_STARTERS: Final[tuple[Callable[[Device, Service], Companion | None], ...]] = (start_downloads,)

@@ -130,7 +130,7 @@ def open_device(
 
 def _open(config: ImageConfig, service: Service) -> Device:
     _refuse_unbuilt(config)
-    _warn(config, service)
+    _warn(config)
     sources = locate(config)
     upper = (config.upper.data, config.upper.index) if config.writable else None
     blobs: dict[int, obdcore.RemoteBlob] = {}
@@ -179,7 +179,7 @@ def _refuse_unbuilt(config: ImageConfig) -> None:
         raise ObdError("unsupported", "upper.target: turboOCI uppers cannot be opened yet", config.file)
 
 
-def _warn(config: ImageConfig, service: Service) -> None:
+def _warn(config: ImageConfig) -> None:
     """Logs what the configuration asks for and does not get, where the device is right without it."""
     name = config.file or "image configuration"
     for key in config.unknown_keys:
@@ -188,6 +188,3 @@ def _warn(config: ImageConfig, service: Service) -> None:
         _log.warning("%s: upper needs both index and data: the device is read-only", name)
     if config.acceleration_layer or config.record_trace_path:
         _log.warning("%s: traces are neither recorded nor replayed yet", name)
-    download = config.download or service.config.download
-    if download.enable:
-        _log.warning("%s: layers are not downloaded in the background yet", name)
