@@ -238,9 +238,6 @@ class RemoteBlob:
     def copy_into(self, buffer: Any, offset: int) -> int:
         """As `readinto_at`, for a copy: what is not cached is fetched without being kept, and lets reads go first."""
 
-    def distrust(self, offset: int, length: int) -> bool:
-        """Drops what is cached of a range that proved wrong; false if that is of no use."""
-
     def switch_to(self, path: str, on_failure: Callable[[str], None]) -> None:
         """Has reads that begin from now on answered by a file with the same bytes. At most once.
 
@@ -281,10 +278,54 @@ class Image:
     def flush(self) -> None: ...
     def extents(self, offset: int, length: int) -> list[tuple[int, str]]: ...
     def stats(self) -> dict[str, Any]: ...
+    def start_recording(self) -> None:
+        """Begins to record first reads of the lowers; those that opened the image are part of it.
+
+        An error of kind "busy" if that is being done already.
+        """
+
+    def stop_recording(self) -> bytes:
+        """Ends the recording: a whole trace file. An error of kind "invalid" if there is none."""
+
+    def recorded(self) -> tuple[bytes, bool]:
+        """What has been recorded so far, as a trace file, and whether something was left out for want of room."""
+
+    @property
+    def recording(self) -> bool: ...
     def close(self) -> None: ...
 
 def engine_notices() -> list[str]:
     """Lines for the log since the last call: which engine was refused, and why; each once a process."""
+
+# ---- traces: core/python/src/trace.rs
+
+class Prefetch:
+    """Fetches in advance what a trace says, beside the use of an image; goes on until done, stopped or dropped.
+
+    At most `workers` fetches at a time, which let those go first that somebody waits for. None is begun after
+    `max_bytes` (0: no bound). Only a cache keeps what is fetched; local layers are passed over.
+    """
+
+    def __init__(self, image: Image, data: bytes, *, workers: int = 16, max_bytes: int = 0) -> None:
+        """`data` is a whole trace file; a damaged one is an error of kind "corrupt"."""
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Returns when all is done (True) or time is over (False)."""
+
+    def stop(self) -> None:
+        """Begins no fetch any more, and waits for those under way, but not for long."""
+
+    def stats(self) -> dict[str, Any]:
+        """`pieces` there now, `fetched_bytes` for them, `failed` and why the first did (`first_error`).
+
+        `skipped`: parts of the data that say nothing of this image, `notes` about the first of them. `done`.
+        """
+
+def trace_detect(data: bytes) -> bool:
+    """Whether bytes begin as a trace does; else, unless empty, they are a list of paths."""
+
+def trace_parse(data: bytes) -> list[tuple[int, int, int]]:
+    """The reads in a trace: layer (0 is the bottom one), offset, length. A damaged file is an `Error`."""
 
 # ---- front ends: core/python/src/serve.rs
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from obd.downloads import start_downloads
 from obd.errors import line_of
 
 if TYPE_CHECKING:
@@ -35,5 +34,13 @@ def start_companions(device: Device, service: Service) -> None:
             device.attend(companion)
 
 
+def _start_trace(device: Device, service: Service) -> Companion | None:
+    if not device.config.acceleration_layer and not device.config.record_trace_path:
+        return None
+    from obd.traces import start_trace
+
+    return start_trace(device, service)
+
+
 # Each looks whether its work is wanted: None if not. Started in this order, stopped in the other.
-_STARTERS: Final[tuple[Callable[[Device, Service], Companion | None], ...]] = (start_downloads,)
+_STARTERS: Final[tuple[Callable[[Device, Service], Companion | None], ...]] = (_start_trace,)

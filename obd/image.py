@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import obdcore
 from obd.companions import Companion, start_companions
@@ -15,6 +15,9 @@ from obd.locate import Source, locate
 from obd.reasons import OpenError, refusal
 from obd.result import ResultFile
 from obd.service import Service
+
+if TYPE_CHECKING:
+    from cache.prefetch import Replay
 
 _log: Final = logging.getLogger("overlaybd.image")
 
@@ -36,6 +39,10 @@ class Device:
         """Where each lower comes from, bottom first."""
         self.blobs: Final = blobs
         """The remote lowers by their position; a lower that is read locally is not there."""
+        self.recording = False
+        """True if the configuration has a trace recorded: then nothing is downloaded beside it."""
+        self.prefetch: Replay | None = None
+        """What is fetched in advance, if anything is."""
         self._companions: list[Companion] = []
 
     @property
@@ -69,12 +76,16 @@ class Device:
         return self.native.extents(offset, length)
 
     def statistics(self) -> dict[str, Any]:
-        """Counters since the image was opened: requests and bytes, and per lower what was fetched for it."""
+        """Counters since the image was opened: requests and bytes, and per lower what was fetched for it.
+
+        `prefetch`, if there is any: what `obdcore.Prefetch.stats` says.
+        """
         layers: list[dict[str, Any]] = []
         for source in self.sources:
             blob = self.blobs.get(source.position)
             layers.append({"source": source.path or source.shown_url, **(blob.stats() if blob else {})})
-        return {**self.native.stats(), "layers": layers}
+        prefetch = {"prefetch": self.prefetch.stats()} if self.prefetch else {}
+        return {**self.native.stats(), "layers": layers, **prefetch}
 
     def attend(self, companion: Companion) -> None:
         """Has `companion` stopped before the device closes."""
@@ -130,7 +141,7 @@ def open_device(
 
 def _open(config: ImageConfig, service: Service) -> Device:
     _refuse_unbuilt(config)
-    _warn(config)
+    _warn(config, service)
     sources = locate(config)
     upper = (config.upper.data, config.upper.index) if config.writable else None
     blobs: dict[int, obdcore.RemoteBlob] = {}
@@ -179,12 +190,13 @@ def _refuse_unbuilt(config: ImageConfig) -> None:
         raise ObdError("unsupported", "upper.target: turboOCI uppers cannot be opened yet", config.file)
 
 
-def _warn(config: ImageConfig) -> None:
+def _warn(config: ImageConfig, service: Service) -> None:
     """Logs what the configuration asks for and does not get, where the device is right without it."""
     name = config.file or "image configuration"
     for key in config.unknown_keys:
         _log.warning("%s: unknown key %s is ignored", name, key)
     if bool(config.upper.index) != bool(config.upper.data):
         _log.warning("%s: upper needs both index and data: the device is read-only", name)
-    if config.acceleration_layer or config.record_trace_path:
-        _log.warning("%s: traces are neither recorded nor replayed yet", name)
+    download = config.download or service.config.download
+    if download.enable:
+        _log.warning("%s: layers are not downloaded in the background yet", name)

@@ -21,6 +21,7 @@ pub mod serve;
 pub mod sink;
 pub mod sys;
 pub mod tar;
+pub mod trace;
 pub mod zfile;
 
 pub use error::{Error, Kind, Result};

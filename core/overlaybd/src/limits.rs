@@ -98,6 +98,29 @@ pub const MAX_PREFETCH_BYTES: usize = 1 << 20;
 
 /// Time that a step of a copy lets urgent fetches pass, so that it goes on even if they never end.
 pub const MAX_YIELD: std::time::Duration = std::time::Duration::from_secs(1);
+/// Records of a trace that is read: 96 MiB of file.
+pub const MAX_TRACE_RECORDS: usize = 4 << 20;
+
+/// Records of one recording: 24 MiB of memory. Neighbours are one record, so that is hours of a busy image.
+pub const MAX_RECORDED: usize = 1 << 20;
+
+/// Bytes of one record that is written: upstream's readers have a buffer of this size and do not check.
+pub const MAX_RECORD_BYTES: u64 = 1 << 20;
+
+/// Bytes of a layer of which is recorded what is read: the table of a larger one would be too large.
+pub const MAX_TRACED_BYTES: u64 = 4 << 40;
+
+/// Fetches that one trace may amount to: 1 TiB.
+pub const MAX_PREFETCH_PIECES: usize = 1 << 20;
+
+/// Time that a fetch made in advance lets urgent ones pass: short, since what it brings is wanted soon.
+pub const MAX_PREFETCH_YIELD: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Threads that fetch in advance for one image.
+pub const MAX_PREFETCH_THREADS: usize = 64;
+
+/// Pieces found but not fetched yet: whoever looks for more waits.
+pub const MAX_PREFETCH_QUEUE: usize = 4096;
 
 /// Threads that open the layers of one image: opening waits for the network, not for the processor.
 pub const OPEN_THREADS: usize = 32;

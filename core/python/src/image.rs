@@ -8,6 +8,7 @@ use overlaybd::device::{BlockDevice, ExtentKind};
 use overlaybd::engine;
 use overlaybd::image::{open, Image};
 use overlaybd::sys::os::OsDisk;
+use overlaybd::trace;
 use overlaybd::{Error, Kind};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -136,6 +137,30 @@ impl PyImage {
             dict.set_item(name, value)?;
         }
         Ok(dict)
+    }
+
+    fn start_recording(&self) -> PyResult<()> {
+        self.device()?.recorder().start().map_err(to_py)
+    }
+
+    fn stop_recording<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let image = self.device()?;
+        let file = py.detach(|| image.recorder().stop().map(|records| trace::encode(&records))).map_err(to_py)?;
+        Ok(PyBytes::new(py, &file))
+    }
+
+    fn recorded<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, bool)> {
+        let image = self.device()?;
+        let (file, truncated) = py.detach(|| {
+            let (records, truncated) = image.recorder().so_far();
+            (trace::encode(&records), truncated)
+        });
+        Ok((PyBytes::new(py, &file), truncated))
+    }
+
+    #[getter]
+    fn recording(&self) -> PyResult<bool> {
+        Ok(self.device()?.recorder().is_recording())
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {

@@ -11,6 +11,7 @@ mod lsmt;
 mod progress;
 mod remote;
 mod serve;
+mod trace;
 mod zfile;
 
 #[pymodule]
@@ -22,6 +23,7 @@ fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     lsmt::register(module)?;
     remote::register(module)?;
     serve::register(module)?;
+    trace::register(module)?;
     zfile::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     Ok(())

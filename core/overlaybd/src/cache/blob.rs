@@ -9,8 +9,8 @@ use super::writer::Job;
 use super::{count, ChunkCache};
 use crate::blob::{check_range, Blob};
 use crate::error::{Error, Kind, Result};
-use crate::fetch::{RemoteBlob, Source, LANE};
-use crate::limits::{MAX_FETCH_BYTES, MAX_PREFETCH_BYTES, MAX_YIELD};
+use crate::fetch::{RemoteBlob, Source, Stream, LANE};
+use crate::limits::{MAX_FETCH_BYTES, MAX_PREFETCH_BYTES, MAX_PREFETCH_YIELD, MAX_YIELD};
 
 /// Times that a read starts over at one place because chunks were taken away under it (eviction, damage) or
 /// another reader's fetch failed; then it fetches past the cache.
@@ -74,13 +74,15 @@ impl CachedBlob {
         }
     }
 
-    /// Carries out a fetch, whose bytes the media gets later.
-    fn lead(&self, flight: &Arc<Flight>) -> Result<Arc<Vec<u8>>> {
+    /// Carries out a fetch, whose bytes the media gets later. `wanted`: somebody waits for them.
+    fn lead(&self, flight: &Arc<Flight>, wanted: bool) -> Result<Arc<Vec<u8>>> {
         let shape = self.store.shape;
         // Also if the source panics: others wait for this fetch.
         let mut abandoned = Abandoned { store: &self.store, flight, why: None };
         let mut bytes = self.store.shared.buffers.take(shape.bytes(flight.first, flight.end));
-        match self.fetch(shape.start(flight.first), &mut bytes) {
+        let at = shape.start(flight.first);
+        let fetched = if wanted { self.fetch(at, &mut bytes) } else { self.take(at, &mut bytes, 0, None).map(drop) };
+        match fetched {
             Ok(()) => std::mem::forget(abandoned),
             Err(e) => {
                 abandoned.why = Some(e.again());
@@ -96,17 +98,22 @@ impl CachedBlob {
         let _urgent = LANE.urgent();
         let ahead = self.sequence.ahead(offset, buf.len() as u64);
         let stream = self.cache.parked.take(self.id, offset);
-        let (got, rest) = self.source.fetch_ahead(offset, buf, Some(self.store.shape.len), ahead, stream)?;
-        if let Some(rest) = rest {
+        if let Some(rest) = self.take(offset, buf, ahead, stream)? {
             self.cache.parked.put(self.id, rest);
         }
+        Ok(())
+    }
+
+    /// Fills `buf` from the network; the rest of the answer if there was `ahead` asked for.
+    fn take(&self, offset: u64, buf: &mut [u8], ahead: u64, stream: Option<Stream>) -> Result<Option<Stream>> {
+        let (got, rest) = self.source.fetch_ahead(offset, buf, Some(self.store.shape.len), ahead, stream)?;
         if got.len != buf.len() {
             return Err(Error::corrupt("answer too short").in_file(self.source.name()).at(offset));
         }
         let stats = self.cache.stats();
         count(&stats.fetches, 1);
         count(&stats.fetched_bytes, buf.len() as u64);
-        Ok(())
+        Ok(rest)
     }
 
     fn landed(&self, flight: &Arc<Flight>, bytes: Arc<Vec<u8>>) {
@@ -150,7 +157,7 @@ impl CachedBlob {
                     Err(_) if flight.owner != self.id => continue,
                     Err(e) => return Err(e),
                 },
-                Step::Lead(flight) => (self.lead(&flight)?, flight.first),
+                Step::Lead(flight) => (self.lead(&flight, true)?, flight.first),
             };
             let skip = (at - shape.start(first)) as usize;
             let n = (bytes.len() - skip).min(out.len());
@@ -245,13 +252,17 @@ impl Blob for CachedBlob {
         let (mut chunk, mut fetched) = (shape.chunk_of(offset), 0);
         let end = if len == 0 { chunk } else { shape.chunk_of(offset + len - 1) + 1 };
         while chunk < end {
+            if !self.store.is_present(shape.start(chunk), 1) {
+                // Before the chunk is this fetch's: who wants it meanwhile must not wait for those who go first.
+                LANE.give_way(MAX_PREFETCH_YIELD);
+            }
             chunk = match self.store.step(chunk, end, MAX_PREFETCH_BYTES, self.id) {
                 Step::Ready(until) => until,
                 // Its checksum is compared when it is read.
                 Step::Verify => chunk + 1,
                 Step::Join(flight) => flight.end,
                 Step::Lead(flight) => {
-                    fetched += self.lead(&flight)?.len() as u64;
+                    fetched += self.lead(&flight, false)?.len() as u64;
                     flight.end
                 }
             };

@@ -9,6 +9,7 @@ pub use open::open;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use parking_lot::RwLock;
 
@@ -16,6 +17,7 @@ use crate::device::{BlockDevice, Extent};
 use crate::error::{Error, Kind, Result};
 use crate::limits::SECTOR;
 use crate::lsmt::{Stack, Upper};
+use crate::trace::Recorder;
 
 /// Requests and bytes since the image was opened.
 #[derive(Debug, Default)]
@@ -54,8 +56,10 @@ impl Statistics {
 
 /// A stack of layers as a block device.
 pub struct Image {
-    lowers: Option<Stack>,
+    lowers: Option<Arc<Stack>>,
     upper: Option<Upper>,
+    /// Notes what is read of the lowers, if they were opened with it.
+    recorder: Arc<Recorder>,
     /// Held alone by a write that completes its first and last sector from what is there, and shared by
     /// all other changes: so none of these falls between its reading and its writing.
     partial: RwLock<()>,
@@ -69,13 +73,19 @@ impl Image {
     /// # Errors
     /// `Invalid` if there is neither a lower nor an upper, or if no layer says how large the device is.
     pub fn new(lowers: Option<Stack>, upper: Option<Upper>) -> Result<Image> {
+        Image::with_recorder(lowers, upper, Recorder::new(0))
+    }
+
+    /// As [`Image::new`], for lowers that `recorder` has taps on.
+    fn with_recorder(lowers: Option<Stack>, upper: Option<Upper>, recorder: Arc<Recorder>) -> Result<Image> {
         if lowers.is_none() && upper.is_none() {
             return Err(Error::new(Kind::Invalid, "an image needs at least one lower or an upper"));
         }
         if let (Some(lowers), Some(upper)) = (&lowers, &upper) {
             upper.inherit_size(lowers.virtual_size())?;
         }
-        let image = Image { lowers, upper, partial: RwLock::new(()), statistics: Statistics::default() };
+        let lowers = lowers.map(Arc::new);
+        let image = Image { lowers, upper, recorder, partial: RwLock::new(()), statistics: Statistics::default() };
         if image.size() == 0 {
             return Err(Error::new(Kind::Invalid, "no layer of the image says how large the device is"));
         }
@@ -88,8 +98,13 @@ impl Image {
     }
 
     /// The read-only layers, if there are any.
-    pub fn lowers(&self) -> Option<&Stack> {
+    pub fn lowers(&self) -> Option<&Arc<Stack>> {
         self.lowers.as_ref()
+    }
+
+    /// What records the first reads of the lowers, when asked to.
+    pub fn recorder(&self) -> &Arc<Recorder> {
+        &self.recorder
     }
 
     /// The writable layer, if there is one.
@@ -250,7 +265,7 @@ impl BlockDevice for Image {
 
     fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Extent>> {
         self.check(offset, len)?;
-        Ok(extents::map(self.upper.as_ref(), self.lowers.as_ref(), offset, len, max))
+        Ok(extents::map(self.upper.as_ref(), self.lowers.as_deref(), offset, len, max))
     }
 
     fn is_ready(&self, offset: u64, len: u64) -> bool {

@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::{MAX_LAYERS, OPEN_THREADS};
 use crate::lsmt::{Layer, Stack, Upper};
 use crate::sys::Disk;
+use crate::trace::Recorder;
 
 /// Opens the layers in `lowers` (bottom first, as stored: their wrappers are peeled off here), several
 /// at a time since a remote one costs round trips, and the writable pair `(data, index)` on top.
@@ -24,21 +25,23 @@ pub fn open(disk: &dyn Disk, lowers: Vec<Arc<dyn Blob>>, upper: Option<(&Path, &
         let what = format!("{} lowers; at most {MAX_LAYERS} can be stacked", lowers.len());
         return Err(Error::new(Kind::Limit, what));
     }
-    let layers = open_layers(&lowers)?;
+    let recorder = Recorder::new(lowers.len());
+    let layers = open_layers(&lowers, &recorder)?;
     let stack = if layers.is_empty() { None } else { Some(Stack::new(layers)?) };
     let upper = upper.map(|(data, index)| Upper::open(disk, data, index)).transpose()?;
-    Image::new(stack, upper)
+    recorder.opened();
+    Image::with_recorder(stack, upper, recorder)
 }
 
 /// Opens each blob as a layer on up to [`OPEN_THREADS`] threads. After the first failure no new one
 /// is begun; of several failures the bottommost is reported.
-fn open_layers(blobs: &[Arc<dyn Blob>]) -> Result<Vec<Layer>> {
+fn open_layers(blobs: &[Arc<dyn Blob>], recorder: &Arc<Recorder>) -> Result<Vec<Layer>> {
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Result<Layer>)>> = Mutex::new(Vec::with_capacity(blobs.len()));
     let work = || loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let Some(blob) = blobs.get(number) else { return };
-        let layer = crate::layer::unwrap(blob.clone()).and_then(Layer::open);
+        let layer = crate::layer::unwrap(blob.clone()).and_then(|content| Layer::open(recorder.tap(number, content)));
         if layer.is_err() {
             next.store(blobs.len(), Ordering::Relaxed);
         }

@@ -1,0 +1,12 @@
+//! Traces: which ranges of an image's layers were read first, recorded once and fetched in advance next time.
+
+mod format;
+mod plan;
+mod recorder;
+mod replay;
+mod seen;
+
+pub use format::{encode, is_trace, parse, Record, HEADER_BYTES, RECORD_BYTES};
+pub use plan::{plan, Piece};
+pub use recorder::Recorder;
+pub use replay::{Prefetch, PrefetchOptions, PrefetchStats};
