@@ -1,5 +1,6 @@
 """How Python talks to registries and token servers: a `requests` session with the system's certificates."""
 
+import logging
 import ssl
 import time
 import warnings
@@ -18,6 +19,19 @@ TIMEOUTS_S: Final = (5.0, 10.0)
 # Answers that are read whole (tokens, manifests, errors) are never longer.
 MAX_BODY_BYTES: Final = 4 << 20
 MAX_BODY_S: Final = 30.0
+
+
+class _WithoutSecrets(logging.Filter):
+    """Takes queries out of the lines that urllib3 logs of each request at its level DEBUG."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lets every line through."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(without_secrets(a) if isinstance(a, str) else a for a in record.args)
+        return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_WithoutSecrets())
 
 
 class _SystemCertificates(requests.adapters.HTTPAdapter):
@@ -69,6 +83,11 @@ def make_session(
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
+    return session_over(context, user_agent=user_agent)
+
+
+def session_over(context: ssl.SSLContext, *, user_agent: str = "") -> requests.Session:
+    """A session that trusts and shows what `context` does; proxies are those of the environment."""
     session = requests.Session()
     session.auth = _as_given
     session.headers["User-Agent"] = user_agent or f"overlaybd/{obdcore.__version__}"
