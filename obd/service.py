@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 import obdcore
 from obd.config import (
-    DEFAULT_CREDENTIAL_FILE,
     ConfigError,
     Download,
     Lower,
@@ -108,15 +107,6 @@ class Service:
 
     def credentials(self) -> CredentialSource | None:
         """Where credentials for registries come from, None for anonymous access."""
-        settings = self.config.credentials
-        if settings.mode != "file":
-            _log.warning("credentialConfig.mode %s is not built: access is anonymous", settings.mode)
-            return None
-        # The default file is a place to look, not a promise that it is there.
-        if not settings.path or (
-            settings.path == DEFAULT_CREDENTIAL_FILE and not os.path.exists(settings.path)
-        ):
-            return None
-        from obd.credentials import FileCredentials
+        from obd.credentials.choose import source_of
 
-        return FileCredentials(settings.path)
+        return source_of(self.config.credentials)

@@ -1,54 +1,48 @@
-"""The credential mode `file`: a document on disk, read again whenever it changes."""
+"""The credential mode `file`: a document on disk, with Docker's helpers if it names some."""
 
-import logging
 import os
-import threading
 from collections.abc import Mapping
 from typing import Any
 
-from obd.config.errors import ConfigError
-from obd.config.strict_json import read_object
-from obd.credentials.credential import Credential, CredentialSource
-from obd.credentials.document import auths_of, match
+from obd.credentials.credential import Credential
+from obd.credentials.document import auths_of, match, unusable
+from obd.credentials.helper import Helpers
+from obd.credentials.source import LookupFailed, Source, log
+from obd.credentials.watched import WatchedFile
 
-log = logging.getLogger(__name__)
 
+class FileCredentials(Source):
+    """The document `path`: the first entry that fits, as upstream has it, and then Docker's ways."""
 
-class FileCredentials(CredentialSource):
-    """The document `path`."""
+    def __init__(self, path: str, *, optional: bool = False) -> None:
+        """`optional`: a file that is not there is none that fails."""
+        super().__init__(f"file {path}")
+        self._optional = optional
+        self._file = WatchedFile(path)
+        self._helpers = Helpers()
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._seen: object = None
-        self._auths: Mapping[str, Any] = {}
-        self._failure = ""
-
-    def lookup(self, blob_url: str) -> Credential | None:
-        """As `CredentialSource.lookup`; a file that cannot be read means anonymous, and a warning once."""
-        return match(self._document(), blob_url)
-
-    def describe(self) -> str:
-        """As `CredentialSource.describe`."""
-        return f"file {self._path}{f' (failed: {self._failure})' if self._failure else ''}"
+    def ask(self, blob_url: str) -> Credential | None:
+        """As `Source.ask`. The file's own entries count before what it says of helpers."""
+        if self.absent():
+            return None
+        document = self._document()
+        return match(auths_of(document), blob_url) or self._helpers.lookup(document, blob_url)
 
     def forget(self, blob_url: str) -> None:
-        """Reads the file again at the next lookup."""
-        with self._lock:
-            self._seen = None
+        """As `CredentialSource.forget`."""
+        self._file.forget()
+        try:
+            self._helpers.forget(self._file.read()[0], blob_url)
+        except LookupFailed:
+            return
+
+    def absent(self) -> bool:
+        """Whether there is no file, and that is all right."""
+        return self._optional and not os.path.exists(self._file.path)
 
     def _document(self) -> Mapping[str, Any]:
-        try:
-            stat = os.stat(self._path)
-            seen: object = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        except OSError as error:
-            seen = error.errno
-        with self._lock:
-            if seen != self._seen:
-                self._seen = seen
-                try:
-                    self._auths, self._failure = auths_of(read_object(self._path)), ""
-                except ConfigError as error:
-                    self._auths, self._failure = {}, error.what
-                    log.warning("credentials: %s; registries are asked anonymously", error)
-            return self._auths
+        document, new = self._file.read()
+        if new:
+            for line in unusable(auths_of(document)):
+                log.error("credentials: %s: %s", self.name, line)
+        return document

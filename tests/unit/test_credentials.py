@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from obd.credentials import Credential, FileCredentials, match, repository
+from obd.credentials.document import match_longest
 
+REASON = "Expecting property name enclosed in double quotes"
 URL = "https://h:5000/v2/a/b/c/blobs/sha256:00"
 
 
@@ -58,9 +60,26 @@ def test_forms_of_an_entry() -> None:
         "h:5000/a": entry("u"),
     }
     assert user(bad) == "u"
-    for unusable in ({}, None, "x", {"identitytoken": "x"}, {"auth": "%%%"}, {"auth": 7, "username": 7}):
+    for unusable in ({}, None, "x", {"identitytoken": 7}, {"auth": "%%%"}, {"auth": 7, "username": 7}):
         assert user({"h:5000": unusable}) is None
     assert user({"h:5000": entry(""), "h:5000/a": entry("u")}) is None
+
+
+def test_identity_tokens() -> None:
+    auth = base64.b64encode(b"00000000-0000:").decode()
+    found = match({"h:5000": {"auth": auth, "identitytoken": "tok"}}, URL)
+    assert found == Credential("00000000-0000", "", "tok")
+    assert match({"h:5000": {"identitytoken": "tok"}}, URL) == Credential("", "", "tok")
+    assert match({"h:5000": entry("<token>", "tok")}, URL) == Credential("", "", "tok")
+    auth = base64.b64encode(b"<token>:tok").decode()
+    assert match({"h:5000": {"auth": auth}}, URL) == Credential("", "", "tok")
+    assert "tok" not in repr(found)
+
+
+def test_the_longest_key_wins_as_docker_has_it() -> None:
+    auths: dict[str, object] = {key: entry(key) for key in ("h:5000", "h:5000/a/b", "h:5000/a")}
+    found = match_longest(auths, URL)
+    assert found is not None and found.username == "h:5000/a/b"
 
 
 @pytest.mark.parametrize(
@@ -91,6 +110,44 @@ def test_a_file_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.Log
         assert found is not None and found.username == name
     path.write_text("{")
     assert source.lookup(URL) is None
+    assert source.describe() == f"file {path} (failed: not JSON: line 1 column 2: {REASON})"
+    path.write_text(json.dumps({"auths": {"h:5000": entry("third")}}))
+    assert source.lookup(URL) is not None
+    assert source.describe() == f"file {path}"
+
+
+def test_a_file_that_seems_the_same_is_read_again_after_a_refusal(tmp_path: Path) -> None:
+    path = tmp_path / "cred.json"
+    path.write_text(json.dumps({"auths": {"h:5000": entry("one")}}))
+    source = FileCredentials(str(path))
+    assert source.lookup(URL) == Credential("one", "p")
+    # As if it had been changed within the clock's grain: the same time, size and inode.
+    source._file._content = {}
+    assert source.lookup(URL) is None
+    source.forget(URL)
+    assert source.lookup(URL) == Credential("one", "p")
+
+
+def test_the_default_file_may_come_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "cred.json"
+    source = FileCredentials(str(path), optional=True)
+    assert source.lookup(URL) is None
+    path.write_text(json.dumps({"auths": {"h:5000": entry("one")}}))
+    assert source.lookup(URL) is not None
+    assert not caplog.records
+
+
+def test_a_broken_entry_is_logged_once_without_its_content(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "cred.json"
+    broken = base64.b64encode(b"hunter2").decode()
+    path.write_text(json.dumps({"auths": {"https://u:hunter2@h:5000": {"auth": broken}}}))
+    source = FileCredentials(str(path))
+    assert [source.lookup(URL) for _ in range(3)] == [None, None, None]
+    assert len(caplog.records) == 1
+    assert "auth is not base64 of user:password" in caplog.text
+    assert "hunter2" not in caplog.text and broken not in caplog.text
 
 
 def test_a_password_is_in_no_repr() -> None:
