@@ -4,6 +4,8 @@ mod memory;
 
 pub use memory::MemoryDevice;
 
+use std::time::Duration;
+
 use crate::error::{Error, Kind, Result};
 
 /// What a range of a device holds.
@@ -47,6 +49,8 @@ pub trait BlockDevice: Send + Sync {
     /// Whether a read of this range would be answered without waiting for a network: front ends
     /// answer such reads at once and give the others to the worker pool.
     fn is_ready(&self, offset: u64, len: u64) -> bool;
+    /// A request to this device waited so long for a worker of its front end.
+    fn queued(&self, _waited: Duration) {}
 }
 
 /// Checks that `len` bytes from `offset` on lie inside a device, for use by implementations.

@@ -4,6 +4,7 @@
 //! It reaches disk, clock and network only through the traits of [`sys`] and [`fetch`], so that the
 //! same code runs on a real machine and in a simulated world with faults on demand.
 
+pub mod audit;
 pub mod blob;
 pub mod cache;
 pub mod device;

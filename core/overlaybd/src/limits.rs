@@ -143,3 +143,6 @@ pub const MAX_ENGINE_CONTEXTS: usize = 64;
 
 /// Page-aligned memory that a thread keeps for direct reads: what is read at a time of larger ranges.
 pub const MAX_BOUNCE_BYTES: usize = 512 << 10;
+
+/// Events that wait for the audit log: what the fastest network brings in a second, in a few MiB.
+pub const MAX_AUDIT_EVENTS: usize = 16 << 10;

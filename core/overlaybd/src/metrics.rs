@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// Buckets with a bound: 1 µs, 2 µs, 4 µs … 67 s (2^26 µs). What takes longer has a bucket of its own.
@@ -89,6 +90,55 @@ impl Latency {
     }
 }
 
+/// Traffic of one kind since the start of the process.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// How many, and how long they took.
+    pub latency: Histogram,
+    /// Bytes of those that succeeded.
+    pub bytes: AtomicU64,
+    /// Those that failed.
+    pub errors: AtomicU64,
+    /// The longest.
+    pub peak: Peak,
+}
+
+impl Traffic {
+    /// Counts one access; None for the bytes of one that failed.
+    pub fn record(&self, time: Duration, bytes: Option<u64>) {
+        self.latency.record(time);
+        match bytes {
+            Some(n) => self.bytes.fetch_add(n, Relaxed),
+            None => self.errors.fetch_add(1, Relaxed),
+        };
+        self.peak.note(time);
+    }
+}
+
+/// The longest of some times.
+#[derive(Debug, Default)]
+pub struct Peak(AtomicU64);
+
+impl Peak {
+    fn note(&self, time: Duration) {
+        let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        if us > self.0.load(Relaxed) {
+            self.0.fetch_max(us, Relaxed);
+        }
+    }
+
+    /// The longest since the last call, in microseconds.
+    pub fn take(&self) -> Duration {
+        Duration::from_micros(self.0.swap(0, Relaxed))
+    }
+}
+
+/// Reads from registries and proxies.
+pub static REMOTE: LazyLock<Traffic> = LazyLock::new(Traffic::default);
+
+/// The longest reads of all images, as far as they are timed.
+pub static READ_PEAK: Peak = Peak(AtomicU64::new(0));
+
 /// What the read that the calling thread is busy with has spent.
 struct Spent {
     turn: Cell<u64>,
@@ -118,6 +168,7 @@ pub fn read<T>(latency: &Latency, work: impl FnOnce() -> T) -> T {
         let (network, decode) = (spent.network_ns.get(), Duration::from_nanos(spent.decode_ns.get()));
         if network > 0 {
             latency.network.record(Duration::from_nanos(network));
+            READ_PEAK.note(Duration::from_nanos(network));
         }
         let Some(started) = started else { return };
         spent.sampled.set(false);
@@ -125,7 +176,9 @@ pub fn read<T>(latency: &Latency, work: impl FnOnce() -> T) -> T {
             latency.decode.record_weighted(decode, SAMPLING);
         }
         if network == 0 {
-            latency.hit.record_weighted(started.elapsed().saturating_sub(decode), SAMPLING);
+            let whole = started.elapsed();
+            latency.hit.record_weighted(whole.saturating_sub(decode), SAMPLING);
+            READ_PEAK.note(whole);
         }
     });
     done

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{check_range, Blob};
+use crate::audit;
 use crate::engine::{self, Engine};
 use crate::error::{Error, Result};
 use crate::sys::{read_exact_with, Disk, File, Mode};
@@ -55,7 +56,7 @@ impl Blob for FileBlob {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self, offset, buf.len())?;
-        read_exact_with(self.file.path(), buf, offset, |buf, at| self.engine.read_at(buf, at))
+        read_exact_with(self.file.path(), buf, offset, |buf, at| audit::layer_read(&*self.engine, &self.file, buf, at))
     }
 
     fn as_file(&self) -> Option<(&Arc<dyn File>, u64)> {

@@ -7,10 +7,12 @@ use super::sequence::Sequence;
 use super::store::{Step, Store};
 use super::writer::Job;
 use super::{count, ChunkCache};
+use crate::audit::{self, Access};
 use crate::blob::{check_range, Blob};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{RemoteBlob, Source, Stream, LANE};
 use crate::limits::{MAX_FETCH_BYTES, MAX_PREFETCH_BYTES, MAX_PREFETCH_YIELD, MAX_YIELD};
+use crate::metrics;
 
 /// Times that a read starts over at one place because chunks were taken away under it (eviction, damage) or
 /// another reader's fetch failed; then it fetches past the cache.
@@ -106,13 +108,15 @@ impl CachedBlob {
 
     /// Fills `buf` from the network; the rest of the answer if there was `ahead` asked for.
     fn take(&self, offset: u64, buf: &mut [u8], ahead: u64, stream: Option<Stream>) -> Result<Option<Stream>> {
-        let (got, rest) = self.source.fetch_ahead(offset, buf, Some(self.store.shape.len), ahead, stream)?;
-        if got.len != buf.len() {
+        let (name, len, total) = (self.source.name(), buf.len(), Some(self.store.shape.len));
+        let fetch = || self.source.fetch_ahead(offset, buf, total, ahead, stream);
+        let (got, rest) = audit::remote(Access::Download, name, offset, len, fetch)?;
+        if got.len != len {
             return Err(Error::corrupt("answer too short").in_file(self.source.name()).at(offset));
         }
         let stats = self.cache.stats();
         count(&stats.fetches, 1);
-        count(&stats.fetched_bytes, buf.len() as u64);
+        count(&stats.fetched_bytes, len as u64);
         Ok(rest)
     }
 
@@ -151,7 +155,7 @@ impl CachedBlob {
                     Some(bytes) => (Arc::new(bytes), chunk),
                     None => continue,
                 },
-                Step::Join(flight) => match flight.wait() {
+                Step::Join(flight) => match metrics::network(|| flight.wait()) {
                     Ok(bytes) => (bytes, flight.first),
                     // Another source may be refused where this one is not.
                     Err(_) if flight.owner != self.id => continue,
@@ -191,7 +195,8 @@ impl Drop for Abandoned<'_> {
 /// Length and first bytes of a blob, by one fetch.
 fn learn(source: &Source, chunk: u32) -> Result<(u64, Option<Vec<u8>>)> {
     let mut bytes = vec![0; chunk as usize];
-    let got = source.fetch(0, &mut bytes, None)?;
+    let len = bytes.len();
+    let got = audit::remote(Access::Download, source.name(), 0, len, || source.fetch(0, &mut bytes, None))?;
     bytes.truncate(got.len);
     Ok((got.total, Some(bytes)))
 }
@@ -232,7 +237,8 @@ impl Blob for CachedBlob {
                 self.read_at(part, at)?;
             } else {
                 LANE.give_way(MAX_YIELD);
-                if self.source.fetch(at, part, Some(shape.len))?.len != n {
+                let fetch = || self.source.fetch(at, part, Some(shape.len));
+                if audit::remote(Access::BackgroundDownload, self.name(), at, n, fetch)?.len != n {
                     return Err(Error::corrupt("answer too short").in_file(self.name()).at(at));
                 }
             }

@@ -27,6 +27,11 @@ use crate::sys::File;
 pub trait Engine: Send + Sync + Debug {
     /// As `pread(2)`: up to `buf.len()` bytes, 0 only at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Whether it is the file's own `read_at`.
+    fn is_plain(&self) -> bool {
+        false
+    }
 }
 
 /// The engines, with the numbers that `ioEngine` has for them.

@@ -14,4 +14,8 @@ impl Engine for Psync {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.0.read_at(buf, offset)
     }
+
+    fn is_plain(&self) -> bool {
+        true
+    }
 }

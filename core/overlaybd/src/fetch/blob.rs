@@ -1,6 +1,7 @@
 //! A registry blob without a cache: every read is a GET.
 
 use super::{Source, LANE};
+use crate::audit::{self, Access};
 use crate::blob::{check_range, Blob};
 use crate::error::{Error, Result};
 use crate::limits::{MAX_FETCH_BYTES, MAX_YIELD};
@@ -23,11 +24,13 @@ impl RemoteBlob {
         Ok(RemoteBlob { source, len })
     }
 
-    fn fetch(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+    fn fetch(&self, access: Access, buf: &mut [u8], offset: u64) -> Result<()> {
         let mut at = offset;
         for part in buf.chunks_mut(MAX_FETCH_BYTES) {
-            let got = self.source.fetch(at, part, Some(self.len))?;
-            if got.len != part.len() {
+            let n = part.len();
+            let fetch = || self.source.fetch(at, part, Some(self.len));
+            let got = audit::remote(access, self.name(), at, n, fetch)?;
+            if got.len != n {
                 return Err(Error::corrupt("answer too short").in_file(self.name()).at(at));
             }
             at += got.len as u64;
@@ -53,13 +56,13 @@ impl Blob for RemoteBlob {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self, offset, buf.len())?;
         let _urgent = LANE.urgent();
-        self.fetch(buf, offset)
+        self.fetch(Access::Download, buf, offset)
     }
 
     fn copy_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self, offset, buf.len())?;
         LANE.give_way(MAX_YIELD);
-        self.fetch(buf, offset)
+        self.fetch(Access::BackgroundDownload, buf, offset)
     }
 
     fn is_ready(&self, _offset: u64, _len: u64) -> bool {

@@ -10,6 +10,7 @@ pub use open::open;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 
@@ -17,6 +18,7 @@ use crate::device::{BlockDevice, Extent};
 use crate::error::{Error, Kind, Result};
 use crate::limits::SECTOR;
 use crate::lsmt::{Stack, Upper};
+use crate::metrics::{self, Latency};
 use crate::trace::Recorder;
 
 /// Requests and bytes since the image was opened.
@@ -64,6 +66,7 @@ pub struct Image {
     /// all other changes: so none of these falls between its reading and its writing.
     partial: RwLock<()>,
     statistics: Statistics,
+    latency: Latency,
 }
 
 impl Image {
@@ -84,8 +87,14 @@ impl Image {
         if let (Some(lowers), Some(upper)) = (&lowers, &upper) {
             upper.inherit_size(lowers.virtual_size())?;
         }
-        let lowers = lowers.map(Arc::new);
-        let image = Image { lowers, upper, recorder, partial: RwLock::new(()), statistics: Statistics::default() };
+        let image = Image {
+            lowers: lowers.map(Arc::new),
+            upper,
+            recorder,
+            partial: RwLock::new(()),
+            statistics: Statistics::default(),
+            latency: Latency::default(),
+        };
         if image.size() == 0 {
             return Err(Error::new(Kind::Invalid, "no layer of the image says how large the device is"));
         }
@@ -95,6 +104,11 @@ impl Image {
     /// Requests and bytes so far.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
+    }
+
+    /// Where the time of reads went.
+    pub fn latency(&self) -> &Latency {
+        &self.latency
     }
 
     /// The read-only layers, if there are any.
@@ -238,7 +252,8 @@ impl BlockDevice for Image {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let len = buf.len();
-        let result = self.check(offset, len as u64).and_then(|()| self.read_bytes(buf, offset));
+        let read = || self.check(offset, len as u64).and_then(|()| self.read_bytes(buf, offset));
+        let result = metrics::read(&self.latency, read);
         self.count(result, &self.statistics.reads, Some((&self.statistics.read_bytes, len)))
     }
 
@@ -266,6 +281,10 @@ impl BlockDevice for Image {
     fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Extent>> {
         self.check(offset, len)?;
         Ok(extents::map(self.upper.as_ref(), self.lowers.as_deref(), offset, len, max))
+    }
+
+    fn queued(&self, waited: Duration) {
+        self.latency.queue.record(waited);
     }
 
     fn is_ready(&self, offset: u64, len: u64) -> bool {

@@ -9,7 +9,9 @@ mod report;
 mod test_device;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Arc;
 
+use pool::Pool;
 pub use report::Report;
 
 use crate::device::BlockDevice;
@@ -22,6 +24,12 @@ const WRITE_UNIT: u64 = 4096;
 /// Calls a device so that a panic in it is an error of this one request.
 fn guarded<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(Error::new(Kind::Io, "the device panicked")))
+}
+
+/// A pool for the slow requests to one device, which hears how long they wait for a thread.
+fn pool_of(device: &Arc<dyn BlockDevice>, name: &str, max_threads: usize, max_queue: usize) -> Pool {
+    let device = Arc::clone(device);
+    Pool::new(name, max_threads, max_queue, move |waited| device.queued(waited))
 }
 
 /// Whether a read can be answered on the spot.

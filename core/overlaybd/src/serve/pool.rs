@@ -6,13 +6,16 @@
 use std::collections::VecDeque;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Kind, Result};
 
 type Job = Box<dyn FnOnce() + Send>;
+
+/// Hears how long a job waited for a thread.
+type Waited = Box<dyn Fn(Duration) + Send + Sync>;
 
 /// How long a thread waits for work before it ends.
 const IDLE: Duration = Duration::from_secs(10);
@@ -26,6 +29,7 @@ struct Shared {
     name: String,
     max_threads: usize,
     max_queue: usize,
+    waited: Waited,
     state: Mutex<State>,
     /// Signalled when a job is queued and when the pool closes.
     work: Condvar,
@@ -35,7 +39,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Job>,
+    queue: VecDeque<(Option<Instant>, Job)>,
     threads: usize,
     /// Threads that wait for a job, or were just started and will.
     idle: usize,
@@ -44,13 +48,20 @@ struct State {
 
 impl Pool {
     /// A pool of at most `max_threads` threads (named `name`) and `max_queue` waiting jobs, both at
-    /// least 1. No thread is started yet.
-    pub fn new(name: &str, max_threads: usize, max_queue: usize) -> Self {
+    /// least 1. No thread is started yet. `waited` is told how long each job that was given to
+    /// [`Pool::submit`] waited, for room in the queue and for a thread.
+    pub fn new(
+        name: &str,
+        max_threads: usize,
+        max_queue: usize,
+        waited: impl Fn(Duration) + Send + Sync + 'static,
+    ) -> Self {
         Pool {
             shared: Arc::new(Shared {
                 name: name.to_string(),
                 max_threads: max_threads.max(1),
                 max_queue: max_queue.max(1),
+                waited: Box::new(waited),
                 state: Mutex::default(),
                 work: Condvar::new(),
                 room: Condvar::new(),
@@ -63,7 +74,7 @@ impl Pool {
     /// A job that panics is dropped, its thread goes on. Errors: `Interrupted` once closed; `Io` if
     /// no thread could be started and none is running.
     pub fn submit(&self, job: impl FnOnce() + Send + 'static) -> Result<()> {
-        let shared = &self.shared;
+        let (shared, since) = (&self.shared, Instant::now());
         let mut state = shared.state.lock();
         while state.queue.len() >= shared.max_queue && !state.closed {
             shared.room.wait(&mut state);
@@ -79,7 +90,7 @@ impl Pool {
                 }
             }
         }
-        state.queue.push_back(Box::new(job));
+        state.queue.push_back((Some(since), Box::new(job)));
         shared.work.notify_one();
         Ok(())
     }
@@ -95,7 +106,7 @@ impl Pool {
         {
             return false;
         }
-        state.queue.push_back(Box::new(job));
+        state.queue.push_back((None, Box::new(job)));
         shared.work.notify_one();
         true
     }
@@ -146,9 +157,12 @@ impl Shared {
         let mut state = self.state.lock();
         state.idle -= 1;
         loop {
-            if let Some(job) = state.queue.pop_front() {
+            if let Some((since, job)) = state.queue.pop_front() {
                 self.room.notify_one();
                 MutexGuard::unlocked(&mut state, || {
+                    if let Some(since) = since {
+                        (self.waited)(since.elapsed());
+                    }
                     // The job owns what it touches; its requests are answered by guards of their own.
                     let _ = catch_unwind(AssertUnwindSafe(job));
                 });

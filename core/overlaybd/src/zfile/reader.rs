@@ -15,6 +15,7 @@ use super::table::Table;
 use crate::blob::{check_range, Blob};
 use crate::error::{Error, Kind, Result};
 use crate::limits::{MAX_BLOCK_RELOADS, ZFILE_READ_BATCH};
+use crate::metrics;
 use crate::progress::Progress;
 
 /// Plain bytes that [`Reader::for_each_piece`] hands on at a time.
@@ -134,7 +135,20 @@ impl Reader {
         let (start, len) = self.stored(&blocks);
         let packed = room(&mut scratch.packed, len as usize);
         self.blob.read_at(packed, start)?;
-        let codec = scratch.codecs.get(self.algorithm);
+        metrics::decode(|| self.decode_batch(blocks, start, buf, offset, scratch))
+    }
+
+    /// The part of [`Reader::read_batch`] after the stored bytes, from `start` on, have been read.
+    fn decode_batch(
+        &self,
+        blocks: Range<u64>,
+        start: u64,
+        buf: &mut [u8],
+        offset: u64,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let Scratch { packed, plain, codecs } = scratch;
+        let codec = codecs.get(self.algorithm);
         let end = offset + buf.len() as u64;
         for block in blocks {
             let (at, next) = (self.table.start(block), self.table.start(block + 1));
@@ -148,7 +162,7 @@ impl Reader {
             if wanted == (plain_start..plain_end) {
                 self.decode(block, stored, to, codec)?;
             } else {
-                let plain = room(&mut scratch.plain, (plain_end - plain_start) as usize);
+                let plain = room(plain, (plain_end - plain_start) as usize);
                 self.decode(block, stored, plain, codec)?;
                 to.copy_from_slice(&plain[(wanted.start - plain_start) as usize..][..to.len()]);
             }

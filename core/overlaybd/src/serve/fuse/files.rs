@@ -18,7 +18,7 @@ use crate::limits::{FUSE_MAX_BACKGROUND, FUSE_MAX_IO, FUSE_MAX_QUEUE, SECTOR};
 use crate::serve::buffers::Buffers;
 use crate::serve::pool::Pool;
 use crate::serve::report::Reporter;
-use crate::serve::{guarded, is_ready, write_is_quick};
+use crate::serve::{guarded, is_ready, pool_of, write_is_quick};
 
 /// How long the kernel may keep names and attributes; a resize is seen after that at the latest.
 const TTL: Duration = Duration::from_secs(1);
@@ -59,7 +59,7 @@ impl File {
             if all.iter().any(|f| f.name == name) {
                 return Err(Error::new(Kind::Exists, format!("two files are named {name:?}")));
             }
-            let pool = Pool::new("fuse-worker", options.workers, FUSE_MAX_QUEUE);
+            let pool = pool_of(&device, "fuse-worker", options.workers, FUSE_MAX_QUEUE);
             let reporter = Reporter::new(options.report.clone());
             all.push(Arc::new(File { name, device, pool, reporter }));
         }

@@ -18,6 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::{NBD_MAX_IN_FLIGHT, NBD_MAX_NAME};
 use crate::serve::buffers::Buffers;
 use crate::serve::pool::Pool;
+use crate::serve::pool_of;
 use crate::serve::report::{Report, Reporter};
 
 /// What can be set of a server.
@@ -86,7 +87,7 @@ impl Shared {
             if ready.iter().any(|e| e.name == name) {
                 return Err(Error::new(Kind::Exists, format!("two exports are named {name:?}")));
             }
-            let pool = Pool::new("nbd-worker", options.workers, NBD_MAX_IN_FLIGHT);
+            let pool = pool_of(&device, "nbd-worker", options.workers, NBD_MAX_IN_FLIGHT);
             let reporter = Reporter::new(options.report.clone());
             ready.push(Arc::new(Export { name, device, pool, reporter }));
         }

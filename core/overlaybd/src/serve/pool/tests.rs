@@ -8,7 +8,7 @@ use super::*;
 
 #[test]
 fn runs_every_job_with_few_threads() {
-    let pool = Pool::new("t", 3, 4);
+    let pool = Pool::new("t", 3, 4, |_| {});
     let done = Arc::new(AtomicUsize::new(0));
     for _ in 0..500 {
         let done = Arc::clone(&done);
@@ -26,7 +26,7 @@ fn runs_every_job_with_few_threads() {
 
 #[test]
 fn as_many_blocked_jobs_as_threads_run_at_once() {
-    let pool = Pool::new("t", 4, 1);
+    let pool = Pool::new("t", 4, 1, |_| {});
     let together = Arc::new(Barrier::new(4));
     for _ in 0..4 {
         let together = Arc::clone(&together);
@@ -40,7 +40,7 @@ fn as_many_blocked_jobs_as_threads_run_at_once() {
 
 #[test]
 fn a_full_queue_holds_the_submitter_up() {
-    let pool = Arc::new(Pool::new("t", 1, 1));
+    let pool = Arc::new(Pool::new("t", 1, 1, |_| {}));
     let (release, gate) = mpsc::channel::<()>();
     let (started, has_started) = mpsc::channel();
     pool.submit(move || {
@@ -68,7 +68,7 @@ fn a_full_queue_holds_the_submitter_up() {
 
 #[test]
 fn a_panicking_job_takes_nothing_with_it() {
-    let pool = Pool::new("t", 1, 8);
+    let pool = Pool::new("t", 1, 8, |_| {});
     let (sender, receiver) = mpsc::channel();
     pool.submit(|| panic!("expected by this test")).unwrap();
     pool.submit(move || sender.send(7).unwrap()).unwrap();
