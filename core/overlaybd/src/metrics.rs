@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub const BOUNDED_BUCKETS: usize = 27;
 
 /// Of this many reads of a thread one is timed.
-pub const SAMPLING: u64 = 16;
+pub const SAMPLING: u64 = 64;
 
 /// How often something took how long. Every method may be called by any thread at any time.
 #[derive(Debug, Default)]
@@ -139,11 +139,13 @@ pub static REMOTE: LazyLock<Traffic> = LazyLock::new(Traffic::default);
 /// The longest reads of all images, as far as they are timed.
 pub static READ_PEAK: Peak = Peak(AtomicU64::new(0));
 
-/// What the read that the calling thread is busy with has spent.
+/// What the calling thread has spent.
 struct Spent {
     turn: Cell<u64>,
     sampled: Cell<bool>,
+    /// Since it began.
     network_ns: Cell<u64>,
+    /// In the read that it is busy with.
     decode_ns: Cell<u64>,
 }
 
@@ -154,29 +156,41 @@ thread_local! {
 }
 
 /// Carries out a read and enters its time in `latency`. Not to be used inside itself.
+#[inline]
 pub fn read<T>(latency: &Latency, work: impl FnOnce() -> T) -> T {
-    let started = SPENT.with(|spent| {
-        spent.network_ns.set(0);
-        spent.decode_ns.set(0);
+    let (sampled, before) = SPENT.with(|spent| {
         let turn = spent.turn.get();
         spent.turn.set(turn.wrapping_add(1));
-        spent.sampled.set(turn % SAMPLING == 0);
-        spent.sampled.get().then(Instant::now)
+        (turn.is_multiple_of(SAMPLING), spent.network_ns.get())
     });
+    let done = if sampled { timed(latency, work) } else { work() };
+    let waited = SPENT.with(|spent| spent.network_ns.get()) - before;
+    if waited > 0 {
+        let waited = Duration::from_nanos(waited);
+        latency.network.record(waited);
+        READ_PEAK.note(waited);
+    }
+    done
+}
+
+/// A [`read`] whose every part is timed.
+#[cold]
+fn timed<T>(latency: &Latency, work: impl FnOnce() -> T) -> T {
+    let before = SPENT.with(|spent| {
+        spent.decode_ns.set(0);
+        spent.sampled.set(true);
+        spent.network_ns.get()
+    });
+    let started = Instant::now();
     let done = work();
+    let whole = started.elapsed();
     SPENT.with(|spent| {
-        let (network, decode) = (spent.network_ns.get(), Duration::from_nanos(spent.decode_ns.get()));
-        if network > 0 {
-            latency.network.record(Duration::from_nanos(network));
-            READ_PEAK.note(Duration::from_nanos(network));
-        }
-        let Some(started) = started else { return };
         spent.sampled.set(false);
+        let decode = Duration::from_nanos(spent.decode_ns.get());
         if !decode.is_zero() {
             latency.decode.record_weighted(decode, SAMPLING);
         }
-        if network == 0 {
-            let whole = started.elapsed();
+        if spent.network_ns.get() == before {
             latency.hit.record_weighted(whole.saturating_sub(decode), SAMPLING);
             READ_PEAK.note(whole);
         }
@@ -188,7 +202,7 @@ pub fn read<T>(latency: &Latency, work: impl FnOnce() -> T) -> T {
 pub fn network<T>(work: impl FnOnce() -> T) -> T {
     let started = Instant::now();
     let done = work();
-    SPENT.with(|spent| spent.network_ns.set(spent.network_ns.get() + nanos(started).max(1)));
+    SPENT.with(|spent| spent.network_ns.set(spent.network_ns.get().saturating_add(nanos(started).max(1))));
     done
 }
 
