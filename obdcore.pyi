@@ -12,6 +12,9 @@ __version__: str
 
 Progress: TypeAlias = Callable[[int, int], None]
 
+Histogram: TypeAlias = tuple[list[tuple[float, int]], float]
+"""Events by upper bound in seconds, each with all that were faster (the last bound is infinite); seconds in all."""
+
 class Error(OSError):
     """A failure of the core. `str()` is one line: kind, file, offset, what, cause."""
 
@@ -292,6 +295,12 @@ class Image:
 
     @property
     def recording(self) -> bool: ...
+    def latency(self) -> dict[str, Histogram]:
+        """Where the time of reads went: "hit" (whole reads that waited for nothing, without decoding), "network"
+        (waiting for fetches), "decode", "queue" (waiting for a worker). Hit and decode are sampled, and counted
+        as if they were not.
+        """
+
     def close(self) -> None: ...
 
 def engine_notices() -> list[str]:
@@ -326,6 +335,27 @@ def trace_detect(data: bytes) -> bool:
 
 def trace_parse(data: bytes) -> list[tuple[int, int, int]]:
     """The reads in a trace: layer (0 is the bottom one), offset, length. A damaged file is an `Error`."""
+
+# ---- seen from outside: core/python/src/observe.rs
+
+def remote_traffic() -> dict[str, Any]:
+    """Reads from registries and proxies by this process: `latency` (a `Histogram`), `bytes`, `errors`."""
+
+def take_peaks() -> tuple[float, float]:
+    """Seconds that the longest read of an image took (as far as timed), and the longest from a registry, each
+    since the last call.
+    """
+
+def audit_start() -> None:
+    """Begins to keep events for the audit log."""
+
+def audit_stop() -> None:
+    """Keeps no further events; those that are kept can still be taken."""
+
+def audit_take() -> tuple[list[tuple[float, int, str, dict[str, Any]]], int]:
+    """The events since the last call: time since 1970 in seconds, thread, name and members of the record, in the
+    order of the log. And how many were lost because nobody took them.
+    """
 
 # ---- front ends: core/python/src/serve.rs
 

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::errors::to_py;
+use crate::observe;
 use crate::remote::RemoteBlob;
 
 /// An open image. Front ends keep it alive after `close`, until they have ended.
@@ -161,6 +162,10 @@ impl PyImage {
     #[getter]
     fn recording(&self) -> PyResult<bool> {
         Ok(self.device()?.recorder().is_recording())
+    }
+
+    fn latency<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        observe::latency(py, self.device()?.latency())
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {

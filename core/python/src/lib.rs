@@ -8,6 +8,7 @@ mod errors;
 mod files;
 mod image;
 mod lsmt;
+mod observe;
 mod progress;
 mod remote;
 mod serve;
@@ -21,6 +22,7 @@ fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(module)?;
     image::register(module)?;
     lsmt::register(module)?;
+    observe::register(module)?;
     remote::register(module)?;
     serve::register(module)?;
     trace::register(module)?;
