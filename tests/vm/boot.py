@@ -1,0 +1,175 @@
+"""A guest: a kernel in a process of the host, which sees the host's files and can change none of them."""
+
+import json
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from tests.vm import kernels
+from tests.vm.kernels import HERE, Kernel, Unavailable
+
+PROJECT = HERE.parents[1]
+JAIL = (sys.executable, "-I", "-S", HERE / "jail.py")
+VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
+MEMORY_MIB = 2048  # taken from the host as the guest touches it
+END_S = 10.0
+CONSOLE_TAIL_CHARACTERS = 6000
+
+UML_ARGUMENTS = "root=none rootfstype=hostfs rootflags=/ uml_dir=/dev/shm con=null ssl=null"
+QEMU_ARGUMENTS = "root=host rootfstype=virtiofs mitigations=off nokaslr tsc=reliable random.trust_cpu=on"
+ARGUMENTS = "ro quiet panic=-1 audit=0 console=ttyS0"
+# Emulation of one processor: with several, QEMU 7.2 lets a guest die now and then.
+QEMU_MACHINE = f"""
+    -nodefaults -no-user-config -display none -no-reboot -M q35 -accel tcg -cpu qemu64 -smp 1 -m {MEMORY_MIB}
+    -object memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on -numa node,memdev=memory
+    -device virtio-rng-pci -device vhost-user-fs-pci,queue-size=1024,chardev=root,tag=host
+"""
+
+
+class Lost(Exception):
+    """The guest died, or gives no sign of life; the text says which."""
+
+
+class Guest:
+    """A guest of a kind (`uml` or `qemu`) that runs one shell command in the project's directory.
+
+    With `terminal` its console is this process's terminal, else a file. Raises `Unavailable` where there can
+    be no such guest.
+    """
+
+    def __init__(self, kind: str, command: str, *, terminal: bool = False) -> None:
+        kernels.run(*JAIL, "true")
+        kernel = {"uml": kernels.uml, "qemu": kernels.cloud}[kind]()
+        self._directory = Path(tempfile.mkdtemp(prefix="guest-"))
+        self._processes: list[subprocess.Popen[bytes]] = []
+        try:
+            self._control, far = socket.socketpair()
+            self._write_job(kind, kernel, command)
+            with far, (self._directory / "console").open("wb") as console:
+                start = self._start_uml if kind == "uml" else self._start_qemu
+                start(kernel, far, None if terminal else console)
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> "Guest":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, t: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def messages(self, silence_s: float) -> Iterator[dict[str, Any]]:
+        """What the guest tells, until the command has ended; the last message is `{"ended": status}`.
+
+        Raises `Lost` if the guest dies or tells nothing for `silence_s` seconds.
+        """
+        self._control.settimeout(silence_s)
+        rest = b""
+        while True:
+            try:
+                data = self._control.recv(1 << 16)
+            except TimeoutError:
+                raise Lost(f"the guest told nothing for {silence_s:g} s") from None
+            if not data:
+                raise Lost("the guest died")
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                message = json.loads(line)
+                yield message
+                if "ended" in message:
+                    return
+
+    def console(self) -> str:
+        """The end of what the kernel and the command have printed."""
+        text = (self._directory / "console").read_bytes().decode(errors="replace").replace("\r", "")
+        return text.partition("\nkmsg_dump:\n")[0][-CONSOLE_TAIL_CHARACTERS:]  # there UML says all again
+
+    def stop(self) -> None:
+        """Ends the guest with all its processes; it has nothing to lose."""
+        for process in reversed(self._processes):
+            process.terminate()
+        for process in self._processes:
+            process.wait(END_S)
+        self._processes.clear()
+        self._control.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _write_job(self, kind: str, kernel: Kernel, command: str) -> None:
+        """Writes what `init` finds beside it, in a directory whose name a kernel's command line can hold."""
+        shutil.copy(HERE / "init", self._directory)
+        variables = {
+            "PATH": f"{Path(sys.executable).parent}:{kernels.ENVIRONMENT['PATH']}",
+            "HOME": str(Path.home()),
+            "LC_ALL": "C.UTF-8",
+            "TMPDIR": "/run/tmp",
+            "OVERLAYBD_GUEST": kind,
+        }
+        job = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+        job += [f"cd {shlex.quote(str(PROJECT))}", command]
+        (self._directory / "job").write_text("".join(f"{line}\n" for line in job))
+        (self._directory / "settings").write_text(f"modules={shlex.quote(str(kernel.modules))}\n")
+
+    def _start_uml(self, kernel: Kernel, far: socket.socket, console: IO[bytes] | None) -> None:
+        """Starts User Mode Linux: the host's files are its root as they are."""
+        lines = (f"ssl0={'null' if console else 'fd:0'},fd:1", f"ssl1=fd:{far.fileno()}")
+        words: list[str | Path] = [
+            kernel.image,
+            f"mem={MEMORY_MIB}M",
+            *UML_ARGUMENTS.split(),
+            *lines,
+            *self._arguments(),
+        ]
+        self._start(["env", f"LD_PRELOAD={kernels.xstate()}", "TMPDIR=/dev/shm", *words], console, far)
+
+    def _start_qemu(self, kernel: Kernel, far: socket.socket, console: IO[bytes] | None) -> None:
+        """Starts QEMU, and a server beside it that shares the host's files."""
+        if not Path(VIRTIOFSD).exists():
+            raise Unavailable(f"no {VIRTIOFSD}")
+        with socket.socket(socket.AF_UNIX) as files:
+            files.bind(path := str(self._directory / "files"))
+            files.listen(1)
+            server = (VIRTIOFSD, f"--fd={files.fileno()}", "-f", "-o", "source=/,cache=always,sandbox=chroot")
+            self._start(server, console, files)
+        devices = (
+            "-chardev",
+            f"socket,id=root,path={path}",
+            "-chardev",
+            f"socket,id=control,fd={far.fileno()}",
+        )
+        lines = (
+            "-chardev",
+            "stdio,id=console,signal=off",
+            "-serial",
+            "chardev:console",
+            "-serial",
+            "chardev:control",
+        )
+        words: list[str | Path] = [*QEMU_MACHINE.split(), *devices, *lines, "-kernel", kernel.image]
+        append = " ".join((*QEMU_ARGUMENTS.split(), *self._arguments()))
+        self._start(["qemu-system-x86_64", *words, "-append", append], console, far)
+
+    def _arguments(self) -> list[str]:
+        """What either kernel is told."""
+        return [*ARGUMENTS.split(), f"init={self._directory}/init"]
+
+    def _start(self, command: Sequence[str | Path], console: IO[bytes] | None, handed: socket.socket) -> None:
+        """Starts a program in the jail, with a descriptor that it is handed."""
+        process = subprocess.Popen(
+            (*JAIL, *command),
+            stdin=subprocess.DEVNULL if console else None,
+            stdout=console,
+            stderr=subprocess.STDOUT if console else None,
+            env=kernels.ENVIRONMENT,
+            pass_fds=[handed.fileno()],
+            start_new_session=True,
+        )
+        self._processes.append(process)

@@ -1,0 +1,34 @@
+"""Tests for a real kernel: named on the host as any others, run in a guest.
+
+A test is for guests of all kinds unless a marker `guest` names one. `OVERLAYBD_GUESTS` says which kinds to
+boot: `uml`, which is there in a second and is the usual one, `qemu`, or `uml,qemu`.
+"""
+
+import pytest
+
+from tests.vm.plugin import INSIDE, KINDS, WANTED, Inside, Outside, kind_of
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "guest(kind): only for guests of this kind")
+    config.pluginmanager.register(Inside(config) if INSIDE else Outside())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def guest(request: pytest.FixtureRequest) -> str:
+    """The kind of the guest that the test runs in."""
+    kind: str = request.param
+    return kind
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    named = [kind for marker in metafunc.definition.iter_markers("guest") for kind in marker.args]
+    kinds = [kind for kind in WANTED if kind in (named or KINDS)]
+    metafunc.parametrize("guest", kinds, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    here = [item for item in items if __file__.rpartition("/")[0] in map(str, item.path.parents)]
+    unwanted = {item for item in here if not kind_of(item)}
+    config.hook.pytest_deselected(items=unwanted)
+    items[:] = [item for item in items if item not in unwanted]

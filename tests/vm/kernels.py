@@ -1,0 +1,117 @@
+"""Kernels for guests: packages of Debian, downloaded once and unpacked in a cache, never installed."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
+
+
+class Unavailable(Exception):
+    """There can be no guest here; the text says why."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel to start, and its modules: a directory such as `/lib/modules/RELEASE`."""
+
+    image: Path
+    modules: Path
+
+
+def cache() -> Path:
+    """Where kernels are kept: `OVERLAYBD_VM_CACHE`, else `overlaybd-vm` among the user's caches."""
+    if named := os.environ.get("OVERLAYBD_VM_CACHE"):
+        return Path(named).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "overlaybd-vm"
+
+
+def uml() -> Kernel:
+    """User Mode Linux 6.1, as Debian 12 has it."""
+    root = _kept("user-mode-linux_*", lambda: "user-mode-linux")
+    return Kernel(root / "usr/bin/linux.uml", _modules(root))
+
+
+def cloud() -> Kernel:
+    """The kernel 6.12 that Debian 12 has for virtual machines."""
+    root = _kept("linux-image-6.12*-cloud-amd64_*", lambda: _dependency("linux-image-6.12-cloud-amd64"))
+    return Kernel(next(root.glob("boot/vmlinuz-*")), _modules(root))
+
+
+def xstate() -> Path:
+    """The library to preload into User Mode Linux, made of `xstate.c`."""
+    source = HERE / "xstate.c"
+    library = cache() / f"xstate-{sha256(source.read_bytes()).hexdigest()[:12]}.so"
+    if not library.exists():
+        cache().mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=cache()) as directory:
+            new = Path(directory, "new")
+            run("cc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", new, source)
+            new.rename(library)
+    return library
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """Runs a tool that is needed for a guest; its output."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError as e:
+        raise Unavailable(f"no program {command[0]}") from e
+    if done.returncode:
+        raise Unavailable(
+            f"{' '.join(map(str, command))}: {(done.stderr.strip() or 'failed').splitlines()[-1]}"
+        )
+    return done.stdout
+
+
+def _kept(pattern: str, package: Callable[[], str]) -> Path:
+    """The unpacked package that matches in the cache, the newest; if there is none, it is downloaded."""
+    if kept := sorted(cache().glob(pattern), key=lambda path: path.stat().st_mtime):
+        return kept[-1]
+    cache().mkdir(parents=True, exist_ok=True)
+    # It gets its name when it is complete: a run that is ended leaves nothing that looks like a kernel.
+    with TemporaryDirectory(dir=cache()) as directory:
+        download = ("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download")
+        try:
+            run(*download, package(), cwd=Path(directory))
+        except Unavailable:  # the lists are absent or old
+            run("apt-get", "-q", "update")
+            run(*download, package(), cwd=Path(directory))
+        deb = next(Path(directory).glob("*.deb"))
+        root = Path(directory, "root")
+        run("dpkg-deb", "-x", deb, root)
+        if (of_uml := root / "usr/lib/uml/modules").exists():
+            (root / "lib").mkdir()
+            of_uml.rename(root / "lib/modules")
+        run("depmod", "-b", root, _modules(root).name)
+        final = cache() / deb.stem
+        if not final.exists():  # else another run was faster
+            root.rename(final)
+    return final
+
+
+def _modules(root: Path) -> Path:
+    """The directory of the modules below an unpacked package."""
+    return next((root / "lib/modules").iterdir())
+
+
+def _dependency(package: str) -> str:
+    """The package that a package which is only a name stands for."""
+    for line in run("apt-cache", "depends", package).splitlines():
+        word, _, name = line.strip().partition(": ")
+        if word == "Depends":
+            return name
+    raise Unavailable(f"{package} depends on nothing")

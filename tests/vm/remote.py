@@ -1,0 +1,123 @@
+"""Runs tests in a guest and reports them here, each as if it had run here.
+
+One boot serves all tests of a session that are for its kind of guest. A test that takes the guest down has
+failed; the rest run in another boot.
+"""
+
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import pytest
+
+from tests.vm.boot import Guest, Lost
+from tests.vm.kernels import Unavailable
+
+# How long a test may take unless it is marked otherwise, and a guest to boot and to collect its tests.
+TEST_S = {"uml": 60.0, "qemu": 240.0}
+BOOT_S = {"uml": 40.0, "qemu": 120.0}
+
+
+def limit_s(item: pytest.Item, kind: str) -> float:
+    """How long a test may take in a guest of a kind."""
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker else TEST_S[kind]
+
+
+class Remote:
+    """The tests of a session for one kind of guest; `items` by their node ids, in order."""
+
+    def __init__(
+        self, config: pytest.Config, kind: str, items: Mapping[str, pytest.Item], silence_s: float
+    ) -> None:
+        self._config = config
+        self._kind = kind
+        self._items = items
+        self._silence_s = silence_s + BOOT_S[kind]
+        self._guest: Guest | None = None
+        self._messages: Iterator[dict[str, Any]] = iter(())
+        self._reports: dict[str, list[pytest.TestReport]] = {name: [] for name in items}
+        self._finished: set[str] = set()
+        self._running = ""
+        self._broken = ""
+
+    def run(self, name: str) -> list[pytest.TestReport]:
+        """The reports of one test, which runs now or has run while the others were waited for."""
+        while name not in self._finished:
+            try:
+                if self._broken:
+                    raise Lost(self._broken)
+                if self._guest is None:
+                    self._boot()
+                self._receive(next(self._messages))
+            except Unavailable as e:
+                self._finish(name, "skipped", str(e))
+            except Lost as e:
+                self._lose(name, str(e))
+        if self._finished == self._items.keys():
+            self.stop()
+        return self._reports[name]
+
+    def stop(self) -> None:
+        """Ends the guest, if there is one."""
+        if self._guest:
+            self._guest.stop()
+        self._guest = None
+
+    def _boot(self) -> None:
+        """Starts a guest that runs what has not been run."""
+        words = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            f"--timeout={TEST_S[self._kind]:g}",
+        ]
+        words += ["-o", "addopts=--import-mode=importlib --strict-markers --color=no -q"]
+        words += [name for name in self._items if name not in self._finished]
+        self._running = ""
+        self._guest = Guest(self._kind, shlex.join(words))
+        self._messages = self._guest.messages(self._silence_s)
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        """Takes what the guest tells: a test starts, reports, is finished, or there will be no more."""
+        if "starts" in message:
+            self._running = message["starts"]
+        elif "finished" in message:
+            self._finished.add(message["finished"])
+            self._running = ""
+        elif "report" in message:
+            report = self._config.hook.pytest_report_from_serializable(
+                config=self._config, data=message["report"]
+            )
+            if isinstance(report.longrepr, list):  # why a test is skipped: JSON knows no tuples
+                report.longrepr = tuple(report.longrepr)
+            self._reports[report.nodeid].append(report)
+        else:
+            raise Lost(f"pytest in the guest ended with status {message['ended']}")
+
+    def _lose(self, name: str, reason: str) -> None:
+        """Blames the loss of a guest on the test that ran, or on all if none could be started."""
+        console = self._guest.console() if self._guest else ""
+        self.stop()
+        if not self._running:
+            self._broken = reason
+        self._finish(self._running or name, "failed", reason, console)
+
+    def _finish(self, name: str, outcome: Literal["failed", "skipped"], text: str, console: str = "") -> None:
+        """Reports a test that could not report by itself."""
+        item = self._items[name]
+        path, line, _ = item.location
+        report = pytest.TestReport(
+            nodeid=name,
+            location=item.location,
+            keywords=dict.fromkeys(item.keywords, 1),
+            outcome=outcome,
+            longrepr=text if outcome == "failed" else (path, line or 0, text),
+            when="call" if outcome == "failed" else "setup",
+            sections=[("console of the guest", console)] if console else [],
+        )
+        self._reports[name].append(report)
+        self._finished.add(name)
