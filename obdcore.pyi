@@ -241,6 +241,9 @@ class RemoteBlob:
     def copy_into(self, buffer: Any, offset: int) -> int:
         """As `readinto_at`, for a copy: what is not cached is fetched without being kept, and lets reads go first."""
 
+    def distrust(self, offset: int, length: int) -> bool:
+        """Drops what is cached of a range that proved wrong; false if that is of no use."""
+
     def switch_to(self, path: str, on_failure: Callable[[str], None]) -> None:
         """Has reads that begin from now on answered by a file with the same bytes. At most once.
 

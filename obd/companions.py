@@ -42,5 +42,16 @@ def _start_trace(device: Device, service: Service) -> Companion | None:
     return start_trace(device, service)
 
 
+def _start_downloads(device: Device, service: Service) -> Companion | None:
+    if not device.blobs or device.recording:
+        return None
+    from obd.downloads import start_downloads
+
+    return start_downloads(device, service)
+
+
 # Each looks whether its work is wanted: None if not. Started in this order, stopped in the other.
-_STARTERS: Final[tuple[Callable[[Device, Service], Companion | None], ...]] = (_start_trace,)
+_STARTERS: Final[tuple[Callable[[Device, Service], Companion | None], ...]] = (
+    _start_trace,
+    _start_downloads,
+)

@@ -17,6 +17,7 @@ from obd.result import ResultFile
 from obd.service import Service
 
 if TYPE_CHECKING:
+    from cache.download import Downloads
     from cache.prefetch import Replay
 
 _log: Final = logging.getLogger("overlaybd.image")
@@ -43,6 +44,8 @@ class Device:
         """True if the configuration has a trace recorded: then nothing is downloaded beside it."""
         self.prefetch: Replay | None = None
         """What is fetched in advance, if anything is."""
+        self.downloads: Downloads | None = None
+        """The download of the remote lowers to this machine, if there is one."""
         self._companions: list[Companion] = []
 
     @property
@@ -78,12 +81,19 @@ class Device:
     def statistics(self) -> dict[str, Any]:
         """Counters since the image was opened: requests and bytes, and per lower what was fetched for it.
 
-        `prefetch`, if there is any: what `obdcore.Prefetch.stats` says.
+        `prefetch`, if there is any: what `obdcore.Prefetch.stats` says. `download` of a layer, if it is to be
+        downloaded: `state`, `done_bytes`, `error`, as in `cache.download.LayerProgress`.
         """
         layers: list[dict[str, Any]] = []
         for source in self.sources:
             blob = self.blobs.get(source.position)
             layers.append({"source": source.path or source.shown_url, **(blob.stats() if blob else {})})
+        for each in self.downloads.progress() if self.downloads else ():
+            layers[each.position]["download"] = {
+                "state": each.state,
+                "done_bytes": each.done_bytes,
+                "error": each.error,
+            }
         prefetch = {"prefetch": self.prefetch.stats()} if self.prefetch else {}
         return {**self.native.stats(), "layers": layers, **prefetch}
 
@@ -141,7 +151,7 @@ def open_device(
 
 def _open(config: ImageConfig, service: Service) -> Device:
     _refuse_unbuilt(config)
-    _warn(config, service)
+    _warn(config)
     sources = locate(config)
     upper = (config.upper.data, config.upper.index) if config.writable else None
     blobs: dict[int, obdcore.RemoteBlob] = {}
@@ -190,13 +200,10 @@ def _refuse_unbuilt(config: ImageConfig) -> None:
         raise ObdError("unsupported", "upper.target: turboOCI uppers cannot be opened yet", config.file)
 
 
-def _warn(config: ImageConfig, service: Service) -> None:
+def _warn(config: ImageConfig) -> None:
     """Logs what the configuration asks for and does not get, where the device is right without it."""
     name = config.file or "image configuration"
     for key in config.unknown_keys:
         _log.warning("%s: unknown key %s is ignored", name, key)
     if bool(config.upper.index) != bool(config.upper.data):
         _log.warning("%s: upper needs both index and data: the device is read-only", name)
-    download = config.download or service.config.download
-    if download.enable:
-        _log.warning("%s: layers are not downloaded in the background yet", name)

@@ -64,13 +64,13 @@ def test_readers_beside_a_switch_see_nothing_of_it(url: str, layer: Path, tmp_pa
     for thread in threads:
         thread.start()
     half_way.wait()
-    assert blob.local is None
-    blob.switch_to(str(layer), wrong.append)  # type: ignore[arg-type]
+    told: list[str] = []
+    blob.switch_to(str(layer), told.append)
     before = blob.stats()["fetched_bytes"]
     switched.set()
     for thread in threads:
         thread.join()
-    assert wrong == [] and blob.local == str(layer)
+    assert wrong == [] and told == [] and blob.local == str(layer)
     image.read_at(0, DISK_BYTES)
     # At most what was under way at the moment of the switch.
     assert blob.stats()["fetched_bytes"] - before <= 4 * 262144

@@ -235,7 +235,6 @@ def test_what_is_not_built_is_said(layers: Path, caplog: pytest.LogCaptureFixtur
         obd.open(write(layers, lowers=[{**lower, "targetFile": "/t"}]))
     assert result(layers).startswith("failed:unsupported: ")
     caplog.set_level(logging.WARNING)
-    with obd.open(write(layers, lowers=[lower], download={"enable": True}, typo=1)):
+    with obd.open(write(layers, lowers=[lower], typo=1)):
         pass
     assert "unknown key typo is ignored" in caplog.text
-    assert "not downloaded in the background yet" in caplog.text

@@ -102,6 +102,10 @@ impl RemoteBlob {
         self.fill(py, &buffer, offset, |blob, bytes| blob.copy_at(bytes, offset))
     }
 
+    fn distrust(&self, py: Python<'_>, offset: u64, length: u64) -> PyResult<bool> {
+        py.detach(|| self.blob.remote().distrust(offset, length)).map_err(to_py)
+    }
+
     fn switch_to(&self, py: Python<'_>, path: PathBuf, on_failure: Py<PyAny>) -> PyResult<()> {
         let hear = move |error: &overlaybd::Error| {
             let line = error.to_string();
