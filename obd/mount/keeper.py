@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import Any, Final, NoReturn
 
+from obd.credentials.protect import no_core_dumps
 from obd.errors import ObdError, line_of
 from obd.mount import filesystem, loop
 from obd.mount.state import MountState, StateDirectory
@@ -61,6 +62,7 @@ def keep(request: Request, state: StateDirectory, report_fd: int) -> NoReturn:
     """
     status = 1
     try:
+        no_core_dumps()
         _detach(state)
         status = _keep(request, state, report_fd)
     except BaseException:

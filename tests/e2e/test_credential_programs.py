@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import stat
 import threading
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from obd.credentials import Credential, CredentialSource, FileCredentials, progr
 from obd.credentials.image_match import image_of, matches
 from obd.credentials.kubelet_config import seconds
 from obd.credentials.source import LookupFailed
+from tests.e2e.givers import Node, helper, script
 
 BLOB = "https://reg.example:5000/v2/team/app/blobs/sha256:" + "0" * 64
 HUB = "https://registry-1.docker.io/v2/library/busybox/blobs/sha256:" + "0" * 64
@@ -33,22 +33,6 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def nothing_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("obd.credentials.memory.FRESH_S", 0.0)
-
-
-def script(path: Path, text: str) -> Path:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
-
-
-def helper(directory: Path, name: str, user: str, secret: str = "hunter2") -> Path:
-    """A helper that knows all servers; what it was asked is in `NAME.asked`, a line each."""
-    answer = json.dumps({"ServerURL": "x", "Username": user, "Secret": secret})
-    asked = directory / f"{name}.asked"
-    asked.touch()
-    text = f"server=$(cat); echo \"$1 $server\" >> {asked}; echo '{answer}'"
-    script(directory / f"docker-credential-{name}", text)
-    return asked
 
 
 def docker(path: Path, **content: object) -> CredentialSource:
@@ -188,53 +172,11 @@ def test_a_program_that_leaves_a_child_behind_is_not_waited_for(tmp_path: Path) 
     os.kill(int((tmp_path / "pid").read_text()), 9)
 
 
-PROVIDER = """
-log={log}; echo "$@" "$REGION" >> $log; cat >> $log; echo >> $log
-cat {answer}
-"""
-
-
-class Node:
-    """A node with kubelet credential providers: their configuration, programs and what those were asked."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.bin = directory / "providers"
-        self.bin.mkdir()
-        self.file = directory / "providers.yaml"
-        self.entries: list[dict[str, Any]] = []
-
-    def add(self, name: str, patterns: list[str], auth: object, **response: object) -> None:
-        answer = self.directory / f"{name}.answer"
-        version = "credentialprovider.kubelet.k8s.io/v1"
-        content = {"apiVersion": version, "kind": "CredentialProviderResponse", "cacheKeyType": "Registry"}
-        answer.write_text(json.dumps({**content, "auth": auth, **response}))
-        script(self.bin / name, PROVIDER.format(log=self.directory / f"{name}.log", answer=answer))
-        self.entries.append(
-            {
-                "name": name,
-                "matchImages": patterns,
-                "defaultCacheDuration": "1h0m0s",
-                "apiVersion": version,
-                "args": ["get", "-v"],
-                "env": [{"name": "REGION", "value": "eu"}],
-            }
-        )
-        self.write()
-
-    def write(self) -> None:
-        kind = {"apiVersion": "kubelet.config.k8s.io/v1", "kind": "CredentialProviderConfig"}
-        self.file.write_text(json.dumps({**kind, "providers": self.entries}))
-
-    def source(self) -> CredentialSource:
-        settings = {"mode": "kubelet", "path": str(self.file), "bin_dir": str(self.bin)}
-        found = source_of(parse_service({"credentialConfig": settings}).credentials)
-        assert found is not None
-        return found
-
-    def asked(self, name: str) -> list[str]:
-        log = self.directory / f"{name}.log"
-        return [line for line in log.read_text().splitlines() if line] if log.exists() else []
+def kubelet(node: Node) -> CredentialSource:
+    """The mode `kubelet` on this node."""
+    found = source_of(parse_service({"credentialConfig": node.settings()}).credentials)
+    assert found is not None
+    return found
 
 
 @pytest.fixture
@@ -247,7 +189,7 @@ ANN = {"username": "ann", "password": "hunter2"}
 
 def test_the_dialogue_with_a_provider(node: Node) -> None:
     node.add("ecr", ["*.example:5000"], {"*.example:5000": ANN})
-    source = node.source()
+    source = kubelet(node)
     assert source.lookup(BLOB) == Credential("ann", "hunter2")
     command, request = node.asked("ecr")
     assert command == "get -v eu"
@@ -279,7 +221,7 @@ providers:
     apiVersion: credentialprovider.kubelet.k8s.io/v1
 """
     )
-    assert node.source().lookup(BLOB) == Credential("ann", "hunter2")
+    assert kubelet(node).lookup(BLOB) == Credential("ann", "hunter2")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +231,7 @@ def test_how_far_an_answer_reaches(node: Node, kind: str, runs: list[int]) -> No
     node.add(
         "p", ["*.example:5000", "reg.other"], {"*.example:5000": ANN, "reg.other": ANN}, cacheKeyType=kind
     )
-    source = node.source()
+    source = kubelet(node)
     counts = []
     for url in (BLOB, BLOB.replace("team", "other"), "https://reg.other/v2/a/blobs/sha256:00"):
         assert source.lookup(url) is not None
@@ -307,7 +249,7 @@ def test_several_providers(node: Node, caplog: pytest.LogCaptureFixture) -> None
         {"reg.example:5000": {**ANN, "username": "host"}, "reg.example:5000/te": ANN},
     )
     node.add("last", ["reg.example:5000"], {"reg.example:5000": {**ANN, "username": "never"}})
-    source = node.source()
+    source = kubelet(node)
     assert source.lookup(BLOB) == Credential("ann", "hunter2"), "of its entries the most special"
     assert node.asked("broken") and node.asked("empty") and not node.asked("last")
     assert source.lookup("https://a.example:5000/v2/x/blobs/sha256:00") is None
@@ -316,7 +258,7 @@ def test_several_providers(node: Node, caplog: pytest.LogCaptureFixture) -> None
 
 def test_a_changed_configuration_counts(node: Node) -> None:
     node.add("one", ["reg.example:5000"], {"reg.example:5000": {**ANN, "username": "one"}})
-    source = node.source()
+    source = kubelet(node)
     assert source.lookup(BLOB) == Credential("one", "hunter2")
     node.entries.clear()
     node.add("two", ["reg.example:5000"], {"reg.example:5000": {**ANN, "username": "two"}})
@@ -342,7 +284,7 @@ def test_a_wrong_configuration_is_named(node: Node, change: dict[str, Any], said
     node.add("p", ["reg.example:5000"], {})
     node.entries[0].update(change)
     node.write()
-    source = node.source()
+    source = kubelet(node)
     assert source.lookup(BLOB) is None
     assert said in source.describe()
     assert "hunter2" not in source.describe()
@@ -350,7 +292,7 @@ def test_a_wrong_configuration_is_named(node: Node, change: dict[str, Any], said
 
 def test_yaml_that_is_none_is_not_quoted(node: Node) -> None:
     node.file.write_text("kind: x\nenv: [hunter2\n")
-    source = node.source()
+    source = kubelet(node)
     assert source.lookup(BLOB) is None
     assert "not YAML: line" in source.describe() and "hunter2" not in source.describe()
 
@@ -361,7 +303,7 @@ def test_a_provider_for_service_account_tokens_is_passed_over(
     node.add("pods", ["reg.example:5000"], {})
     node.entries[0]["tokenAttributes"] = {"requireServiceAccount": True}
     node.add("p", ["reg.example:5000"], {"reg.example:5000": ANN})
-    source = node.source()
+    source = kubelet(node)
     assert [source.lookup(BLOB) for _ in range(2)] == [Credential("ann", "hunter2")] * 2
     assert not node.asked("pods")
     assert len(caplog.records) == 1 and "providers[0] is passed over" in caplog.text
@@ -382,7 +324,7 @@ def test_answers_that_are_none(
 ) -> None:
     auth = response.pop("auth", {"reg.example:5000": ANN})
     node.add("p", ["reg.example:5000"], auth, **response)
-    source = node.source()
+    source = kubelet(node)
     assert [source.lookup(BLOB) for _ in range(3)] == [None, None, None]
     assert len(node.asked("p")) == 2, "a failure is remembered for a moment"
     assert len(caplog.records) == 1 and "credentials: kubelet" in caplog.text and " p: " in caplog.text
@@ -391,7 +333,7 @@ def test_answers_that_are_none(
 
 def test_many_readers_run_one_program(node: Node) -> None:
     node.add("p", ["reg.example:5000"], {"reg.example:5000": ANN}, cacheDuration="0s")
-    source = node.source()
+    source = kubelet(node)
     found: list[Credential | None] = []
     threads = [threading.Thread(target=lambda: found.append(source.lookup(BLOB))) for _ in range(20)]
     for thread in threads:

@@ -3,15 +3,9 @@
 import contextlib
 import json
 import logging
-import socket
-import socketserver
-import ssl
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from http.server import HTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,39 +13,10 @@ from obd.config import parse_service
 from obd.credentials import Credential, CredentialSource, source_of
 from obd.credentials import server as server_room
 from tests.e2e import servers
+from tests.e2e.givers import GOOD, Giver, at_socket, certificates, mutual_tls
 
 BLOB = "https://h:5000/v2/team/app/blobs/sha256:" + "0" * 64
 ENCODED = "https%3A%2F%2Fh%3A5000%2Fv2%2Fteam%2Fapp%2Fblobs%2Fsha256%3A" + "0" * 64
-GOOD = {
-    "traceId": "t-1",
-    "success": True,
-    "data": {"auths": {"h:5000": {"username": "ann", "password": "hunter2"}}},
-}
-
-
-class Giver:
-    """A credential server: answers what `body` and `status` say, and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.body = json.dumps(GOOD).encode()
-        self.headers: dict[str, str] = {}
-        self.asked: list[str] = []
-        self.heads: list[dict[str, str]] = []
-        self.before: Callable[[], object] = lambda: None
-
-    def handler(self) -> type[servers.QuietHandler]:
-        outer = self
-
-        class Handler(servers.QuietHandler):
-            def do_GET(self) -> None:
-                outer.asked.append(self.path)
-                outer.heads.append(dict(self.headers.items()))
-                outer.before()
-                with contextlib.suppress(OSError):
-                    self.answer(outer.status, outer.body, outer.headers)
-
-        return Handler
 
 
 @pytest.fixture
@@ -63,30 +28,6 @@ def giver() -> Giver:
 def base(giver: Giver) -> Iterator[str]:
     with servers.serving(giver.handler()) as url:
         yield url
-
-
-class UnixServer(socketserver.ThreadingMixIn, HTTPServer):
-    """An HTTP server at a socket of the file system."""
-
-    address_family = socket.AF_UNIX
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        self.socket.bind(self.server_address)
-
-    def get_request(self) -> tuple[Any, Any]:
-        return self.socket.accept()[0], ("local", 0)
-
-
-@contextlib.contextmanager
-def at_socket(giver: Giver, path: Path) -> Iterator[None]:
-    server = UnixServer(str(path), giver.handler())  # type: ignore[arg-type]
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def source(mode: str, path: object, **members: object) -> CredentialSource:
@@ -229,35 +170,15 @@ def test_a_unix_socket(giver: Giver, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two authorities, `ca` and `other`, and certificates of the first: `server` and `client`."""
     home = tmp_path_factory.mktemp("tls")
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    leaf = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"]
-    signed = [*leaf, "-CA", str(home / "ca.pem"), "-CAkey", str(home / "ca.key")]
-    for name, options in (("ca", []), ("other", []), ("server", signed), ("client", signed)):
-        files = ["-out", str(home / f"{name}.pem"), "-keyout", str(home / f"{name}.key")]
-        command = [*make, "-subj", f"/CN={name}", *files, *options]
-        subprocess.run(command, check=True, capture_output=True)
-    both = (home / "client.pem").read_text() + (home / "client.key").read_text()
-    (home / "both.pem").write_text(both)
-    locked = ["openssl", "rsa", "-aes256", "-passout", "pass:x", "-in", str(home / "client.key")]
-    subprocess.run([*locked, "-out", str(home / "locked.key")], check=True, capture_output=True)
+    certificates(home)
     return home
 
 
 @pytest.fixture
 def secure(giver: Giver, tls: Path) -> Iterator[str]:
-    """A server that wants a certificate of `ca` to be shown."""
-    server = servers.serve(giver.handler())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tls / "server.pem", tls / "server.key")
-    context.load_verify_locations(tls / "ca.pem")
-    context.verify_mode = ssl.CERT_REQUIRED
-    # TLS 1.3 tells a client only later that its certificate is refused.
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    yield f"https://127.0.0.1:{server.server_port}/auth"
-    servers.stop(server)
+    with mutual_tls(giver, tls) as url:
+        yield url
 
 
 def test_mutual_tls(giver: Giver, secure: str, tls: Path) -> None:

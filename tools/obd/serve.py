@@ -15,7 +15,9 @@ def serve(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
     import obd
     import obdcore
+    from obd.credentials.protect import no_core_dumps
 
+    no_core_dumps()
     log_to_stderr()
     with obd.open(args.config, args.service) as device:
         end = _signals()
