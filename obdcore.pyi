@@ -203,7 +203,10 @@ class ChunkCache:
         *,
         min_free_bytes: int = 1073741824,
     ) -> None:
-        """Opens (or creates) the directory. Raises `Error` for a chunk size that is no power of two from 4096."""
+        """Opens (or creates) the directory; "" for blobs in layer directories only.
+
+        Raises `Error` for a chunk size that is no power of two from 4096.
+        """
 
     def flush(self) -> None:
         """Returns when everything fetched so far is on disk (or was given up)."""
@@ -229,8 +232,13 @@ class RemoteBlob:
         size: int = 0,
         cache: ChunkCache | None = None,
         client: HttpClient | None = None,
+        media: str | None = None,
     ) -> None:
-        """`name` is for messages. Size 0: learnt from the registry (or the cache), at once."""
+        """`name` is for messages. Size 0: learnt from the registry (or the cache), at once.
+
+        `media` is a file in a layer directory: the blob is kept there, with its map beside it, instead of in the
+        directory of `cache`; nothing limits or evicts it.
+        """
 
     @property
     def size(self) -> int: ...
@@ -254,6 +262,16 @@ class RemoteBlob:
     @property
     def local(self) -> str | None:
         """The file that reads go to, if they do."""
+
+    def missing(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """Offset and length of what of the range, in whole chunks, is not in the cache; it goes on to be used."""
+
+    def fill(self, offset: int, length: int) -> None:
+        """Has the chunks of the range in the cache's file, checked and written. Readers share what it fetches.
+
+        Fetches each missing run by one request if all goes well, and blocks until it is done: give it as much as you
+        want to wait for. Raises `Error` if the registry or the disk fails, or the blob is read uncached.
+        """
 
     def stats(self) -> dict[str, int]: ...
 

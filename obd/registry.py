@@ -76,16 +76,27 @@ class Registry:
             return self._speech
 
     def open_blob(
-        self, url: str, *, size: int = 0, cache: obdcore.ChunkCache | None = None
+        self,
+        url: str,
+        *,
+        size: int = 0,
+        cache: obdcore.ChunkCache | None = None,
+        media: str | None = None,
     ) -> obdcore.RemoteBlob:
         """The blob at `url` (`<scheme>://<host>/v2/<repository>/blobs/<digest>`) for reading by ranges.
 
         `size` 0: asked for now, unless the cache knows it; else nothing is sent before the first read.
-        Raises `obdcore.Error`.
+        `media` is a file in a layer directory to keep it in. Raises `obdcore.Error`.
         """
         digest = urlsplit(url).path.rpartition("/")[2]
         return obdcore.RemoteBlob(
-            without_secrets(url), digest, BlobLocator(self, url), size=size, cache=cache, client=self._client
+            without_secrets(url),
+            digest,
+            BlobLocator(self, url),
+            size=size,
+            cache=cache,
+            client=self._client,
+            media=media,
         )
 
     def authorization(self, url: str, action: str = PULL) -> str | None:

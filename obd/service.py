@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("overlaybd.service")
 
-# The largest chunk that the core's cache takes.
-MAX_CHUNK_BYTES: Final = 8 << 20
-
-# One cache for a directory in a process, whichever service asks for it: two would evict each other's files.
-_caches: Final[dict[str, obdcore.ChunkCache]] = {}
-_caches_lock: Final = threading.Lock()
-
 
 class Service:
     """Opens remote layers. Before the first one nothing is created: a local image needs none of it."""
@@ -61,33 +54,28 @@ class Service:
 
     def blob(self, url: str, lower: Lower) -> obdcore.RemoteBlob:
         """The layer `lower` at `url` of a registry, read through the cache. Raises `OSError`."""
-        cache = self.cache()
+        from obd.caches import layer_media
+
+        settings, cache = self.config.cache, self.cache()
+        media = layer_media(settings, lower)
+        through = None if settings.type == "download" and media is None else cache
         try:
-            return self._registries().open_blob(url, size=lower.size_bytes, cache=cache)
+            return self._registries().open_blob(url, size=lower.size_bytes, cache=through, media=media)
         finally:
             for line in cache.notices():
                 _log.warning("%s", line)
 
     def cache(self) -> obdcore.ChunkCache:
         """The chunk cache of the configured directory, which is created if need be. Raises `OSError`."""
-        settings = self.config.cache
-        directory = os.path.realpath(settings.dir)
-        with _caches_lock:
-            cache = _caches.get(directory)
-            if cache is None:
-                if settings.type != "file":
-                    _log.warning("cacheType %s is not built: the file cache is used", settings.type)
-                chunk_bytes = min(settings.refill_size_bytes, MAX_CHUNK_BYTES)
-                if chunk_bytes != settings.refill_size_bytes:
-                    _log.warning(
-                        "refillSize %d is more than is fetched at a time: %d is used",
-                        settings.refill_size_bytes,
-                        chunk_bytes,
-                    )
-                os.makedirs(directory, mode=0o755, exist_ok=True)
-                cache = obdcore.ChunkCache(directory, settings.size_bytes, chunk_bytes)
-                _caches[directory] = cache
-            return cache
+        from obd.caches import chunk_cache
+
+        return chunk_cache(self.config.cache)
+
+    def gzip_cache(self) -> obdcore.ChunkCache | None:
+        """The cache for decompressed targets of turboOCI layers, if one is configured. Raises `OSError`."""
+        from obd.caches import gzip_cache
+
+        return gzip_cache(self.config.gzip_cache) if self.config.gzip_cache.enable else None
 
     def _registries(self) -> Registry:
         with self._lock:

@@ -10,9 +10,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use overlaybd::blob::{check_range, Blob, FileBlob, SwitchBlob};
-use overlaybd::cache::CachedBlob;
+use overlaybd::cache::{CachedBlob, Opened};
 use overlaybd::fetch::{self, FetchStats, Source};
 use overlaybd::sys::os::{OsClock, OsDisk};
+use overlaybd::{Error, Kind};
 
 use crate::cache::ChunkCache;
 use crate::client::{HttpClient, PyLocator};
@@ -22,6 +23,8 @@ use crate::errors::to_py;
 #[pyclass(frozen, module = "obdcore")]
 pub struct RemoteBlob {
     blob: Arc<SwitchBlob>,
+    /// What it is read through as long as it is not switched, if that is a cache.
+    cached: Option<Arc<CachedBlob>>,
     fetch: Arc<FetchStats>,
 }
 
@@ -32,7 +35,7 @@ impl RemoteBlob {
     }
 
     /// Fills a buffer from `offset` on, as far as the blob reaches, by one of the blob's ways of reading.
-    fn fill(
+    fn read_into(
         &self,
         py: Python<'_>,
         buffer: &PyBuffer<u8>,
@@ -58,7 +61,8 @@ impl RemoteBlob {
 #[pymethods]
 impl RemoteBlob {
     #[new]
-    #[pyo3(signature = (name, digest, locator, *, size = 0, cache = None, client = None))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    #[pyo3(signature = (name, digest, locator, *, size = 0, cache = None, client = None, media = None))]
     fn new(
         py: Python<'_>,
         name: &str,
@@ -67,20 +71,20 @@ impl RemoteBlob {
         size: u64,
         cache: Option<&ChunkCache>,
         client: Option<&HttpClient>,
+        media: Option<PathBuf>,
     ) -> PyResult<Self> {
         let http = HttpClient::of(client);
         let fetch = Arc::new(FetchStats::default());
         let clock = Arc::new(OsClock::default());
         let source = Source::new(name, http, Arc::new(PyLocator(locator)), clock, Arc::clone(&fetch));
         let len = (size > 0).then_some(size);
-        let open = || -> overlaybd::Result<Arc<dyn Blob>> {
-            match cache {
-                Some(cache) => CachedBlob::open(&cache.cache, digest, source, len),
-                None => Ok(Arc::new(fetch::RemoteBlob::open(source, len)?)),
-            }
+        let open = || match (cache, media) {
+            (Some(cache), None) => CachedBlob::open(&cache.cache, digest, source, len),
+            (Some(cache), Some(media)) => CachedBlob::open_in_layer(&cache.cache, &media, digest, source, len),
+            (None, _) => fetch::RemoteBlob::open(source, len).map(|blob| Opened { blob: Arc::new(blob), cached: None }),
         };
-        let blob = py.detach(open).map_err(to_py)?;
-        Ok(RemoteBlob { blob: Arc::new(SwitchBlob::new(blob)), fetch })
+        let Opened { blob, cached } = py.detach(open).map_err(to_py)?;
+        Ok(RemoteBlob { blob: Arc::new(SwitchBlob::new(blob)), cached, fetch })
     }
 
     #[getter]
@@ -95,11 +99,11 @@ impl RemoteBlob {
     }
 
     fn readinto_at(&self, py: Python<'_>, buffer: PyBuffer<u8>, offset: u64) -> PyResult<usize> {
-        self.fill(py, &buffer, offset, |blob, bytes| blob.read_at(bytes, offset))
+        self.read_into(py, &buffer, offset, |blob, bytes| blob.read_at(bytes, offset))
     }
 
     fn copy_into(&self, py: Python<'_>, buffer: PyBuffer<u8>, offset: u64) -> PyResult<usize> {
-        self.fill(py, &buffer, offset, |blob, bytes| blob.copy_at(bytes, offset))
+        self.read_into(py, &buffer, offset, |blob, bytes| blob.copy_at(bytes, offset))
     }
 
     fn distrust(&self, py: Python<'_>, offset: u64, length: u64) -> PyResult<bool> {
@@ -126,6 +130,30 @@ impl RemoteBlob {
     #[getter]
     fn local(&self) -> Option<&str> {
         self.blob.local().map(|blob| blob.name())
+    }
+
+    fn missing(&self, py: Python<'_>, offset: u64, length: u64) -> Vec<(u64, u64)> {
+        match &self.cached {
+            Some(cached) => py.detach(|| cached.missing(offset, length)),
+            None => {
+                let length = length.min(self.blob.len().saturating_sub(offset));
+                if length > 0 {
+                    vec![(offset, length)]
+                } else {
+                    Vec::new()
+                }
+            }
+        }
+    }
+
+    fn fill(&self, py: Python<'_>, offset: u64, length: u64) -> PyResult<()> {
+        match &self.cached {
+            Some(cached) => py.detach(|| cached.fill(offset, length)).map_err(to_py),
+            None => {
+                let e = Error::new(Kind::Unsupported, "it is read uncached: there is nothing to fill");
+                Err(to_py(e.in_file(self.blob.name())))
+            }
+        }
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -1,31 +1,43 @@
-//! A registry blob read through the cache: from the media if it is there, else by one fetch for all who wait.
+//! A blob read through the cache: from the media if it is there, else by one fetch for all who wait.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use super::fill::Fill;
 use super::flight::Flight;
+use super::open::Place;
+use super::origin::Origin;
 use super::sequence::Sequence;
 use super::store::{Step, Store};
 use super::writer::Job;
 use super::{count, ChunkCache};
-use crate::audit::{self, Access};
+use crate::audit::Access;
 use crate::blob::{check_range, Blob};
 use crate::error::{Error, Kind, Result};
-use crate::fetch::{RemoteBlob, Source, Stream, LANE};
+use crate::fetch::{Source, Stream, LANE};
 use crate::limits::{MAX_FETCH_BYTES, MAX_PREFETCH_BYTES, MAX_PREFETCH_YIELD, MAX_YIELD};
 use crate::metrics;
 
 /// Times that a read starts over at one place because chunks were taken away under it (eviction, damage) or
 /// another reader's fetch failed; then it fetches past the cache.
-const MAX_TURNS: u32 = 4;
+pub(super) const MAX_TURNS: u32 = 4;
 
-/// A blob with a [`Source`] to fetch from and a place in a [`ChunkCache`].
+/// A blob with a source to fetch from and a place in a [`ChunkCache`].
 pub struct CachedBlob {
     cache: Arc<ChunkCache>,
-    store: Arc<Store>,
-    source: Source,
+    pub(super) store: Arc<Store>,
+    origin: Origin,
     /// Tells this blob's source from those of others that share store and cache.
     id: usize,
     sequence: Sequence,
+}
+
+/// What [`CachedBlob::open`] and its like give.
+pub struct Opened {
+    /// What to read.
+    pub blob: Arc<dyn Blob>,
+    /// The same, if it could be cached.
+    pub cached: Option<Arc<CachedBlob>>,
 }
 
 impl CachedBlob {
@@ -34,36 +46,65 @@ impl CachedBlob {
     /// locked or unusable) is read uncached, with a notice.
     ///
     /// Errors: `Invalid` for a bad digest; those of [`Source::fetch`] if the registry has to be asked.
-    pub fn open(cache: &Arc<ChunkCache>, digest: &str, source: Source, len: Option<u64>) -> Result<Arc<dyn Blob>> {
-        if !super::is_digest(digest) {
-            return Err(Error::new(Kind::Invalid, format!("not a digest: {digest:.80?}")).in_file(source.name()));
+    pub fn open(cache: &Arc<ChunkCache>, digest: &str, source: Source, len: Option<u64>) -> Result<Opened> {
+        Self::start(cache, Place { digest, layer: None }, Origin::Registry(source), len)
+    }
+
+    /// As [`CachedBlob::open`], but kept in the file `media` of a layer directory, with a map beside it: no limit
+    /// holds there, nothing is evicted, and the file may be renamed once it is complete.
+    ///
+    /// Errors: those of `open`.
+    pub fn open_in_layer(
+        cache: &Arc<ChunkCache>,
+        media: &Path,
+        digest: &str,
+        source: Source,
+        len: Option<u64>,
+    ) -> Result<Opened> {
+        Self::start(cache, Place { digest, layer: Some(media) }, Origin::Registry(source), len)
+    }
+
+    /// Puts the cache in front of any blob that is slower than the disk. `key` has the form of a digest and stands
+    /// for the blob's content.
+    ///
+    /// Errors: `Invalid` for a bad key.
+    pub fn over(cache: &Arc<ChunkCache>, key: &str, blob: Arc<dyn Blob>) -> Result<Opened> {
+        let len = blob.len();
+        Self::start(cache, Place { digest: key, layer: None }, Origin::Blob(blob), Some(len))
+    }
+
+    fn start(cache: &Arc<ChunkCache>, place: Place<'_>, origin: Origin, len: Option<u64>) -> Result<Opened> {
+        if !super::is_digest(place.digest) {
+            let what = format!("not a digest: {:.80?}", place.digest);
+            return Err(Error::new(Kind::Invalid, what).in_file(origin.name()));
         }
         let shared = &cache.shared;
         let known = match len {
             Some(_) => None,
-            None => Store::shared(shared, digest, None).ok(),
+            None => Store::shared(shared, place, None).ok(),
         };
         let (len, first) = match (len, &known) {
             (Some(len), _) => (len, None),
             (None, Some(store)) => (store.shape.len, None),
-            (None, None) => learn(&source, shared.options.chunk_bytes)?,
+            (None, None) => learn(&origin, shared.options.chunk_bytes)?,
         };
         if len == 0 {
-            return Ok(Arc::new(RemoteBlob::open(source, Some(0))?));
+            return Ok(Opened { blob: origin.uncached(0)?, cached: None });
         }
-        let store = match known.map_or_else(|| Store::shared(shared, digest, Some(len)), Ok) {
+        let store = match known.map_or_else(|| Store::shared(shared, place, Some(len)), Ok) {
             Ok(store) => store,
             Err(e) => {
-                shared.notice(format!("cache: {} is read uncached: {e}", source.name()));
-                return Ok(Arc::new(RemoteBlob::open(source, Some(len))?));
+                shared.notice(format!("cache: {} is read uncached: {e}", origin.name()));
+                return Ok(Opened { blob: origin.uncached(len)?, cached: None });
             }
         };
+        cache.writer.start();
         let (id, sequence) = (cache.parked.new_id(), Sequence::default());
-        let blob = CachedBlob { cache: Arc::clone(cache), store, source, id, sequence };
+        let blob = Arc::new(CachedBlob { cache: Arc::clone(cache), store, origin, id, sequence });
         if let Some(bytes) = first {
             blob.adopt(bytes);
         }
-        Ok(Arc::new(blob))
+        Ok(Opened { blob: Arc::clone(&blob) as Arc<dyn Blob>, cached: Some(blob) })
     }
 
     /// Keeps the first bytes of the blob, which came with its length.
@@ -76,15 +117,13 @@ impl CachedBlob {
         }
     }
 
-    /// Carries out a fetch, whose bytes the media gets later. `wanted`: somebody waits for them.
-    fn lead(&self, flight: &Arc<Flight>, wanted: bool) -> Result<Arc<Vec<u8>>> {
+    /// Carries out a fetch, whose bytes the media gets later.
+    fn lead(&self, flight: &Arc<Flight>, purpose: For<'_>) -> Result<Arc<Vec<u8>>> {
         let shape = self.store.shape;
         // Also if the source panics: others wait for this fetch.
         let mut abandoned = Abandoned { store: &self.store, flight, why: None };
         let mut bytes = self.store.shared.buffers.take(shape.bytes(flight.first, flight.end));
-        let at = shape.start(flight.first);
-        let fetched = if wanted { self.fetch(at, &mut bytes) } else { self.take(at, &mut bytes, 0, None).map(drop) };
-        match fetched {
+        match self.fetch(shape.start(flight.first), &mut bytes, purpose) {
             Ok(()) => std::mem::forget(abandoned),
             Err(e) => {
                 abandoned.why = Some(e.again());
@@ -96,23 +135,39 @@ impl CachedBlob {
         Ok(bytes)
     }
 
-    fn fetch(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let _urgent = LANE.urgent();
-        let ahead = self.sequence.ahead(offset, buf.len() as u64);
-        let stream = self.cache.parked.take(self.id, offset);
-        if let Some(rest) = self.take(offset, buf, ahead, stream)? {
-            self.cache.parked.put(self.id, rest);
+    fn fetch(&self, offset: u64, buf: &mut [u8], purpose: For<'_>) -> Result<()> {
+        match purpose {
+            For::Reader => {
+                let _urgent = LANE.urgent();
+                let ahead = self.sequence.ahead(offset, buf.len() as u64);
+                let stream = self.cache.parked.take(self.id, offset);
+                if let Some(rest) = self.take(Access::Download, offset, buf, ahead, stream)? {
+                    self.cache.parked.put(self.id, rest);
+                }
+            }
+            For::Prefetch => drop(self.take(Access::Download, offset, buf, 0, None)?),
+            For::Fill(fill) => {
+                LANE.give_way(MAX_YIELD);
+                let ahead = fill.stop.saturating_sub(offset + buf.len() as u64);
+                fill.stream = self.take(Access::BackgroundDownload, offset, buf, ahead, fill.stream.take())?;
+            }
         }
         Ok(())
     }
 
-    /// Fills `buf` from the network; the rest of the answer if there was `ahead` asked for.
-    fn take(&self, offset: u64, buf: &mut [u8], ahead: u64, stream: Option<Stream>) -> Result<Option<Stream>> {
-        let (name, len, total) = (self.source.name(), buf.len(), Some(self.store.shape.len));
-        let fetch = || self.source.fetch_ahead(offset, buf, total, ahead, stream);
-        let (got, rest) = audit::remote(Access::Download, name, offset, len, fetch)?;
+    /// Fills `buf` from the source; the rest of the answer if there was `ahead` asked for.
+    fn take(
+        &self,
+        access: Access,
+        offset: u64,
+        buf: &mut [u8],
+        ahead: u64,
+        stream: Option<Stream>,
+    ) -> Result<Option<Stream>> {
+        let len = buf.len();
+        let (got, rest) = self.origin.fetch(access, offset, buf, Some(self.store.shape.len), ahead, stream)?;
         if got.len != len {
-            return Err(Error::corrupt("answer too short").in_file(self.source.name()).at(offset));
+            return Err(Error::corrupt("answer too short").in_file(self.origin.name()).at(offset));
         }
         let stats = self.cache.stats();
         count(&stats.fetches, 1);
@@ -127,54 +182,95 @@ impl CachedBlob {
 
     /// A read that the media alone cannot answer.
     fn read_missing(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let shape = self.store.shape;
         let stop = offset + buf.len() as u64;
-        let end = shape.chunk_of(stop - 1) + 1;
+        let end = self.store.shape.chunk_of(stop - 1) + 1;
         let (mut at, mut turns) = (offset, 0);
         while at < stop {
-            let chunk = shape.chunk_of(at);
             let out = &mut buf[(at - offset) as usize..];
             turns += 1;
             if turns > MAX_TURNS {
                 // Somebody takes away what is fetched as fast as it comes.
                 count(&self.cache.stats().uncached, 1);
                 let n = out.len().min(MAX_FETCH_BYTES);
-                self.fetch(at, &mut out[..n])?;
+                self.fetch(at, &mut out[..n], For::Reader)?;
                 (at, turns) = (at + n as u64, 0);
                 continue;
             }
-            let (bytes, first) = match self.store.step(chunk, end, MAX_FETCH_BYTES, self.id) {
-                Step::Ready(until) => {
-                    let n = (shape.start(until).min(stop) - at) as usize;
-                    if self.store.read_ready(&mut out[..n], at) {
-                        (at, turns) = (at + n as u64, 0);
+            let n = match self.turn(at, end, MAX_FETCH_BYTES, For::Reader)? {
+                Turn::Ready(until) => {
+                    let n = (until.min(stop) - at) as usize;
+                    if !self.store.read_ready(&mut out[..n], at) {
+                        continue;
                     }
-                    continue;
+                    n
                 }
-                Step::Verify => match self.store.verify(chunk) {
-                    Some(bytes) => (Arc::new(bytes), chunk),
-                    None => continue,
-                },
-                Step::Join(flight) => match metrics::network(|| flight.wait()) {
-                    Ok(bytes) => (bytes, flight.first),
-                    // Another source may be refused where this one is not.
-                    Err(_) if flight.owner != self.id => continue,
-                    Err(e) => return Err(e),
-                },
-                Step::Lead(flight) => (self.lead(&flight, true)?, flight.first),
+                Turn::Bytes(bytes, start) => {
+                    let skip = (at - start) as usize;
+                    let n = (bytes.len() - skip).min(out.len());
+                    out[..n].copy_from_slice(&bytes[skip..skip + n]);
+                    n
+                }
+                Turn::Again => continue,
             };
-            let skip = (at - shape.start(first)) as usize;
-            let n = (bytes.len() - skip).min(out.len());
-            out[..n].copy_from_slice(&bytes[skip..skip + n]);
             (at, turns) = (at + n as u64, 0);
         }
         Ok(())
     }
+
+    /// Gets hold of the bytes at `at`, as part of something that ends before chunk `end`, by at most one fetch.
+    pub(super) fn turn(&self, at: u64, end: usize, max_bytes: usize, purpose: For<'_>) -> Result<Turn> {
+        let shape = self.store.shape;
+        let chunk = shape.chunk_of(at);
+        let (bytes, first) = match self.store.step(chunk, end, max_bytes, self.id) {
+            Step::Ready(until) => return Ok(Turn::Ready(shape.start(until))),
+            Step::Verify => match self.store.verify(chunk) {
+                Some(bytes) => (Arc::new(bytes), chunk),
+                None => return Ok(Turn::Again),
+            },
+            Step::Join(flight) => match metrics::network(|| flight.wait()) {
+                Ok(bytes) => (bytes, flight.first),
+                // Another source may be refused where this one is not.
+                Err(_) if flight.owner != self.id => return Ok(Turn::Again),
+                Err(e) => return Err(e),
+            },
+            Step::Lead(flight) => (self.lead(&flight, purpose)?, flight.first),
+        };
+        Ok(Turn::Bytes(bytes, shape.start(first)))
+    }
+
+    /// The chunks that a range touches; None if it touches none.
+    pub(super) fn chunks(&self, offset: u64, len: u64) -> Option<(usize, usize)> {
+        let shape = self.store.shape;
+        let end = offset.saturating_add(len).min(shape.len);
+        (offset < end).then(|| (shape.chunk_of(offset), shape.chunk_of(end - 1) + 1))
+    }
+}
+
+/// What a fetch is for.
+pub(super) enum For<'a> {
+    /// Somebody waits for it.
+    Reader,
+    /// Somebody may want it soon.
+    Prefetch,
+    /// The media is to be filled, which knows itself what it wants next.
+    Fill(&'a mut Fill),
+}
+
+/// How the next bytes of a read were had.
+pub(super) enum Turn {
+    /// They are in the media, up to this offset.
+    Ready(u64),
+    /// They are here, and this is where they begin.
+    Bytes(Arc<Vec<u8>>, u64),
+    /// Something came between.
+    Again,
 }
 
 impl Drop for CachedBlob {
     fn drop(&mut self) {
         self.cache.parked.forget(self.id);
+        // When it was used last counts beside when the others were.
+        self.cache.shared.look();
     }
 }
 
@@ -193,17 +289,16 @@ impl Drop for Abandoned<'_> {
 }
 
 /// Length and first bytes of a blob, by one fetch.
-fn learn(source: &Source, chunk: u32) -> Result<(u64, Option<Vec<u8>>)> {
+fn learn(origin: &Origin, chunk: u32) -> Result<(u64, Option<Vec<u8>>)> {
     let mut bytes = vec![0; chunk as usize];
-    let len = bytes.len();
-    let got = audit::remote(Access::Download, source.name(), 0, len, || source.fetch(0, &mut bytes, None))?;
+    let (got, _) = origin.fetch(Access::Download, 0, &mut bytes, None, 0, None)?;
     bytes.truncate(got.len);
     Ok((got.total, Some(bytes)))
 }
 
 impl Blob for CachedBlob {
     fn name(&self) -> &str {
-        self.source.name()
+        self.origin.name()
     }
 
     fn len(&self) -> u64 {
@@ -237,8 +332,8 @@ impl Blob for CachedBlob {
                 self.read_at(part, at)?;
             } else {
                 LANE.give_way(MAX_YIELD);
-                let fetch = || self.source.fetch(at, part, Some(shape.len));
-                if audit::remote(Access::BackgroundDownload, self.name(), at, n, fetch)?.len != n {
+                let access = Access::BackgroundDownload;
+                if self.origin.fetch(access, at, part, Some(shape.len), 0, None)?.0.len != n {
                     return Err(Error::corrupt("answer too short").in_file(self.name()).at(at));
                 }
             }
@@ -268,7 +363,7 @@ impl Blob for CachedBlob {
                 Step::Verify => chunk + 1,
                 Step::Join(flight) => flight.end,
                 Step::Lead(flight) => {
-                    fetched += self.lead(&flight, false)?.len() as u64;
+                    fetched += self.lead(&flight, For::Prefetch)?.len() as u64;
                     flight.end
                 }
             };
@@ -279,11 +374,6 @@ impl Blob for CachedBlob {
     /// Drops every chunk that the range touches, so that it is fetched again. False once a chunk was dropped too
     /// often: then the registry's own copy must be wrong.
     fn distrust(&self, offset: u64, len: u64) -> Result<bool> {
-        let end = offset.saturating_add(len).min(self.len());
-        if offset >= end {
-            return Ok(true);
-        }
-        let shape = self.store.shape;
-        Ok(self.store.forget(shape.chunk_of(offset), shape.chunk_of(end - 1) + 1, true))
+        Ok(self.chunks(offset, len).is_none_or(|(first, end)| self.store.forget(first, end, true)))
     }
 }

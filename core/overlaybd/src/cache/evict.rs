@@ -4,8 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::map::Map;
+use super::open::{set_lock, Place};
+use super::store::Home;
 use super::{is_digest, Shared, Store};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::sys::{File, Mode};
 
 /// Rounds in which room is looked for; one is enough unless files cannot be locked or punched.
@@ -27,6 +29,8 @@ pub(super) struct Found {
 impl Shared {
     /// Looks at all files of the directory, and sets the account of used bytes right.
     pub fn scan(&self) -> Result<Vec<Found>> {
+        // What is stored meanwhile must be in the sum once.
+        let _account = self.space.account.lock();
         let mut found = Vec::new();
         for name in self.disk.list(self.directory())? {
             let digest = name.strip_suffix(".map").unwrap_or(&name);
@@ -35,14 +39,12 @@ impl Shared {
                 continue;
             }
             let files = [self.media_path(digest), self.map_path(digest)].map(|p| self.disk.open(&p, Mode::Read).ok());
-            let bytes = files.iter().flatten().map(|file| file.allocated_bytes().unwrap_or(0)).sum();
+            let bytes = match self.opened(digest) {
+                Some(store) => store.measure(),
+                None => files.iter().flatten().map(|file| file.allocated_bytes().unwrap_or(0)).sum(),
+            };
             let tick = files[1].as_ref().and_then(|map| Map::probe(&**map, digest)).map(|(_, tick)| tick);
             found.push(Found { digest: digest.to_owned(), tick, bytes });
-        }
-        // What open stores take is in the sum: their accounts start anew from here.
-        let open: Vec<_> = self.stores.lock().values().filter_map(|store| store.upgrade()).collect();
-        for store in open {
-            store.growth();
         }
         self.space.set_used(found.iter().map(|blob| blob.bytes).sum());
         Ok(found)
@@ -105,18 +107,24 @@ impl Shared {
     }
 
     /// The blob's store, if this process has it open.
-    pub fn opened(&self, digest: &str) -> Option<Arc<Store>> {
-        self.stores.lock().get(digest)?.upgrade()
+    fn opened(&self, digest: &str) -> Option<Arc<Store>> {
+        let cell = self.stores.lock().get(digest).cloned()?;
+        let store = cell.try_lock()?.upgrade();
+        store
     }
 
     /// Frees about `amount` bytes of one blob; None if another process has it open.
     fn shrink(self: &Arc<Self>, blob: &Found, cut: u32, amount: u64) -> Result<Option<u64>> {
-        if let Some(store) = self.opened(&blob.digest) {
-            if !set_lock(&*store.media, true)? {
+        let place = Place { digest: &blob.digest, layer: None };
+        let cell = self.cell(place);
+        // Somebody of this process is opening it: as good as another process.
+        let Some(cell) = cell.try_lock() else { return Ok(None) };
+        if let Some(store) = cell.upgrade() {
+            if !store.lock(true)? {
                 return Ok(None);
             }
             let taken = store.take_away(cut, amount, BATCH);
-            set_lock(&*store.media, false)?;
+            store.lock(false)?;
             return Ok(Some(taken?.0));
         }
         let Some(tick) = blob.tick else {
@@ -127,19 +135,25 @@ impl Shared {
         if tick > cut {
             return Ok(Some(0));
         }
-        let store = match Store::open(self, &blob.digest, None) {
+        // Asked for first, so as not to wait for another process that works on it.
+        if !set_lock(&*self.disk.open(&self.media_path(&blob.digest), Mode::Write)?, true)? {
+            return Ok(None);
+        }
+        let store = match Store::open(self, place, None) {
             Err(e) if e.kind() == Kind::Busy => return Ok(None),
             other => other?,
         };
-        if !set_lock(&*store.media, true)? {
+        if !store.lock(true)? {
             return Ok(None);
         }
         let (taken, empty) = store.take_away(cut, amount, BATCH)?;
-        if empty {
-            self.remove(&blob.digest, &*store.media)?;
-            return Ok(Some(blob.bytes.max(taken)));
+        match &store.home {
+            Home::Directory(media) if empty => {
+                self.remove(&blob.digest, &**media)?;
+                Ok(Some(blob.bytes.max(taken)))
+            }
+            _ => Ok(Some(taken)),
         }
-        Ok(Some(taken))
     }
 
     /// Removes a blob's files, unless another handle holds a lock on the media.
@@ -156,9 +170,4 @@ impl Shared {
         }
         Ok(true)
     }
-}
-
-/// Takes or converts the lock on a media file without waiting; false if another handle is in the way.
-pub(super) fn set_lock(media: &dyn File, exclusive: bool) -> Result<bool> {
-    media.try_lock(exclusive).map_err(|e| Error::io("lock", e).in_file(media.path()))
 }

@@ -16,6 +16,8 @@ pub(super) struct Flight {
     outcome: Mutex<Option<std::result::Result<Arc<Vec<u8>>, Error>>>,
     done: Condvar,
     disowned: AtomicBool,
+    landed: Mutex<bool>,
+    gone: Condvar,
 }
 
 impl Flight {
@@ -27,6 +29,8 @@ impl Flight {
             outcome: Mutex::default(),
             done: Condvar::new(),
             disowned: AtomicBool::new(false),
+            landed: Mutex::new(false),
+            gone: Condvar::new(),
         })
     }
 
@@ -56,6 +60,17 @@ impl Flight {
     /// The bytes, if they have arrived.
     pub fn bytes(&self) -> Option<Arc<Vec<u8>>> {
         self.outcome.lock().as_ref()?.as_ref().ok().cloned()
+    }
+
+    /// Says that it has been taken off its store's list: the bytes are on disk, or were given up.
+    pub fn land(&self) {
+        *self.landed.lock() = true;
+        self.gone.notify_all();
+    }
+
+    /// Returns once it has landed.
+    pub fn wait_landed(&self) {
+        self.gone.wait_while(&mut self.landed.lock(), |landed| !*landed);
     }
 
     /// Says that the bytes proved wrong: they must not be recorded as present.

@@ -110,7 +110,7 @@ impl Map {
 
     /// Calls `each` with index and checksum of every chunk in `first..end` that the file has. What cannot
     /// be read (a file cut short) is not there.
-    pub fn load(&self, first: usize, end: usize, mut each: impl FnMut(usize, u32)) {
+    pub fn load(&self, first: usize, end: usize, each: &mut dyn FnMut(usize, u32)) {
         let mut buf = vec![0; PIECE.min((end - first) * RECORD)];
         let mut chunk = first;
         while chunk < end {

@@ -8,25 +8,27 @@
 mod blob;
 mod buffers;
 mod evict;
+mod fill;
 mod flight;
 mod import;
 mod map;
+mod media;
 mod open;
+mod origin;
+mod room;
 mod sequence;
 mod space;
 mod store;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_ahead;
 mod writer;
 
-pub use blob::CachedBlob;
+pub use blob::{CachedBlob, Opened};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -34,6 +36,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::CACHE_CHUNK_BYTES;
 use crate::sys::{Clock, Disk};
 use buffers::Buffers;
+use open::Cell;
 use sequence::Parked;
 use space::Space;
 use store::Store;
@@ -42,7 +45,7 @@ use writer::Writer;
 /// What a cache is to be like.
 #[derive(Clone)]
 pub struct Options {
-    /// Where media and maps lie; created if missing.
+    /// Where media and maps lie; created if missing. Empty: nowhere, only blobs in layer directories are kept.
     pub directory: PathBuf,
     /// Bytes on disk that the directory may take.
     pub capacity_bytes: u64,
@@ -102,8 +105,8 @@ struct Shared {
     stats: CacheStats,
     space: Space,
     buffers: Buffers,
-    /// Blobs that are open in this process.
-    stores: Mutex<HashMap<String, Weak<Store>>>,
+    /// Blobs that are open in this process, by digest, or by path if in a layer directory.
+    stores: Mutex<HashMap<String, Cell>>,
 }
 
 /// A cache directory. Shared by all blobs of the process, and safe beside other processes.
@@ -114,7 +117,7 @@ pub struct ChunkCache {
 }
 
 impl ChunkCache {
-    /// Opens the directory and looks at what it holds.
+    /// Opens the directory. What it holds is looked at later, when somebody has to know.
     ///
     /// Errors: `Invalid` for settings that make no sense; those of the disk.
     pub fn open(options: Options, disk: Arc<dyn Disk>, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
@@ -123,7 +126,9 @@ impl ChunkCache {
             let what = format!("chunk size {chunk}: must be a power of two in {CACHE_CHUNK_BYTES:?}");
             return Err(Error::new(Kind::Invalid, what));
         }
-        disk.create_dir(&options.directory)?;
+        if !options.directory.as_os_str().is_empty() {
+            disk.create_dir(&options.directory)?;
+        }
         let (space, buffers) = (Space::default(), Buffers::default());
         let write_behind = options.write_behind_bytes;
         let shared = Arc::new(Shared {
@@ -135,9 +140,8 @@ impl ChunkCache {
             buffers,
             stores: Mutex::default(),
         });
-        let newest = shared.scan()?.iter().filter_map(|found| found.tick).max().unwrap_or(0);
-        shared.space.start_ticks(newest);
-        Ok(Arc::new(ChunkCache { shared, writer: Writer::new(write_behind), parked: Parked::default() }))
+        let writer = Writer::new(Arc::clone(&shared), write_behind);
+        Ok(Arc::new(ChunkCache { shared, writer, parked: Parked::default() }))
     }
 
     /// Counters since the start.
@@ -147,6 +151,7 @@ impl ChunkCache {
 
     /// Bytes that the directory takes on disk, as far as known.
     pub fn used_bytes(&self) -> u64 {
+        self.shared.look();
         self.shared.space.used()
     }
 

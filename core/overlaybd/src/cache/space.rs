@@ -1,12 +1,14 @@
 //! Room on disk: how much is used and promised, what time it is for the LRU, and when to stop trying.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::store::Home;
 use super::{count, Shared, Store};
+use crate::sys::Mode;
 
 /// Time during which nothing is stored after the disk refused to take something.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -32,6 +34,10 @@ pub(super) struct Space {
     pause_until: AtomicU64,
     /// Held while room is made, so that it is made once.
     making: Mutex<()>,
+    /// Held while `used` is changed along with what it is the sum of.
+    pub account: Mutex<()>,
+    /// Set once the directory has been looked at.
+    looked: OnceLock<()>,
 }
 
 impl Space {
@@ -44,8 +50,9 @@ impl Space {
         self.stored.store(0, Ordering::Relaxed);
     }
 
-    pub fn start_ticks(&self, newest: u32) {
-        self.tick.store(newest.saturating_add(1), Ordering::Relaxed);
+    /// Sees to it that what is used from now on counts as used after `newest`.
+    pub fn raise_tick(&self, newest: u32) {
+        self.tick.fetch_max(newest.saturating_add(1), Ordering::Relaxed);
     }
 
     pub fn tick(&self) -> u32 {
@@ -58,12 +65,38 @@ impl Space {
 }
 
 impl Shared {
-    /// Promises room for `bytes`, made by eviction if need be; false if they cannot be stored now.
-    pub fn promise(self: &Arc<Self>, bytes: u64) -> bool {
+    /// Looks at what the directory holds, the first time it is called.
+    pub fn look(&self) {
+        self.space.looked.get_or_init(|| match self.scan() {
+            Ok(found) => self.space.raise_tick(found.iter().filter_map(|blob| blob.tick).max().unwrap_or(0)),
+            Err(e) => self.notice(format!("cache: {e}")),
+        });
+    }
+
+    /// Called now and then: other programs fill the disk, and other processes the directory, also while this one
+    /// stores nothing.
+    pub fn tend(self: &Arc<Self>) {
+        if self.directory().as_os_str().is_empty() {
+            return;
+        }
+        self.look();
+        let _making = self.space.making.lock();
+        if self.shortage(0) != (0, 0) {
+            self.make_room(0);
+        }
+    }
+
+    /// Promises room for `bytes` of a blob, made by eviction if need be; false if they cannot be stored now.
+    pub fn promise(self: &Arc<Self>, store: &Store, bytes: u64) -> bool {
+        if let Home::Layer(file, pause_until) = &store.home {
+            // A file that has been renamed is complete and proved: nothing is written to it any more.
+            return self.is_over(pause_until) && self.disk.open(file.path(), Mode::Read).is_ok();
+        }
         let space = &self.space;
-        if self.clock.now().as_nanos() < u128::from(space.pause_until.load(Ordering::Relaxed)) {
+        if !self.is_over(&space.pause_until) {
             return false;
         }
+        self.look();
         let _making = space.making.lock();
         let bytes = bytes.next_multiple_of(BLOCK);
         let wanted = bytes + space.promised.load(Ordering::Relaxed);
@@ -74,7 +107,8 @@ impl Shared {
             (over, lack) = self.shortage(wanted);
         }
         if over + lack > 0 {
-            self.pause(&if lack > 0 { "the disk is nearly full".into() } else { format!("no room for {bytes} bytes") });
+            let why = if lack > 0 { "the disk is nearly full".into() } else { format!("no room for {bytes} bytes") };
+            self.pause(store, &why);
             return false;
         }
         space.promised.fetch_add(bytes, Ordering::Relaxed);
@@ -90,20 +124,31 @@ impl Shared {
         (over, (self.options.min_free_bytes + wanted).saturating_sub(free))
     }
 
+    fn is_over(&self, pause_until: &AtomicU64) -> bool {
+        self.clock.now().as_nanos() >= u128::from(pause_until.load(Ordering::Relaxed))
+    }
+
     /// Takes back a promise of `bytes`, of which `store` has used what it has used.
-    pub fn settle(&self, bytes: u64, store: &Store) {
+    pub fn settle(&self, store: &Store, bytes: u64) {
+        if !matches!(store.home, Home::Directory(_)) {
+            return;
+        }
         self.space.promised.fetch_sub(bytes.next_multiple_of(BLOCK), Ordering::Relaxed);
+        let _account = self.space.account.lock();
         let growth = store.growth();
         self.space.used.fetch_add(growth, Ordering::Relaxed);
         self.space.stored.fetch_add(growth.max(0) as u64, Ordering::Relaxed);
     }
 
-    /// Stores nothing for a while, and says why.
-    pub fn pause(&self, why: &str) {
+    /// Stores nothing for a while, in the layer directory or in all of the cache, and says why.
+    pub fn pause(&self, store: &Store, why: &str) {
         let until = (self.clock.now() + PAUSE).as_nanos() as u64;
-        self.space.pause_until.store(until, Ordering::Relaxed);
-        let directory = self.directory().display();
-        self.notice(format!("cache {directory}: {why}; nothing is kept for {} s", PAUSE.as_secs()));
+        let (place, pause_until) = match &store.home {
+            Home::Layer(file, pause_until) => (file.path(), pause_until),
+            _ => (self.directory(), &self.space.pause_until),
+        };
+        pause_until.store(until, Ordering::Relaxed);
+        self.notice(format!("cache {}: {why}; nothing is kept for {} s", place.display(), PAUSE.as_secs()));
     }
 
     /// Counts a fetch that was served without being kept.

@@ -1,19 +1,20 @@
-//! One blob in the cache: its media file, its map, and what is known of each chunk.
+//! One blob in the cache: where its chunks lie, and what is known of each.
 
-use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
 use super::flight::Flight;
-use super::map::{checksum, Map, Shape};
+use super::map::{checksum, Shape};
+use super::media::Media;
 use super::{count, Shared};
 use crate::error::Result;
-use crate::sys::{write_all, File};
+use crate::sys::File;
 
 /// What is known of a chunk: the two low bits of its state word.
-const ABSENT: u32 = 0;
+pub(super) const ABSENT: u32 = 0;
 /// The map has it from an earlier run; not compared with its checksum yet.
 const RECORDED: u32 = 1;
 /// In the media, and checked or written in this run.
@@ -25,21 +26,37 @@ const STRIKE: u32 = 4;
 /// copy that is wrong, and fetching in a loop would only load it. Far above what concurrent readers of
 /// one bad chunk use up together.
 const MAX_STRIKES: u32 = 16;
+/// Strikes that a blob may have in all, beyond one for each of its chunks: a blob that is wrong all over is not
+/// fetched more than about twice.
+const MAX_BLOB_STRIKES: u32 = 256;
 
-/// A blob's files and chunk table: 12 bytes of memory a chunk.
+/// To whom the room of a blob belongs.
+pub(super) enum Home {
+    /// The cache directory: the file carries the lock that tells other processes of us.
+    Directory(Arc<dyn File>),
+    /// A layer directory, which the cache does not limit. Nothing is stored until the clock shows that many
+    /// nanoseconds.
+    Layer(Arc<dyn File>, AtomicU64),
+}
+
+/// A blob's place and chunk table: 12 bytes of memory a chunk.
 pub(super) struct Store {
     pub shared: Arc<Shared>,
     pub shape: Shape,
-    pub media: Arc<dyn File>,
-    pub map: Map,
+    pub media: Box<dyn Media>,
+    pub home: Home,
     states: Vec<AtomicU32>,
     /// When a chunk was last used.
-    ticks: Vec<AtomicU32>,
+    pub ticks: Vec<AtomicU32>,
     crcs: Vec<AtomicU32>,
+    /// The last use before it was opened.
+    since: u32,
+    /// How often readers found any chunk wrong.
+    strikes: AtomicU32,
     /// Held for reading while bytes of the media are read, for writing while chunks are taken away.
-    guard: RwLock<()>,
+    pub guard: RwLock<()>,
     /// Fetches under way. Also orders all changes of the map; taken before `guard`.
-    flights: Mutex<Vec<Arc<Flight>>>,
+    pub flights: Mutex<Vec<Arc<Flight>>>,
     /// Bytes that media and map had on disk when last asked.
     allocated: AtomicU64,
 }
@@ -57,24 +74,26 @@ pub(super) enum Step {
 }
 
 impl Store {
-    /// Takes over files that are open and locked, and what the map records. `held` are the bytes that the
-    /// files took before they were opened.
-    pub fn new(shared: Arc<Shared>, shape: Shape, media: Arc<dyn File>, map: Map, tick: u32, held: u64) -> Self {
+    /// Takes over a place that is open and locked, and what is recorded there. `held` are the bytes that it took
+    /// before it was opened.
+    pub fn new(shared: Arc<Shared>, shape: Shape, (media, home): (Box<dyn Media>, Home), tick: u32, held: u64) -> Self {
+        shared.space.raise_tick(tick);
         let words = |value: u32| (0..shape.chunks()).map(|_| AtomicU32::new(value)).collect::<Vec<_>>();
         let (states, ticks, crcs) = (words(ABSENT), words(tick), words(0));
-        map.load(0, shape.chunks(), |chunk, crc| {
+        media.load(0, shape.chunks(), &mut |chunk, crc| {
             crcs[chunk].store(crc, Ordering::Relaxed);
             states[chunk].store(RECORDED, Ordering::Relaxed);
         });
         let (guard, flights, allocated) = (RwLock::new(()), Mutex::default(), AtomicU64::new(held));
-        Store { shared, shape, media, map, states, ticks, crcs, guard, flights, allocated }
+        let strikes = AtomicU32::new(0);
+        Store { shared, shape, media, home, states, ticks, crcs, since: tick, strikes, guard, flights, allocated }
     }
 
-    fn state(&self, chunk: usize) -> u32 {
+    pub fn state(&self, chunk: usize) -> u32 {
         self.states[chunk].load(Ordering::Acquire) & STATE
     }
 
-    fn set(&self, chunk: usize, state: u32) {
+    pub fn set(&self, chunk: usize, state: u32) {
         // Changed under `flights` only, so that reading and writing need not be one step.
         let word = self.states[chunk].load(Ordering::Relaxed);
         self.states[chunk].store(word & !STATE | state, Ordering::Release);
@@ -93,7 +112,7 @@ impl Store {
         if (first..=last).any(|chunk| self.state(chunk) != READY) {
             return false;
         }
-        let read = read_full(&*self.media, buf, offset);
+        let read = self.media.read(buf, offset);
         drop(guard);
         if let Err(e) = read {
             // The file was cut short, or the disk is dying: what it had must be fetched again.
@@ -117,7 +136,7 @@ impl Store {
         let right = {
             let _guard = self.guard.read();
             self.state(chunk) != ABSENT
-                && read_full(&*self.media, &mut bytes, self.shape.start(chunk)).is_ok()
+                && self.media.read(&mut bytes, self.shape.start(chunk)).is_ok()
                 && checksum(&bytes) == self.crcs[chunk].load(Ordering::Relaxed)
         };
         if !right {
@@ -150,13 +169,7 @@ impl Store {
         let end = end.min(chunk + (max_bytes / self.shape.chunk as usize).max(1));
         let missing = |c: &usize| self.state(*c) == ABSENT && !flights.iter().any(|flight| flight.covers(*c));
         let end = (chunk + 1..end).find(|c| !missing(c)).unwrap_or(end);
-        // Another process may have fetched them since the map was read.
-        let mut known = end;
-        self.map.load(chunk, end, |c, crc| {
-            self.crcs[c].store(crc, Ordering::Relaxed);
-            self.set(c, RECORDED);
-            known = known.min(c);
-        });
+        let known = self.look_again(chunk, end);
         if known == chunk {
             return Step::Verify;
         }
@@ -165,23 +178,64 @@ impl Store {
         Step::Lead(flight)
     }
 
+    /// Looks whether another process has stored some of the absent chunks `first..end` since the records were
+    /// read; the first one, or `end`. The caller holds `flights`.
+    fn look_again(&self, first: usize, end: usize) -> usize {
+        let mut known = end;
+        self.media.load(first, end, &mut |chunk, crc| {
+            self.crcs[chunk].store(crc, Ordering::Relaxed);
+            self.set(chunk, RECORDED);
+            known = known.min(chunk);
+        });
+        known
+    }
+
+    /// The runs of chunks in `first..end` that are not there.
+    pub fn absent(&self, first: usize, end: usize) -> Vec<Range<usize>> {
+        let _flights = self.flights.lock();
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        let mut chunk = first;
+        while chunk < end {
+            if self.state(chunk) == ABSENT {
+                let stop = (chunk..end).find(|&c| self.state(c) != ABSENT).unwrap_or(end);
+                self.look_again(chunk, stop);
+            }
+            if self.state(chunk) == ABSENT {
+                match runs.last_mut() {
+                    Some(run) if run.end == chunk => run.end += 1,
+                    _ => runs.push(chunk..chunk + 1),
+                }
+            }
+            chunk += 1;
+        }
+        runs
+    }
+
     /// Takes a fetch off the list; its chunks are what the table says from now on.
     pub fn land(&self, flight: &Arc<Flight>) {
         self.flights.lock().retain(|other| !Arc::ptr_eq(other, flight));
+        flight.land();
+    }
+
+    /// Returns when the fetches of the chunks `first..end` that are under way have landed.
+    pub fn settle(&self, first: usize, end: usize) {
+        let covers = |flight: &&Arc<Flight>| flight.first < end && first < flight.end;
+        let under_way: Vec<_> = self.flights.lock().iter().filter(covers).cloned().collect();
+        under_way.iter().for_each(|flight| flight.wait_landed());
     }
 
     /// Writes the bytes of a fetch to the media, then records them. Whatever happens, the fetch is off the list.
     ///
     /// Errors: those of the disk; nothing is recorded then.
     pub fn keep(&self, flight: &Arc<Flight>, bytes: &[u8]) -> Result<()> {
-        let done = write_all(&*self.media, bytes, self.shape.start(flight.first)).and_then(|()| {
+        let done = self.media.write(flight.first, bytes).and_then(|()| {
             let crcs: Vec<u32> = bytes.chunks(self.shape.chunk as usize).map(checksum).collect();
             let flights = self.flights.lock();
             if flight.is_disowned() {
                 return Ok(());
             }
-            self.map.record(flight.first, &crcs)?;
             let tick = self.shared.space.next_tick();
+            self.media.record(flight.first, &crcs, tick)?;
             for (chunk, crc) in (flight.first..flight.end).zip(crcs) {
                 self.crcs[chunk].store(crc, Ordering::Relaxed);
                 self.ticks[chunk].store(tick, Ordering::Relaxed);
@@ -200,12 +254,17 @@ impl Store {
     pub fn forget(&self, first: usize, end: usize, strike: bool) -> bool {
         let mut flights = self.flights.lock();
         let word = |chunk: usize| self.states[chunk].load(Ordering::Relaxed);
-        let spent = |chunk: usize| strike && word(chunk) / STRIKE >= MAX_STRIKES;
+        let most = MAX_BLOB_STRIKES.saturating_add(self.shape.chunks() as u32);
+        let hopeless = self.strikes.load(Ordering::Relaxed) >= most;
+        let spent = |chunk: usize| strike && (hopeless || word(chunk) / STRIKE >= MAX_STRIKES);
         // A fetch whose bytes were read from memory and found wrong must not be recorded after this.
         let held: Vec<_> = flights
             .extract_if(.., |f| strike && f.bytes().is_some() && (first..end).any(|c| f.covers(c) && !spent(c)))
             .collect();
-        held.iter().for_each(|flight| flight.disown());
+        for flight in &held {
+            flight.disown();
+            flight.land();
+        }
         // No read may be half way when these bytes are written again.
         let _guard = self.guard.write();
         let mut all = true;
@@ -215,6 +274,7 @@ impl Store {
             } else if word(chunk) & STATE != ABSENT || held.iter().any(|flight| flight.covers(chunk)) {
                 let struck = word(chunk) + if strike { STRIKE } else { 0 };
                 self.states[chunk].store(struck & !STATE, Ordering::Release);
+                self.strikes.fetch_add(u32::from(strike), Ordering::Relaxed);
                 count(&self.shared.stats.repairs, 1);
             }
         }
@@ -222,104 +282,33 @@ impl Store {
         all
     }
 
-    fn erase(&self, first: usize, end: usize) {
+    pub fn erase(&self, first: usize, end: usize) {
         // If this fails, the checksum shows at the next start what the map does not tell.
-        if let Err(e) = self.map.erase(first, end) {
+        if let Err(e) = self.media.erase(first, end) {
             self.shared.notice(format!("cache: {e}"));
         }
     }
 
-    /// Calls `each` with last use and size of every chunk that is there.
-    pub fn ages(&self, mut each: impl FnMut(u32, u64)) {
-        for chunk in 0..self.shape.chunks() {
-            if self.state(chunk) != ABSENT {
-                each(self.ticks[chunk].load(Ordering::Relaxed), self.shape.bytes(chunk, chunk + 1) as u64);
-            }
-        }
+    /// Bytes that it takes on disk now.
+    pub fn measure(&self) -> u64 {
+        let now = self.media.allocated_bytes();
+        self.allocated.store(now, Ordering::Relaxed);
+        now
     }
 
-    /// Takes away chunks last used at `cut` or before until `amount` bytes are gone, `batch` at a time so that
-    /// readers wait briefly only. The caller holds the exclusive lock of the media. Returns the bytes of
-    /// chunks taken, and whether none is left.
-    ///
-    /// Errors: those of the disk.
-    pub fn take_away(&self, cut: u32, amount: u64, batch: usize) -> Result<(u64, bool)> {
-        let chunks = self.shape.chunks();
-        let old = |c: usize| self.state(c) != ABSENT && self.ticks[c].load(Ordering::Relaxed) <= cut;
-        let (mut taken, mut chunk, mut left) = (self.reclaim()?, 0, false);
-        while chunk < chunks {
-            if taken >= amount || !old(chunk) {
-                left |= self.state(chunk) != ABSENT;
-                chunk += 1;
-                continue;
-            }
-            let _flights = self.flights.lock();
-            let _guard = self.guard.write();
-            let first = chunk;
-            while chunk < chunks && chunk - first < batch && taken < amount && old(chunk) {
-                self.set(chunk, ABSENT);
-                taken += self.shape.bytes(chunk, chunk + 1) as u64;
-                chunk += 1;
-            }
-            if chunk == first {
-                continue;
-            }
-            // The hole comes first: a record without data shows by its checksum, data without a record would
-            // stay for ever.
-            let (start, end) = (self.shape.start(first), self.shape.start(chunk));
-            let punched = self.media.punch_hole(start, end - start);
-            self.erase(first, chunk);
-            count(&self.shared.stats.evictions, (chunk - first) as u64);
-            punched.map_err(|e| crate::Error::io("punch hole", e).in_file(self.media.path()).at(start))?;
-        }
-        Ok((taken, !left))
-    }
-
-    /// Gives back the room of bytes that no record vouches for: chunks forgotten, or written when a crash came.
-    fn reclaim(&self) -> Result<u64> {
-        let fail = |e| crate::Error::io("reclaim", e).in_file(self.media.path());
-        let (mut at, mut taken) = (0, 0);
-        while let Some(data) = self.media.next_data(at).map_err(fail)? {
-            let hole = self.media.next_hole(data).map_err(fail)?.min(self.shape.len);
-            for chunk in self.shape.chunk_of(data)..self.shape.chunk_of(hole.saturating_sub(1)) + 1 {
-                let flights = self.flights.lock();
-                if data < hole && self.state(chunk) == ABSENT && !flights.iter().any(|flight| flight.covers(chunk)) {
-                    let (start, end) = (self.shape.start(chunk), self.shape.start(chunk + 1));
-                    self.media.punch_hole(start, end - start).map_err(fail)?;
-                    taken += end.min(hole) - start.max(data);
-                }
-            }
-            at = hole.max(data + 1);
-        }
-        Ok(taken)
-    }
-
-    /// How much more (or less) room the files take than when last asked.
+    /// How much more (or less) room it takes than when last measured.
     pub fn growth(&self) -> i64 {
-        let now = self.media.allocated_bytes().unwrap_or(0) + self.map.allocated_bytes();
-        now as i64 - self.allocated.swap(now, Ordering::Relaxed) as i64
+        let before = self.allocated.load(Ordering::Relaxed);
+        self.measure() as i64 - before as i64
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
-        let newest = self.ticks.iter().map(|tick| tick.load(Ordering::Relaxed)).max().unwrap_or(0);
-        // A lost note makes the blob look older than it is, nothing else.
-        let _ = self.map.set_tick(newest);
+        let tick = |chunk: usize| self.ticks[chunk].load(Ordering::Relaxed);
+        let newest = (0..self.shape.chunks()).map(tick).max().unwrap_or(0);
+        // What was used before the other blobs were looked at may have got a tick older than theirs.
+        let newest = if newest > self.since { newest.max(self.shared.space.tick()) } else { self.since };
+        self.media.note_use(newest, &tick);
     }
-}
-
-fn read_full(file: &dyn File, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !buf.is_empty() {
-        match file.read_at(buf, offset) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => {
-                buf = &mut buf[n..];
-                offset += n as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }

@@ -1,5 +1,9 @@
 //! What the cache promises: one fetch for all who want the same, right bytes whatever happens to its files.
 
+mod ahead;
+mod layers;
+mod model;
+
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
@@ -7,8 +11,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Barrier};
 
 use parking_lot::Mutex;
-use proptest::prelude::*;
 
+use super::map::Map;
 use super::*;
 use crate::blob::Blob;
 use crate::fetch::testing::{pattern, source, Fault, Server, TestClock};
@@ -55,7 +59,7 @@ impl Bench {
 }
 
 pub(super) fn open(cache: &Arc<ChunkCache>, server: &Arc<Server>) -> Arc<dyn Blob> {
-    CachedBlob::open(cache, DIGEST, source(server), Some(server.bytes.len() as u64)).unwrap()
+    CachedBlob::open(cache, DIGEST, source(server), Some(server.bytes.len() as u64)).unwrap().blob
 }
 
 pub(super) fn check(blob: &dyn Blob, server: &Server, offset: usize, len: usize) {
@@ -114,7 +118,7 @@ fn a_sequential_reader_needs_few_requests_and_others_fetch_no_more_than_they_rea
     }
     assert!(server.requests() < 12, "{} requests", server.requests());
     assert_eq!(cache.stats().fetched_bytes.load(Relaxed), 300 * CHUNK as u64);
-    let other = CachedBlob::open(&cache, "sha256:ff", source(&server), Some(server.bytes.len() as u64)).unwrap();
+    let other = CachedBlob::open(&cache, "sha256:ff", source(&server), Some(server.bytes.len() as u64)).unwrap().blob;
     server.seen.lock().clear();
     for i in (0..300).rev().step_by(3) {
         check(&*other, &server, i * CHUNK + 7, 1);
@@ -190,7 +194,7 @@ fn what_was_fetched_is_there_after_a_restart_without_a_network() {
     let count = server.requests();
     let cache = bench.cache();
     // Not even the length has to be asked for.
-    let blob = CachedBlob::open(&cache, DIGEST, source(&server), None).unwrap();
+    let blob = CachedBlob::open(&cache, DIGEST, source(&server), None).unwrap().blob;
     assert_eq!(blob.len(), 100_001);
     assert!(blob.is_ready(0, 100_001));
     check(&*blob, &server, 1, 100_000);
@@ -204,11 +208,11 @@ fn the_length_costs_no_request_of_its_own() {
     let bench = Bench::new();
     let server = Server::new(pattern(10_000));
     let cache = bench.cache();
-    let blob = CachedBlob::open(&cache, DIGEST, source(&server), None).unwrap();
+    let blob = CachedBlob::open(&cache, DIGEST, source(&server), None).unwrap().blob;
     check(&*blob, &server, 0, 4096);
     assert_eq!((blob.len(), server.requests()), (10_000, 1));
     let empty = Server::new(vec![]);
-    assert!(CachedBlob::open(&cache, "sha256:00", source(&empty), None).unwrap().is_empty());
+    assert!(CachedBlob::open(&cache, "sha256:00", source(&empty), None).unwrap().blob.is_empty());
     for bad in ["../x", "sha256:..", "sha256:0/0", "sha256", "", "sha256:", "SHA256:00"] {
         assert_eq!(CachedBlob::open(&cache, bad, source(&server), None).err().unwrap().kind(), Kind::Invalid);
     }
@@ -235,7 +239,7 @@ fn damage_to_the_files_costs_fetches_never_bytes() {
             Box::new(|b| {
                 let cache = b.cache();
                 let other = Server::new(vec![0; 40_000]);
-                let blob = CachedBlob::open(&cache, "sha256:ff", source(&other), Some(40_000)).unwrap();
+                let blob = CachedBlob::open(&cache, "sha256:ff", source(&other), Some(40_000)).unwrap().blob;
                 check(&*blob, &other, 0, 40_000);
                 drop(blob);
                 fs::rename(b.dir.path().join("sha256:ff.map"), b.map()).unwrap();
@@ -339,7 +343,7 @@ fn a_whole_blob_put_there_by_hand_is_taken_over_and_nothing_else_is() {
             fs::write(bench.dir.path().join(&digest), media).unwrap();
             let server = Server::new(bytes.clone());
             let cache = bench.cache();
-            let blob = CachedBlob::open(&cache, &digest, source(&server), len).unwrap();
+            let blob = CachedBlob::open(&cache, &digest, source(&server), len).unwrap().blob;
             check(&*blob, &server, 0, 40_000);
             assert_eq!(server.requests() == 0, taken);
         }
@@ -397,7 +401,9 @@ fn readers_beside_eviction_and_distrust_get_right_bytes_within_bounds() {
         let server = Server::new(pattern(100 * CHUNK));
         let cache = bench.cache();
         let blobs: Vec<_> = ["sha256:01", "sha256:02", "sha256:03"]
-            .map(|digest| CachedBlob::open(&cache, digest, source(&server), Some(server.bytes.len() as u64)).unwrap())
+            .map(|digest| {
+                CachedBlob::open(&cache, digest, source(&server), Some(server.bytes.len() as u64)).unwrap().blob
+            })
             .into();
         std::thread::scope(|scope| {
             for seed in 0..8u64 {
@@ -444,7 +450,7 @@ fn blobs_nobody_uses_go_first_and_their_files_with_them() {
     let bench = Bench { capacity: 50 * CHUNK as u64, ..Bench::new() };
     let server = Server::new(pattern(20 * CHUNK));
     let read = |cache: &Arc<ChunkCache>, digest: &str| {
-        let blob = CachedBlob::open(cache, digest, source(&server), Some(server.bytes.len() as u64)).unwrap();
+        let blob = CachedBlob::open(cache, digest, source(&server), Some(server.bytes.len() as u64)).unwrap().blob;
         check(&*blob, &server, 0, server.bytes.len());
         blob
     };
@@ -477,7 +483,7 @@ fn two_processes_on_one_directory() {
     check(&*b, &server, 0, server.bytes.len());
     assert_eq!(server.requests(), 1, "what one has fetched the other need not fetch");
     // A blob that both have open is never taken apart, however short the room.
-    let other = CachedBlob::open(&one, "sha256:ff", source(&server), Some(server.bytes.len() as u64)).unwrap();
+    let other = CachedBlob::open(&one, "sha256:ff", source(&server), Some(server.bytes.len() as u64)).unwrap().blob;
     check(&*other, &server, 0, server.bytes.len());
     check(&*a, &server, 0, server.bytes.len());
     check(&*b, &server, 0, server.bytes.len());
@@ -499,92 +505,14 @@ fn opening_a_million_chunks_takes_little_time_and_memory() {
     let server = Server::new(pattern(CHUNK));
     let len = 1_000_000 * CHUNK as u64;
     let cache = bench.cache();
-    drop(CachedBlob::open(&cache, DIGEST, source(&server), Some(len)).unwrap());
+    drop(CachedBlob::open(&cache, DIGEST, source(&server), Some(len)).unwrap().blob);
     let map = fs::File::options().read(true).write(true).open(bench.map()).unwrap();
     let shape = map::Shape::new(CHUNK as u32, len).unwrap();
     let map = Map::existing(Arc::new(crate::sys::os::OsFile::new(map, "map")), shape);
     map.record(0, &vec![77; 1_000_000]).unwrap();
     let start = std::time::Instant::now();
-    let blob = CachedBlob::open(&cache, DIGEST, source(&server), None).unwrap();
+    let blob = CachedBlob::open(&cache, DIGEST, source(&server), None).unwrap().blob;
     let took = start.elapsed();
     assert!(blob.is_ready(0, len));
     assert!(took < std::time::Duration::from_secs(1), "{took:?}");
-}
-
-use map::Map;
-
-#[derive(Clone, Debug)]
-enum Act {
-    Read(usize, usize),
-    Distrust(usize, usize),
-    Restart,
-    FlipMedia(usize),
-    FlipMap(usize),
-    CutMedia(usize),
-    Fail,
-}
-
-const SIZE: usize = 25 * CHUNK + 77;
-
-fn act() -> impl Strategy<Value = Act> {
-    let place = 0..SIZE;
-    prop_oneof![
-        12 => (place.clone(), 1..6 * CHUNK).prop_map(|(at, len)| Act::Read(at, len)),
-        2 => (place.clone(), 0..3 * CHUNK).prop_map(|(at, len)| Act::Distrust(at, len)),
-        2 => Just(Act::Restart),
-        1 => place.clone().prop_map(Act::FlipMedia),
-        1 => (0..4096 + 26 * 8usize).prop_map(Act::FlipMap),
-        1 => place.prop_map(Act::CutMedia),
-        1 => Just(Act::Fail),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    /// Against flat bytes: whatever happens to network and files between runs, a read gives the blob's bytes.
-    #[test]
-    fn reads_are_the_blob(
-        acts in prop::collection::vec(act(), 1..60),
-        small in any::<bool>(),
-        behind in any::<bool>(),
-    ) {
-        let capacity = if small { 12 * CHUNK as u64 } else { 1 << 20 };
-        let bench = Bench { capacity, behind: if behind { 1 << 20 } else { 0 }, ..Bench::new() };
-        let server = Server::new(pattern(SIZE));
-        let mut cache = bench.cache();
-        let mut blob = open(&cache, &server);
-        for act in acts {
-            match act {
-                Act::Read(at, len) => {
-                    check(&*blob, &server, at, len.min(SIZE - at));
-                    continue;
-                }
-                Act::Distrust(at, len) => {
-                    blob.distrust(at as u64, len as u64).unwrap();
-                    continue;
-                }
-                Act::Fail => {
-                    let mut faults = server.faults.lock();
-                    if faults.len() < 3 {
-                        faults.push_back(Fault::Short(CHUNK / 2));
-                    }
-                    continue;
-                }
-                _ => drop((blob, cache)),
-            }
-            match act {
-                Act::FlipMedia(at) => flip(&bench.media(), at as u64),
-                Act::FlipMap(at) => flip(&bench.map(), at as u64),
-                Act::CutMedia(at) => {
-                    fs::File::options().write(true).open(bench.media()).unwrap().set_len(at as u64).unwrap();
-                }
-                _ => {}
-            }
-            cache = bench.cache();
-            blob = open(&cache, &server);
-        }
-        cache.flush();
-        prop_assert!(disk_usage(bench.dir.path()) <= capacity + EXTENTS);
-    }
 }

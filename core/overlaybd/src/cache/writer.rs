@@ -1,13 +1,18 @@
-//! Writes what was fetched behind the readers' backs, within a bound of memory.
+//! Writes what was fetched behind the readers' backs, within a bound of memory, and tends the directory.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
 use super::flight::Flight;
 use super::store::Store;
+use super::Shared;
+
+/// How often the directory is tended while nothing is written.
+const TEND: Duration = Duration::from_secs(10);
 
 /// A fetch whose bytes are to be kept.
 pub(super) struct Job {
@@ -22,12 +27,12 @@ impl Job {
         let Job { store, flight, bytes } = self;
         let shared = &store.shared;
         let len = bytes.len() as u64;
-        if shared.promise(len) {
+        if shared.promise(&store, len) {
             let kept = store.keep(&flight, &bytes);
-            shared.settle(len, &store);
+            shared.settle(&store, len);
             if let Err(e) = kept {
                 shared.not_kept();
-                shared.pause(&e.to_string());
+                shared.pause(&store, &e.to_string());
             }
         } else {
             store.land(&flight);
@@ -52,8 +57,9 @@ struct State {
     changed: Condvar,
 }
 
-/// The thread that writes, started when there is something to write.
+/// The thread that writes, started with the first blob.
 pub(super) struct Writer {
+    shared: Arc<Shared>,
     limit: usize,
     state: Arc<State>,
     thread: OnceLock<Option<JoinHandle<()>>>,
@@ -61,14 +67,19 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Lets `limit` bytes wait.
-    pub fn new(limit: usize) -> Self {
-        Writer { limit, state: Arc::default(), thread: OnceLock::new() }
+    pub fn new(shared: Arc<Shared>, limit: usize) -> Self {
+        Writer { shared, limit, state: Arc::default(), thread: OnceLock::new() }
+    }
+
+    /// Starts the thread; false if there is none: then everything is written at once.
+    pub fn start(&self) -> bool {
+        self.limit > 0 && self.thread.get_or_init(|| start(&self.shared, &self.state)).is_some()
     }
 
     /// Has a job run: soon, or here and now if too much is waiting.
     pub fn run(&self, job: Job) {
         let len = job.bytes.len();
-        let started = self.limit >= len && self.thread.get_or_init(|| start(&self.state)).is_some();
+        let started = self.limit >= len && self.start();
         let mut queue = self.state.queue.lock();
         if !started || queue.bytes + len > self.limit {
             drop(queue);
@@ -98,17 +109,28 @@ impl Drop for Writer {
     }
 }
 
-/// None if the system gives no thread: then everything is written at once.
-fn start(state: &Arc<State>) -> Option<JoinHandle<()>> {
-    let state = Arc::clone(state);
-    std::thread::Builder::new().name("obd-cache".into()).spawn(move || work(&state)).ok()
+/// None if the system gives no thread.
+fn start(shared: &Arc<Shared>, state: &Arc<State>) -> Option<JoinHandle<()>> {
+    let (shared, state) = (Arc::clone(shared), Arc::clone(state));
+    std::thread::Builder::new().name("obd-cache".into()).spawn(move || work(&shared, &state)).ok()
 }
 
-fn work(state: &State) {
+fn work(shared: &Arc<Shared>, state: &State) {
+    shared.tend();
     loop {
         let mut queue = state.queue.lock();
-        state.changed.wait_while(&mut queue, |queue| queue.jobs.is_empty() && !queue.closed);
-        let Some(job) = queue.jobs.pop_front() else { return };
+        let idle = |queue: &mut Queue| queue.jobs.is_empty() && !queue.closed;
+        let late = state.changed.wait_while_for(&mut queue, idle, TEND).timed_out();
+        let Some(job) = queue.jobs.pop_front() else {
+            if queue.closed {
+                return;
+            }
+            drop(queue);
+            if late {
+                shared.tend();
+            }
+            continue;
+        };
         drop(queue);
         let len = job.bytes.len();
         job.run();

@@ -1,6 +1,6 @@
 //! What is fetched before anybody wants it: asked for once, kept, and counted.
 
-use super::tests::{check, open, Bench, CHUNK};
+use super::{check, open, Bench, CHUNK};
 use crate::error::Kind;
 use crate::fetch::testing::{pattern, Server};
 

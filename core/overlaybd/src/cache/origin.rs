@@ -1,0 +1,55 @@
+//! What a cached blob fetches from: a registry, or any other blob that is slower than the disk.
+
+use std::sync::Arc;
+
+use crate::audit::{self, Access};
+use crate::blob::Blob;
+use crate::error::Result;
+use crate::fetch::{Fetched, RemoteBlob, Source, Stream};
+
+/// The source of a cached blob.
+pub(super) enum Origin {
+    Registry(Source),
+    Blob(Arc<dyn Blob>),
+}
+
+impl Origin {
+    pub fn name(&self) -> &str {
+        match self {
+            Origin::Registry(source) => source.name(),
+            Origin::Blob(blob) => blob.name(),
+        }
+    }
+
+    /// As [`Source::fetch_ahead`]; only a registry sends anything ahead.
+    pub fn fetch(
+        &self,
+        access: Access,
+        offset: u64,
+        buf: &mut [u8],
+        total: Option<u64>,
+        ahead: u64,
+        stream: Option<Stream>,
+    ) -> Result<(Fetched, Option<Stream>)> {
+        match self {
+            Origin::Registry(source) => {
+                let len = buf.len();
+                let fetch = || source.fetch_ahead(offset, buf, total, ahead, stream);
+                audit::remote(access, source.name(), offset, len, fetch)
+            }
+            Origin::Blob(blob) => {
+                let len = blob.len().saturating_sub(offset).min(buf.len() as u64) as usize;
+                blob.read_at(&mut buf[..len], offset)?;
+                Ok((Fetched { len, total: blob.len() }, None))
+            }
+        }
+    }
+
+    /// The blob without a cache.
+    pub fn uncached(self, len: u64) -> Result<Arc<dyn Blob>> {
+        match self {
+            Origin::Registry(source) => Ok(Arc::new(RemoteBlob::open(source, Some(len))?)),
+            Origin::Blob(blob) => Ok(blob),
+        }
+    }
+}
