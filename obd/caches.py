@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import obdcore
 
 if TYPE_CHECKING:
-    from obd.config import CacheConfig, GzipCacheConfig, Lower
+    from obd.config import CacheConfig, Lower
+    from obd.config.service import GzipCacheConfig
 
 _log: Final = logging.getLogger("overlaybd.service")
 
@@ -21,7 +22,8 @@ GZIP_MIN_FREE_BYTES: Final = 4 << 30
 # What on-demand reads and background download fill together, in the directory of a layer.
 DOWNLOAD_NAME: Final = ".download"
 
-# By directory; "" is the one for blobs in layer directories. Two for one directory would evict each other's files.
+# By directory; "" is the one for blobs in layer directories. Two caches of one directory would evict each
+# other's files.
 _caches: Final[dict[str, obdcore.ChunkCache]] = {}
 _lock: Final = threading.Lock()
 
