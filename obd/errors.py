@@ -11,6 +11,7 @@ ERRNO: Final = {
     "not-found": errno.ENOENT,
     "limit": errno.E2BIG,
     "invalid": errno.EINVAL,
+    "out-of-bounds": errno.EINVAL,
     "exists": errno.EEXIST,
     "read-only": errno.EROFS,
     "denied": errno.EACCES,
