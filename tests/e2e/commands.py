@@ -2,15 +2,19 @@
 
 import hashlib
 import os
+import select
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import zstandard
 
 BIN = Path(sys.executable).parent
+# A command that is to stay is ready, or has ended, by then.
+START_S = 20.0
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 
 
@@ -46,6 +50,22 @@ def ok(name: str, *args: str | Path, stdin: bytes = b"") -> Done:
     done = run(name, *args, stdin=stdin)
     assert done.status == 0, f"{name} {args}: status {done.status}\n{done.out}{done.err}"
     return done
+
+
+@contextmanager
+def serving(*words: str | Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A running `obd serve` with these arguments, and the URI that it printed."""
+    command = [str(BIN / "obd"), "serve", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            ready, _, _ = select.select([process.stdout], [], [], START_S)
+            assert ready, "says nothing"
+            word, _, uri = process.stdout.readline().decode().strip().partition(" ")
+            assert word == "ready:", process.stderr.read() if process.stderr else ""
+            yield process, uri
+        finally:
+            process.kill()
 
 
 def golden(name: str) -> bytes:

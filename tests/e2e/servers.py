@@ -19,6 +19,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 START_S = 20.0
+# So long after its end `docker-registry` still takes a token.
+LEEWAY_S = 60
 
 
 def free_port() -> int:
@@ -53,6 +55,7 @@ class Registry:
         self.host = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.host}"
         self.log = directory / "registry.log"
+        self.blobs = directory / "data/docker/registry/v2/blobs/sha256"
         config: dict[str, Any] = {
             "version": "0.1",
             "log": {"level": "warn", "accesslog": {"disabled": False}},
@@ -112,13 +115,22 @@ class Registry:
 class TokenServer:
     """Gives out the tokens that a `Registry(tokens=...)` accepts, for the users it knows ("" is anyone).
 
-    `seen` counts the requests by scope; `life_s` is the life of a token as announced and as signed.
+    `seen` lists the requests by scope; `life_s` is the life of a token as announced, and as signed unless
+    `signed_life_s` is changed. `realm` is where a registry sends its clients, if not here.
     """
 
-    def __init__(self, directory: Path, users: dict[str, str], *, life_s: int = 300) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        users: dict[str, str],
+        *,
+        life_s: int = 300,
+        realm: str = "",
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.users = users
         self.life_s = life_s
+        self.signed_life_s = life_s
         self.seen: list[str] = []
         self._key, self._cert = directory / "key.pem", directory / "cert.pem"
         command = [
@@ -137,11 +149,12 @@ class TokenServer:
         subprocess.run([*command, *files], check=True, capture_output=True)
         self._server = serve(self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}/token"
+        self.realm = realm or self.url
 
     def registry_config(self) -> dict[str, str]:
         """The section `auth.token` of a registry that trusts this server."""
         bundle = str(self._cert)
-        return {"realm": self.url, "service": "test-service", "issuer": "test", "rootcertbundle": bundle}
+        return {"realm": self.realm, "service": "test-service", "issuer": "test", "rootcertbundle": bundle}
 
     def token(self, service: str, scope: str) -> str:
         """A signed token for one scope (`repository:<name>:<actions>`)."""
@@ -149,7 +162,7 @@ class TokenServer:
         kind, name, actions = scope.split(":")
         now = int(time.time())
         access = [{"type": kind, "name": name, "actions": actions.split(",")}]
-        times = {"iat": now - 5, "nbf": now - 5, "exp": now + self.life_s}
+        times = {"iat": now - 5, "nbf": now - 5, "exp": now + self.signed_life_s}
         claims = {"iss": "test", "sub": "", "aud": service, "jti": str(now), "access": access, **times}
         head = {"typ": "JWT", "alg": "RS256", "x5c": [der]}
         signed = b".".join(_base64url(json.dumps(part).encode()) for part in (head, claims))

@@ -3,34 +3,13 @@
 import json
 import os
 import random
-import select
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.commands import BIN, ok, run
-
-START_S = 20.0
-
-
-@contextmanager
-def serving(*words: str | Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A running `obd serve` and the URI that it printed."""
-    command = [str(BIN / "obd"), "serve", *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            ready, _, _ = select.select([process.stdout], [], [], START_S)
-            assert ready, "says nothing"
-            word, _, uri = process.stdout.readline().decode().strip().partition(" ")
-            assert word == "ready:"
-            yield process, uri
-        finally:
-            process.kill()
+from tests.e2e.commands import START_S, ok, run, serving
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ import pytest
 import obd
 from cache.prefetch import Replay
 from obd.image import Device
-from tests.e2e.commands import ok
+from tests.e2e.commands import ok, serving
 from tests.e2e.servers import Registry
-from tests.e2e.test_obd_serve import serving
 from tests.ref import trace_ref
 
 MIB = 1 << 20
