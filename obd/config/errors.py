@@ -1,5 +1,6 @@
 """What is wrong with a configuration, told in one line."""
 
+import json
 from typing import Final
 
 from obd.errors import ObdError
@@ -30,4 +31,5 @@ def shown(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     text = str(value)
     cut = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
-    return f'"{cut}"' if isinstance(value, str) else cut
+    # With its control characters escaped: a message is one line.
+    return json.dumps(cut, ensure_ascii=False) if isinstance(value, str) else cut

@@ -27,14 +27,14 @@ class DockerCredentials(FileCredentials):
         if self.absent():
             return None
         document = self._document()
+        entry = match_longest(auths_of(document), blob_url)
         try:
-            failure, found = None, self._helpers.lookup(document, blob_url)
-        except LookupFailed as error:
-            failure, found = error, None
-        found = found or match_longest(auths_of(document), blob_url)
-        if failure and not found:
-            raise failure
-        return found
+            return self._helpers.lookup(document, blob_url) or entry
+        except LookupFailed as failure:
+            if entry is None:
+                raise
+            self.remark(f"{failure}; the entry of the file is used")
+            return entry
 
     def describe(self) -> str:
         """As `CredentialSource.describe`; names the helpers."""

@@ -44,6 +44,8 @@ class KubeletCredentials(Source):
                 failure = error
                 continue
             for pattern in most_special(found, image):
+                if failure:
+                    self.remark(f"{failure}; {provider.name} gives what is used")
                 return found[pattern]
         if failure:
             raise failure

@@ -92,6 +92,8 @@ class Memory(Generic[V]):
         now = self._clock()
         kept = _Kept(value, now, now + life_s)
         with self._lock:
+            # A secret that is not used any more is not kept either.
+            self._kept = {k: v for k, v in self._kept.items() if now < v.until}
             if len(self._kept) >= MAX_ANSWERS:
                 self._kept.clear()
             self._kept[key] = kept

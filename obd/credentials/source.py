@@ -27,6 +27,7 @@ class Source(CredentialSource):
         self.name = name
         self._lock: Final = threading.Lock()
         self._failures: dict[str, str] = {}
+        self._remarks: set[str] = set()
 
     def ask(self, blob_url: str) -> Credential | None:
         """The credential for a blob, None for anonymous access. Raises `LookupFailed`."""
@@ -53,6 +54,16 @@ class Source(CredentialSource):
         with self._lock:
             failure = next(reversed(self._failures.values()), "")
         return f"{self.name} (failed: {failure})" if failure else self.name
+
+    def remark(self, what: str) -> None:
+        """Logs, once, a failure that was got round."""
+        with self._lock:
+            known = what in self._remarks
+            if len(self._remarks) >= MAX_FAILURES:
+                self._remarks.clear()
+            self._remarks.add(what)
+        if not known:
+            log.warning("credentials: %s: %s", self.name, what)
 
     def complain(self, place: str, what: str) -> None:
         """Logs that looking up for `place` failed, unless the same is known already."""

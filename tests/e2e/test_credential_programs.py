@@ -85,6 +85,17 @@ def test_a_helper_that_has_nothing_leaves_it_to_the_file(
     assert not caplog.records
 
 
+def test_a_helper_that_fails_is_got_round_but_not_passed_over_in_silence(
+    tmp_path: Path, programs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script(programs / "docker-credential-bad", "exit 1")
+    auths = {"reg.example:5000": {"username": "file", "password": "p"}}
+    source = docker(tmp_path / "config.json", credsStore="bad", auths=auths)
+    assert [source.lookup(BLOB) for _ in range(3)] == [Credential("file", "p")] * 3
+    assert len(caplog.records) == 1
+    assert "docker-credential-bad: failed with status 1; the entry of the file is used" in caplog.text
+
+
 def test_an_identity_token_of_a_helper(tmp_path: Path, programs: Path) -> None:
     helper(programs, "acr", "<token>", "refresh")
     source = docker(tmp_path / "config.json", credHelpers={"reg.example:5000": "acr"})
@@ -252,6 +263,10 @@ def test_several_providers(node: Node, caplog: pytest.LogCaptureFixture) -> None
     source = kubelet(node)
     assert source.lookup(BLOB) == Credential("ann", "hunter2"), "of its entries the most special"
     assert node.asked("broken") and node.asked("empty") and not node.asked("last")
+    assert source.lookup(BLOB) is not None
+    assert [record.getMessage().partition("; ")[2] for record in caplog.records] == [
+        "second gives what is used"
+    ]
     assert source.lookup("https://a.example:5000/v2/x/blobs/sha256:00") is None
     assert "broken: cacheKeyType of its answer must be one of Image, Registry, Global" in source.describe()
 

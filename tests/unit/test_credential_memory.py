@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from obd.credentials import Credential
-from obd.credentials.memory import ANSWER_S, FAILURE_S, FRESH_S, Answer, Memory
+from obd.credentials.memory import ANSWER_S, FAILURE_S, FRESH_S, MAX_ANSWERS, Answer, Memory
 from obd.credentials.server import MAX_REQUESTS, ServerCredentials
 from obd.credentials.source import LookupFailed, Source
 
@@ -59,6 +59,17 @@ def test_what_is_forgotten_is_asked_again_unless_it_is_fresh() -> None:
     assert memory.get(["a"], ask) == 2
     memory.clear()
     assert memory.get(["a"], ask) == 3
+
+
+def test_no_more_is_kept_than_there_is_use_for() -> None:
+    clock, ask = Clock(), Asked()
+    memory: Memory[int] = Memory(clock)
+    for number in range(2 * MAX_ANSWERS):
+        memory.get([number], ask)
+        assert len(memory._kept) <= MAX_ANSWERS
+    clock.now += ANSWER_S
+    memory.get(["a"], ask)
+    assert len(memory._kept) == 1, "what has expired is gone"
 
 
 def test_an_answer_may_be_for_a_wider_key() -> None:
