@@ -13,7 +13,9 @@ import pytest
 from obd.config import parse_service
 from obd.credentials import Credential, CredentialSource, FileCredentials, program, source_of
 from obd.credentials.image_match import image_of, matches
+from obd.credentials.kubelet import KubeletCredentials
 from obd.credentials.kubelet_config import seconds
+from obd.credentials.memory import ANSWER_S, Memory
 from obd.credentials.source import LookupFailed
 from tests.e2e.givers import Node, helper, script
 
@@ -249,6 +251,19 @@ def test_how_far_an_answer_reaches(node: Node, kind: str, runs: list[int]) -> No
         assert source.lookup(url) is not None
         counts.append(len(node.asked("p")) // 2)
     assert counts == runs
+
+
+@pytest.mark.parametrize(
+    ("given", "life_s"), [({}, 3600), ({"cacheDuration": "30s"}, 30), ({"cacheDuration": "0s"}, ANSWER_S)]
+)
+def test_how_long_an_answer_is_kept(node: Node, given: dict[str, object], life_s: float) -> None:
+    clock = [0.0]
+    node.add("p", ["reg.example:5000"], {"reg.example:5000": ANN}, **given)
+    source = KubeletCredentials(str(node.file), str(node.bin))
+    source._memory = Memory(lambda: clock[0])
+    for clock[0], runs in ((0.0, 1), (life_s - 1, 1), (life_s, 2)):
+        assert source.lookup(BLOB) is not None
+        assert len(node.asked("p")) == 2 * runs
 
 
 def test_several_providers(node: Node, caplog: pytest.LogCaptureFixture) -> None:

@@ -107,18 +107,23 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["http", "uds"])
 def test_the_time_limit_is_for_the_whole_request(giver: Giver, base: str, tmp_path: Path, mode: str) -> None:
-    """A server that sends a byte now and then never lets a socket's own limit pass."""
+    """A server that sends a byte now and then never lets a socket's own limit pass, and answers at last."""
     done = threading.Event()
+    body = b" " * 100 + json.dumps(GOOD).encode()
 
     class Trickle(servers.QuietHandler):
         def do_GET(self) -> None:
             self.send_response(200)
-            self.send_header("Content-Length", "1000000")
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             with contextlib.suppress(OSError):
-                while not done.wait(0.05):
-                    self.wfile.write(b" ")
+                for number in range(100):
+                    self.wfile.write(body[number : number + 1])
                     self.wfile.flush()
+                    if done.wait(0.1):
+                        return
+                self.wfile.write(body[100:])
+                self.wfile.flush()
 
     giver.handler = lambda: Trickle  # type: ignore[method-assign]
     with contextlib.ExitStack() as stack:
@@ -213,7 +218,6 @@ def test_only_the_pinned_authority_is_trusted(
     [{"server_ca_path": "absent"}, {"client_cert_path": "both.pem", "client_key_path": "locked.key"}],
 )
 def test_certificates_that_cannot_be_used(secure: str, tls: Path, members: dict[str, str]) -> None:
-    """Nobody is asked for a passphrase."""
     ours = source("https", secure, **{key: str(tls / name) for key, name in members.items()})
     assert ours.lookup(BLOB) is None
     assert "unusable certificate or key" in ours.describe()
