@@ -330,14 +330,14 @@ def engine_notices() -> list[str]:
 # ---- traces: core/python/src/trace.rs
 
 class Prefetch:
-    """Fetches in advance what a trace says, beside the use of an image; goes on until done, stopped or dropped.
+    """Fetches in advance what a trace or a list of paths says, beside the use of an image; goes on until done, stopped or dropped.
 
     At most `workers` fetches at a time, which let those go first that somebody waits for. None is begun after
     `max_bytes` (0: no bound). Only a cache keeps what is fetched; local layers are passed over.
     """
 
     def __init__(self, image: Image, data: bytes, *, workers: int = 16, max_bytes: int = 0) -> None:
-        """`data` is a whole trace file; a damaged one is an error of kind "corrupt"."""
+        """`data` is a whole trace file (a damaged one is an error of kind "corrupt"); anything else is a list."""
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Returns when all is done (True) or time is over (False)."""

@@ -11,6 +11,7 @@ pub mod device;
 pub mod engine;
 pub mod error;
 pub mod fetch;
+pub mod fs;
 pub mod image;
 pub mod inspect;
 pub mod layer;

@@ -122,6 +122,24 @@ pub const MAX_PREFETCH_THREADS: usize = 64;
 /// Pieces found but not fetched yet: whoever looks for more waits.
 pub const MAX_PREFETCH_QUEUE: usize = 4096;
 
+/// Content of one directory inside an image: a million short names.
+pub const MAX_DIR_BYTES: u64 = 64 << 20;
+
+/// Extents of one file inside an image (upstream's number too).
+pub const MAX_FILE_EXTENTS: usize = 8192;
+
+/// Symbolic links on the way to one file, as in the kernel.
+pub const MAX_LINKS: usize = 40;
+
+/// Parts of one path, those of the links on its way included.
+pub const MAX_PATH_PARTS: usize = 8192;
+
+/// Entries looked at for one list of paths.
+pub const MAX_LISTED_ENTRIES: usize = 4 << 20;
+
+/// Lines of a list of paths that are passed over and said one by one.
+pub const MAX_LIST_NOTES: usize = 20;
+
 /// Threads that open the layers of one image: opening waits for the network, not for the processor.
 pub const OPEN_THREADS: usize = 32;
 

@@ -30,7 +30,11 @@ impl Prefetch {
             let Some(lowers) = image.lowers() else {
                 return Err(Error::new(Kind::Invalid, "an image without lowers has nothing to fetch in advance"));
             };
-            trace::Prefetch::trace(lowers, trace::parse(data)?, options)
+            if trace::is_trace(data) {
+                trace::Prefetch::trace(lowers, trace::parse(data)?, options)
+            } else {
+                trace::Prefetch::list(lowers, data.to_vec(), options)
+            }
         };
         py.detach(start).map(Prefetch).map_err(to_py)
     }

@@ -1,6 +1,8 @@
 //! Traces: which ranges of an image's layers were read first, recorded once and fetched in advance next time.
 
 mod format;
+mod glob;
+mod list;
 mod plan;
 mod recorder;
 mod replay;

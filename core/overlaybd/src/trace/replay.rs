@@ -8,10 +8,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::format::Record;
+use super::list::list;
 use super::plan::{plan, Piece};
 use crate::blob::Blob;
 use crate::error::Result;
-use crate::limits::{MAX_PREFETCH_QUEUE, MAX_PREFETCH_THREADS};
+use crate::limits::{MAX_LIST_NOTES, MAX_PREFETCH_QUEUE, MAX_PREFETCH_THREADS};
 use crate::lsmt::Stack;
 
 /// Time for which [`Prefetch::stop`] waits for fetches under way. What takes longer ends by itself.
@@ -91,6 +92,24 @@ impl Prefetch {
             drop(records);
             shared.skipped.fetch_add(outside as u64, Ordering::Relaxed);
             pieces.into_iter().all(|piece| shared.feed(piece));
+            shared.close();
+        })?;
+        run.start_workers()?;
+        Ok(run)
+    }
+
+    /// Fetches the files that a list of paths names, in the file system that `lowers` hold.
+    ///
+    /// # Errors
+    /// `Io` if the system gives no thread.
+    pub fn list(lowers: &Arc<Stack>, text: Vec<u8>, options: PrefetchOptions) -> Result<Prefetch> {
+        let run = Prefetch::new(lowers, options);
+        let stack = Arc::clone(lowers);
+        run.spawn("obd-list", move |shared| {
+            let listed = list(&stack, &text, &mut |piece| shared.feed(piece), &mut |line| shared.pass_over(line));
+            if let Err(e) = listed {
+                shared.pass_over(e.to_string());
+            }
             shared.close();
         })?;
         run.start_workers()?;
@@ -178,6 +197,15 @@ impl Shared {
         queue.pieces.push_back(piece);
         self.piece.notify_one();
         true
+    }
+
+    /// Takes note of something that says nothing about this image.
+    fn pass_over(&self, line: String) {
+        self.skipped.fetch_add(1, Ordering::Relaxed);
+        let mut notes = self.notes.lock();
+        if notes.len() < MAX_LIST_NOTES {
+            notes.push(line);
+        }
     }
 
     fn close(&self) {
