@@ -337,7 +337,7 @@ class Prefetch:
     """
 
     def __init__(self, image: Image, data: bytes, *, workers: int = 16, max_bytes: int = 0) -> None:
-        """`data` is a whole trace file (a damaged one is an error of kind "corrupt"); anything else is a list."""
+        """`data`: a whole trace file (a damaged one is an error of kind "corrupt"); anything else is a list."""
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Returns when all is done (True) or time is over (False)."""

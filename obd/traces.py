@@ -56,13 +56,14 @@ def replay(device: Device, service: Service, load: Callable[[], bytes], name: st
         return None  # all of it is local
     from cache.prefetch import Replay
 
+    cache = service.config.cache
     device.prefetch = Replay(
         device.native,
         load,
         name=name,
         workers=service.config.prefetch.concurrency,
         # What is fetched first must not be pushed out of the cache by what is fetched last.
-        max_bytes=max(service.config.cache.size_bytes // 2, 1),
+        max_bytes=0 if cache.type == "download" else max(cache.size_bytes // 2, 1),
     )
     return device.prefetch
 
