@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
+from obd.config.errors import ConfigError
 from obd.config.image import ImageConfig, parse_image
 from obd.config.service import ServiceConfig, parse_service
 from obd.config.strict_json import read_object
@@ -13,6 +14,8 @@ def load_any(path: str | os.PathLike[str]) -> ImageConfig | ServiceConfig:
     """Reads and checks a configuration of either kind. Raises `ConfigError`."""
     name = os.fspath(path)
     root = read_object(name)
+    if root and not root.keys() & (_keys(ImageConfig) | _keys(ServiceConfig)):
+        raise ConfigError("none of its keys is one of an image's or a service's configuration", file=name)
     return parse_service(root, name) if is_service(root) else parse_image(root, name)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from obd.credentials.credential import Credential
 from obd.credentials.document import auths_of, match, unusable
 from obd.credentials.helper import Helpers
-from obd.credentials.source import LookupFailed, Source, log
+from obd.credentials.source import LookupFailed, Source
 from obd.credentials.watched import WatchedFile
 
 
@@ -44,5 +44,5 @@ class FileCredentials(Source):
         document, new = self._file.read()
         if new:
             for line in unusable(auths_of(document)):
-                log.error("credentials: %s: %s", self.name, line)
+                self.remark(line)
         return document

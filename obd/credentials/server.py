@@ -50,7 +50,7 @@ class ServerCredentials(Source):
         query = "remote_url=" + (blob_url if self._raw_url else quote(blob_url, safe=""))
         auths = auths_in(*self._in_time(lambda: self.fetch(query)))
         for line in unusable(auths):
-            log.error("credentials: %s: %s", self.name, line)
+            self.remark(line)
         return match(auths, blob_url)
 
     def _in_time(self, fetch: Callable[[], tuple[int, bytes]]) -> tuple[int, bytes]:

@@ -12,6 +12,7 @@ from obd.config import (
     ServiceConfig,
     effective_settings,
     is_service,
+    load_any,
     named_files,
     parse_service,
     service_warnings,
@@ -150,6 +151,13 @@ def test_files_that_are_named() -> None:
 )
 def test_the_kind_of_a_file_is_told_by_its_keys(root: dict[str, Any], service: bool) -> None:
     assert is_service(root) is service
+
+
+def test_a_file_that_is_neither_is_said_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "cred.json"
+    path.write_text('{"auths": {}}')
+    with pytest.raises(ConfigError, match="none of its keys is one of an image's or a service's"):
+        load_any(path)
 
 
 def test_effective_settings_say_where_they_are_from() -> None:
