@@ -330,9 +330,9 @@ def engine_notices() -> list[str]:
 # ---- traces: core/python/src/trace.rs
 
 class Prefetch:
-    """Fetches in advance what a trace or a list of paths says, beside the use of an image; goes on until done, stopped or dropped.
+    """Fetches in advance what a trace or a list of paths says, beside the use of an image.
 
-    At most `workers` fetches at a time, which let those go first that somebody waits for. None is begun after
+    Goes on until done, stopped or dropped. At most `workers` fetches at a time, which let those go first that somebody waits for. None is begun after
     `max_bytes` (0: no bound). Only a cache keeps what is fetched; local layers are passed over.
     """
 
