@@ -332,8 +332,9 @@ def engine_notices() -> list[str]:
 class Prefetch:
     """Fetches in advance what a trace or a list of paths says, beside the use of an image.
 
-    Goes on until done, stopped or dropped. At most `workers` fetches at a time, which let those go first that somebody waits for. None is begun after
-    `max_bytes` (0: no bound). Only a cache keeps what is fetched; local layers are passed over.
+    Goes on until done, stopped or dropped. At most `workers` fetches at a time, which let those go first that somebody
+    waits for. None is begun after `max_bytes` (0: no bound). Only a cache keeps what is fetched; local layers are
+    passed over.
     """
 
     def __init__(self, image: Image, data: bytes, *, workers: int = 16, max_bytes: int = 0) -> None:
