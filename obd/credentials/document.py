@@ -91,8 +91,11 @@ def place_of(blob_url: str) -> str:
 
 
 def _split(blob_url: str) -> tuple[str, str, list[str]]:
-    """Scheme, host with port, and components of the repository name."""
-    url = urlsplit(blob_url.lstrip("/"))
+    """Scheme, host with port, and components of the repository name; nothing of what is no URL."""
+    try:
+        url = urlsplit(blob_url.lstrip("/"))
+    except ValueError:
+        return "", "", []
     parts = [part for part in url.path.split("/") if part]
     if parts and parts[0] == "v2":
         del parts[0]
@@ -105,6 +108,9 @@ def _split(blob_url: str) -> tuple[str, str, list[str]]:
 
 
 def _names(host: str, path: list[str]) -> list[str]:
+    """The host, and the host with leading components: what a key may be."""
+    if not host:
+        return []
     return [host, *("/".join((host, *path[: n + 1])) for n in range(len(path)))]
 
 

@@ -36,6 +36,10 @@ class FileCredentials(Source):
         except LookupFailed:
             return
 
+    def describe(self) -> str:
+        """As `CredentialSource.describe`."""
+        return f"{self.name} (not there)" if self.absent() else super().describe()
+
     def absent(self) -> bool:
         """Whether there is no file, and that is all right."""
         return self._optional and not os.path.exists(self._file.path)

@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,33 @@ def user(auths: dict[str, object], url: str = URL) -> str | None:
 )
 def test_which_entry_wins(keys: list[str], winner: str | None) -> None:
     assert user({key: entry(key) for key in keys}) == winner
+
+
+def test_matching_is_that_of_a_plain_model() -> None:
+    """A key fits if it is the beginning of host and repository, up to a slash or the end."""
+    order = random.Random(1)
+    hits = 0
+    for _ in range(3000):
+        parts = [order.choice("ab") for _ in range(order.randrange(1, 5))]
+        url = f"https://h:5000/v2/{'/'.join(parts)}/blobs/sha256:00"
+        keys = ["/".join([order.choice(["h:5000", "h"]), *order.choices("ab", k=n)]) for n in range(4)]
+        order.shuffle(keys)
+        fitting = [key for key in keys if f"h:5000/{'/'.join(parts)}/".startswith(f"{key}/")]
+        hits += len(fitting) > 1
+        auths: dict[str, object] = {key: entry(key) for key in keys}
+        assert user(auths, url) == (fitting[0] if fitting else None)
+        found = match_longest(auths, url)
+        assert (found.username if found else None) == (max(fitting, key=len) if fitting else None)
+    assert hits > 100
+
+
+@pytest.mark.parametrize("url", ["https://[h/v2/a/blobs/x", "", "/", "https:///v2/a/blobs/x", "x" * 5000])
+def test_what_is_no_url_has_no_credential(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "cred.json"
+    path.write_text(json.dumps({"auths": {"": entry("u"), "/": entry("u"), "https://": entry("u")}}))
+    source = FileCredentials(str(path))
+    assert source.lookup(url) is None
+    source.forget(url)
 
 
 def test_docker_hub_and_default_ports() -> None:
@@ -132,6 +160,7 @@ def test_the_default_file_may_come_later(tmp_path: Path, caplog: pytest.LogCaptu
     path = tmp_path / "cred.json"
     source = FileCredentials(str(path), optional=True)
     assert source.lookup(URL) is None
+    assert source.describe() == f"file {path} (not there)"
     path.write_text(json.dumps({"auths": {"h:5000": entry("one")}}))
     assert source.lookup(URL) is not None
     assert not caplog.records
