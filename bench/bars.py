@@ -92,6 +92,10 @@ BARS: dict[str, dict[str, Bar]] = {
         "fetch.cold_sequential": at_least(0.8),
         "fetch.requests_per_cold_read": value_at_most(1),
     },
+    # Peer: as many curls at once as there are layers, writing files.
+    "pull": {
+        "pull.full": at_least(0.9),
+    },
     # Peer: the same interpreter doing nothing.
     "start": {
         "start.create": at_most(3),

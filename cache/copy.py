@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -33,8 +33,17 @@ class Blob(Protocol):
     def local(self) -> str | None:
         """The file that reads go to, if they do."""
 
+    def readinto_at(self, buffer: memoryview, offset: int, /) -> int:
+        """Reads, and keeps in the cache."""
+
     def copy_into(self, buffer: memoryview, offset: int, /) -> int:
         """Reads for a copy."""
+
+    def fill(self, offset: int, length: int, /) -> None:
+        """Has a range in the cache."""
+
+    def missing(self, offset: int, length: int, /) -> Sequence[tuple[int, int]]:
+        """What of a range is not in the cache."""
 
     def distrust(self, offset: int, length: int, /) -> object:
         """Drops what is cached of a range."""

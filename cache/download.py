@@ -180,7 +180,7 @@ class Downloads:
             _log.warning("%s: layer %d: %s", self._name, job.layer.position, error.strerror)
             return self._give_up(job, error) if job.wrong > 1 else False
         except (OSError, ValueError) as error:
-            return self._give_up(job, error) if _is_final(error) else self._pause(job, error)
+            return self._give_up(job, error) if is_final(error) else self._pause(job, error)
         except Exception as error:
             _log.exception("%s: layer %d: download", self._name, job.layer.position)
             return self._give_up(job, error)
@@ -200,7 +200,7 @@ class Downloads:
         job.state = "done"
 
     def _give_up(self, job: _Job, error: Exception) -> bool:
-        job.state, job.error = "failed", _line(error)
+        job.state, job.error = "failed", one_line(error)
         _log.error(
             "%s: layer %d is not downloaded, it stays remote: %s", self._name, job.layer.position, job.error
         )
@@ -216,19 +216,20 @@ class Downloads:
             return self._give_up(job, error)
         pause = min(_MAX_PAUSE_S, _PAUSE_S * 2.0**job.failures) * random.uniform(0.5, 1)
         job.failures = min(job.failures + 1, 16)
-        job.state, job.error, job.not_before = "paused", _line(error), now + pause
+        job.state, job.error, job.not_before = "paused", one_line(error), now + pause
         level = logging.WARNING if job.failures == 1 else logging.DEBUG
         where = f"{self._name}: layer {job.layer.position}: download stopped at {job.copy.done}"
         _log.log(level, "%s, goes on when it can: %s", where, job.error)
         return False
 
 
-def _is_final(error: Exception) -> bool:
+def is_final(error: Exception) -> bool:
+    """Whether trying again is of no use."""
     kind = getattr(error, "kind", None)
     return kind in _FINAL if kind is not None else isinstance(error, _FINAL_ERRORS)
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """The failure in one line, with the file it concerns."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     name = getattr(error, "filename", None)

@@ -77,6 +77,10 @@ class Service:
 
         return gzip_cache(self.config.gzip_cache) if self.config.gzip_cache.enable else None
 
+    def registry(self) -> Registry:
+        """The dialogue with registries that the configuration asks for."""
+        return self._registries()
+
     def _registries(self) -> Registry:
         with self._lock:
             if self._registry is None:

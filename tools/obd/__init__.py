@@ -18,6 +18,7 @@ SUBCOMMANDS = {
     "mount": "tools.obd.mount",
     "umount": "tools.obd.umount",
     "push": "tools.obd.push",
+    "pull": "tools.obd.pull",
     "demo": "tools.obd.demo",
 }
 
@@ -33,7 +34,7 @@ def command(argv: list[str]) -> Command:
     names = [chosen] if chosen in SUBCOMMANDS else list(SUBCOMMANDS)
     return Command(
         "obd",
-        "Looks at, checks, converts, serves, mounts and pushes overlaybd images.",
+        "Looks at, checks, converts, serves, mounts, pushes and pulls overlaybd images.",
         subcommands=[import_module(SUBCOMMANDS[name]).COMMAND for name in names],
         details="`obd COMMAND --help` tells more. Exit status: 0 done, 255 failed (stderr says why), "
         "104 to 114 a wrong command line, 128 + n ended by signal n.",

@@ -51,25 +51,13 @@ def _registry(args: Namespace) -> Registry:
 
 
 def target(word: str, *, plain_http: bool = False) -> tuple[str, str]:
-    """The URL of a repository and the tag in `[SCHEME://]HOST[:PORT]/REPOSITORY[:TAG]`.
+    """The URL of a repository and the tag in `[SCHEME://]HOST[:PORT]/REPOSITORY[:TAG]`."""
+    from obd.reference import parse_reference
 
-    Without a scheme it is http for this machine itself and with `plain_http`, else https.
-    """
-    scheme, mark, rest = word.rpartition("://")
-    host, _, name = rest.partition("/")
-    directory, slash, last = name.rpartition("/")
-    last, _, tag = last.partition(":")
-    repository = directory + slash + last
-    if (mark and scheme not in ("http", "https")) or not host or not repository or not last:
+    found = parse_reference(word, plain_http=plain_http)
+    if found is None or found.digest:
         raise Failure(f"obd: invalid: --to {word}: must be REGISTRY/REPOSITORY[:TAG]")
-    if not mark:
-        scheme = "http" if plain_http or _is_this_machine(host) else "https"
-    return f"{scheme}://{host}/v2/{repository}", tag
-
-
-def _is_this_machine(host: str) -> bool:
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    return name in ("localhost", "::1") or (name.startswith("127.") and name.count(".") == 3)
+    return found.url, found.tag
 
 
 def _write_config(path: str, blobs_url: str, layers: list[Descriptor], *, force: bool) -> None:
