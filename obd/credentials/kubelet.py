@@ -24,7 +24,7 @@ class KubeletCredentials(Source):
     def __init__(self, path: str, bin_dir: str) -> None:
         super().__init__(f"kubelet credential providers of {path}")
         self._path = path
-        self._bin_dir = bin_dir
+        self._bin_dir = os.path.abspath(bin_dir)
         self._reading = threading.Lock()
         self._seen: object = None
         self._providers: list[Provider] | LookupFailed = []

@@ -1,6 +1,5 @@
 """Keeping what a process knows out of core dumps, and out of reach of other processes of the same user."""
 
-import ctypes
 import logging
 import os
 from typing import Final
@@ -19,6 +18,8 @@ def no_core_dumps() -> None:
     """
     if os.environ.get(ALLOW_DUMPS):
         return
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
         reason = os.strerror(ctypes.get_errno())
