@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import random
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from obd.errors import ObdError
 from obd.push import Repository
 from obd.registry import Registry
 from tests.e2e import servers
-from tests.e2e.commands import ok
+from tests.e2e.commands import BIN, ok
 from tests.e2e.givers import Giver, Node, answer, at_socket, certificates, helper, mutual_tls
 
 PASSWORD = "hunter2"
@@ -159,3 +161,24 @@ print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
             [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
         )
         assert done.stdout.strip() == dumpable
+
+
+def test_a_server_that_crashes_leaves_none_either(tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(DATA)
+    ok("obd", "import", tmp_path / "raw", tmp_path / "layer")
+    (tmp_path / "image.json").write_text(json.dumps({"lowers": [{"file": str(tmp_path / "layer")}]}))
+    # As much as may be dumped on this machine.
+    most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    command = [BIN / "obd", "serve", "--nbd", f"unix:{tmp_path}/s", tmp_path / "image.json"]
+    with subprocess.Popen(
+        ["prlimit", f"--core={'unlimited' if most == resource.RLIM_INFINITY else most}", *command],
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
+    ) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith(b"ready")
+        server.send_signal(signal.SIGABRT)
+        _, status = os.waitpid(server.pid, 0)
+        server.returncode = os.waitstatus_to_exitcode(status)
+    assert os.WTERMSIG(status) == signal.SIGABRT
+    assert not os.WCOREDUMP(status)
