@@ -169,7 +169,7 @@ def test_a_server_that_crashes_leaves_none_either(tmp_path: Path) -> None:
     (tmp_path / "image.json").write_text(json.dumps({"lowers": [{"file": str(tmp_path / "layer")}]}))
     # As much as may be dumped on this machine.
     most = resource.getrlimit(resource.RLIMIT_CORE)[1]
-    command = [BIN / "obd", "serve", "--nbd", f"unix:{tmp_path}/s", tmp_path / "image.json"]
+    command = [f"{BIN}/obd", "serve", "--nbd", f"unix:{tmp_path}/s", f"{tmp_path}/image.json"]
     with subprocess.Popen(
         ["prlimit", f"--core={'unlimited' if most == resource.RLIM_INFINITY else most}", *command],
         stdout=subprocess.PIPE,
