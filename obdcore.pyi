@@ -167,29 +167,72 @@ def layer_verify(path: str, progress: Progress | None = None) -> dict[str, Any]:
 
 # ---- fetch and cache: core/python/src/{client,cache,remote}.rs
 
+class Target:
+    """Where to send a GET. `headers` and the URL may hold secrets.
+
+    `proxy`: None as the environment says, "" none, else an HTTP proxy (`http[s]://[USER:PASSWORD@]HOST[:PORT]`).
+    `endpoint` is the locator's own name for it. `limit_s`: longest time for one GET. For `fresh_s` seconds the core
+    may use it again without asking, unless something fails.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        headers: list[tuple[str, str]],
+        *,
+        proxy: str | None = None,
+        endpoint: int = 0,
+        limit_s: float | None = None,
+        fresh_s: float = 0.0,
+    ) -> None: ...
+    @property
+    def url(self) -> str: ...
+    @property
+    def headers(self) -> list[tuple[str, str]]: ...
+    @property
+    def proxy(self) -> str | None: ...
+    @property
+    def endpoint(self) -> int: ...
+
 class Locator(Protocol):
-    """Policy of one blob, called from any thread: where its bytes are and with which headers."""
+    """Policy of one blob, called from any thread: where its bytes are and with which headers.
 
-    def locate(self) -> tuple[str, list[tuple[str, str]]]:
-        """URL and request headers for the next ranged GET. Must be quick when nothing has changed."""
+    For `locate` and `refused` an exception with `kind` "io" or "timed-out", or another `OSError`, is taken for
+    something that passes.
+    """
 
-    def refused(
-        self, status: int, headers: list[tuple[str, str]], url: str, sent: list[tuple[str, str]]
-    ) -> bool:
-        """`url` was answered by 3xx, 400, 401, 403 or 410: make the next `locate` better (redirect, token).
+    def locate(self) -> Target:
+        """The target of the next ranged GET. Must be quick when nothing has changed."""
 
-        `sent` are the headers of that request. False if there is nothing left to try. For both methods: an
-        exception with `kind` "io" or "timed-out", or another `OSError`, is taken for something that passes.
+    def refused(self, status: int, headers: list[tuple[str, str]], target: Target) -> bool:
+        """`target` answered 3xx, 400, 401, 403 or 410: make the next `locate` better (redirect, token).
+
+        False if there is nothing left to try.
         """
+
+    def failed(self, status: int | None, why: str, target: Target) -> bool:
+        """A GET failed, with `status` if it was answered. True if `locate` now names another endpoint."""
+
+    def distrusted(self, target: Target) -> None:
+        """Bytes that came from `target` proved wrong: prefer another endpoint."""
+
+    def describe(self) -> str:
+        """Which credentials were tried, for messages."""
 
 class HttpClient:
     """A pool of connections with its identity; those who bring none share one.
 
-    `ca_file`: PEM with authorities trusted besides the system's. `insecure`: accept any certificate.
+    `tls` is `(ca_file, cert_file, key_file, insecure)`, files "" for none: PEM with authorities trusted besides the
+    system's, a client certificate and its key, and whether any certificate is accepted. `hosts` has other settings
+    for single hosts (`host` or `host:port`, as in URLs).
     """
 
     def __init__(
-        self, *, user_agent: str = "", ca_file: str | None = None, insecure: bool = False
+        self,
+        *,
+        user_agent: str = "",
+        tls: tuple[str, str, str, bool] = ("", "", "", False),
+        hosts: Mapping[str, tuple[str, str, str, bool]] = {},
     ) -> None: ...
 
 class ChunkCache:

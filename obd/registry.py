@@ -1,17 +1,21 @@
-"""A registry's dialogue: which credentials go with a request, and where a blob's bytes really are."""
+"""A registry's dialogue: which credentials go with a request, to which of its endpoints."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import obdcore
+from obd.blob_locator import BlobLocator
 from obd.challenge import Challenge, choose, parse
 from obd.credentials import Credential, CredentialSource, repository
-from obd.errors import ObdError
+from obd.endpoints import Endpoint, Mirror, P2p
+from obd.errors import ObdError, kind_of
 from obd.redirect import Redirect, follow, origin
 from obd.secret import without_secrets
+from obd.tls import USUAL, Tls
 
 if TYPE_CHECKING:
     import requests
@@ -23,14 +27,13 @@ FRESH_S: Final = 5.0
 PULL: Final = "pull"
 PUSH: Final = "pull,push"
 
-Headers = list[tuple[str, str]]
-
 
 class Registry:
     """All registries as this process sees them: credentials, tokens, connections. Safe for any thread.
 
-    `credentials` None: anonymous. `user_agent`, `ca_file`, `insecure` as for `obdcore.HttpClient`;
-    `client_cert` as for `make_session`: Python's own requests show it.
+    `credentials` None: anonymous. `user_agent` as for `obdcore.HttpClient`. `tls` counts for all hosts but
+    those in `hosts`. `mirrors` are base URLs by the host of the registry (with its port, as in URLs);
+    `p2p` is asked before them.
     """
 
     def __init__(
@@ -38,22 +41,22 @@ class Registry:
         credentials: CredentialSource | None = None,
         *,
         user_agent: str = "",
-        ca_file: str | None = None,
-        insecure: bool = False,
-        client_cert: tuple[str, str | None] | None = None,
+        tls: Tls = USUAL,
+        hosts: Mapping[str, Tls] | None = None,
+        mirrors: Mapping[str, Sequence[str]] | None = None,
+        p2p: P2p | None = None,
     ) -> None:
         self._credentials = credentials
-        self._settings: dict[str, Any] = {
-            "user_agent": user_agent,
-            "ca_file": ca_file,
-            "insecure": insecure,
-            "client_cert": client_cert,
-        }
+        self._settings: dict[str, Any] = {"user_agent": user_agent, "tls": tls, "hosts": dict(hosts or {})}
         self._speech: tuple[requests.Session, TokenCache] | None = None
-        self._client = obdcore.HttpClient(user_agent=user_agent, ca_file=ca_file, insecure=insecure)
+        self._client = obdcore.HttpClient(**self._settings)
         self._lock = threading.Lock()
         # The last challenge of each origin: lets the first request for the next blob carry a token.
         self._challenges: dict[str, Challenge] = {}
+        self._mirrors = {
+            host.lower(): [Mirror(base) for base in bases] for host, bases in (mirrors or {}).items()
+        }
+        self._p2p = p2p
 
     @property
     def session(self) -> requests.Session:
@@ -89,15 +92,22 @@ class Registry:
         `media` is a file in a layer directory to keep it in. Raises `obdcore.Error`.
         """
         digest = urlsplit(url).path.rpartition("/")[2]
+        locator = BlobLocator(self, url, self.endpoints(url))
         return obdcore.RemoteBlob(
             without_secrets(url),
             digest,
-            BlobLocator(self, url),
+            locator,
             size=size,
             cache=cache,
             client=self._client,
             media=media,
         )
+
+    def endpoints(self, url: str) -> list[Endpoint]:
+        """Where the blob at `url` may be had besides the registry itself, best first."""
+        host = urlsplit(url).netloc.rpartition("@")[2].lower()
+        before: list[Endpoint] = [self._p2p] if self._p2p else []
+        return before + list(self._mirrors.get(host, ()))
 
     def authorization(self, url: str, action: str = PULL) -> str | None:
         """The `Authorization` value for a request, as far as past challenges of the host tell; None for none.
@@ -111,14 +121,14 @@ class Registry:
             return None
         credential = self._credential(url)
         if challenge.scheme == "basic":
-            return credential.basic() if credential else None
+            return credential.basic() if credential and credential.username else None
         return self._tokens.get(self._key(url, action, challenge, credential)).header()
 
     def refused(self, url: str, www_authenticate: list[str], sent: str | None, action: str = PULL) -> bool:
         """Whether to repeat a request for `url` that got 401 or 403 with the `Authorization` value `sent`.
 
-        Learns the challenge, and gets a token if the refused one was old. Raises `ObdError` as
-        `TokenCache.get`.
+        Learns the challenge, gets a token if the refused one was old, and has the source of credentials look
+        again if it was not. Raises `ObdError` as `TokenCache.get`.
         """
         challenge = choose(parse(www_authenticate))
         if challenge is None:
@@ -126,8 +136,23 @@ class Registry:
         with self._lock:
             self._challenges[origin(url)] = challenge
         credential = self._credential(url)
+        try:
+            if self._has_better(url, action, challenge, credential, sent):
+                return True
+        except OSError as error:
+            if kind_of(error) != "denied" or not self._changed(url, credential):
+                raise
+        else:
+            if not self._changed(url, credential):
+                return False
+        return self._has_better(url, action, challenge, self._credential(url), sent)
+
+    def _has_better(
+        self, url: str, action: str, challenge: Challenge, credential: Credential | None, sent: str | None
+    ) -> bool:
+        """Whether `credential` gives another `Authorization` value than the one that was refused."""
         if challenge.scheme == "basic":
-            return credential is not None and credential.basic() != sent
+            return credential is not None and bool(credential.username) and credential.basic() != sent
         key = self._key(url, action, challenge, credential)
         token = self._tokens.get(key)
         if token.header() != sent:
@@ -136,6 +161,39 @@ class Registry:
             return False
         self._tokens.get(key, instead_of=token)
         return True
+
+    def _changed(self, url: str, credential: Credential | None) -> bool:
+        """Whether the source has another credential than this one, which was refused."""
+        if self._credentials is None:
+            return False
+        self._credentials.forget(url)
+        return self._credential(url) != credential
+
+    def describe_credentials(self, url: str) -> str:
+        """Which credentials go with a request for `url`, for messages: the source and the user, no secret."""
+        if self._credentials is None:
+            return "anonymous: no credentials are configured"
+        source = self._credentials.describe()
+        credential = self._credential(url)
+        if credential is None:
+            return f"anonymous: no credentials for this registry in {source}"
+        who = f'user "{credential.username}"' if credential.username else "identity token"
+        return f"credentials: {source}, {who}"
+
+    def resolve(self, url: str) -> Redirect | None:
+        """Where the registry sends readers of the blob at `url`; None if it gives the bytes itself.
+
+        Raises `ObdError` as `request`, or if it does neither.
+        """
+        with self.request("GET", url, action=PULL, headers={"Range": "bytes=0-0"}) as response:
+            status, location = response.status_code, response.headers.get("Location", "")
+        if status in (200, 206, 416):
+            return None
+        redirect = follow(url, location, url) if 300 <= status < 400 else None
+        if redirect is None:
+            kind = "denied" if status in (401, 403) else "not-found" if status == 404 else "io"
+            raise ObdError(kind, f"GET {without_secrets(url)}: status {status}")
+        return redirect
 
     def request(
         self, method: str, url: str, *, action: str, headers: dict[str, str] | None = None, data: Any = None
@@ -172,42 +230,3 @@ class Registry:
         from obd.token import TokenKey
 
         return TokenKey(realm, challenge.get("service"), f"repository:{repository(url)}:{action}", credential)
-
-
-class BlobLocator:
-    """Policy of one blob for the core (`obdcore.Locator`): the registry at first, then where it sends us."""
-
-    def __init__(self, registry: Registry, url: str) -> None:
-        self._registry = registry
-        self._url = url
-        self._redirect: Redirect | None = None
-
-    def locate(self) -> tuple[str, Headers]:
-        """URL and headers for the next GET."""
-        redirect = self._redirect
-        if redirect is not None and not redirect.expired():
-            # A signed URL is its own credential, and another host has no business with ours.
-            return redirect.url, self._headers() if redirect.same_origin else []
-        return self._url, self._headers()
-
-    def refused(self, status: int, headers: Headers, url: str, sent: Headers) -> bool:
-        """Takes note of an answer that brought no bytes; whether `locate` has something new."""
-        if 300 <= status < 400:
-            location = next((value for name, value in headers if name.lower() == "location"), "")
-            self._redirect = follow(url, location, self._url)
-            return self._redirect is not None
-        if url != self._url:
-            # The link has expired or gone bad: back to the registry for another one.
-            redirect = self._redirect
-            if redirect is not None and redirect.url == url:
-                self._redirect = None
-            return True
-        if status not in (401, 403):
-            return False
-        asked = [value for name, value in headers if name.lower() == "www-authenticate"]
-        used = next((value for name, value in sent if name == "Authorization"), None)
-        return self._registry.refused(url, asked, used)
-
-    def _headers(self) -> Headers:
-        value = self._registry.authorization(self._url)
-        return [("Authorization", value)] if value else []

@@ -84,18 +84,46 @@ class Service:
     def _registries(self) -> Registry:
         with self._lock:
             if self._registry is None:
-                self._registry = self._make_registry()
+                self._registry = self.make_registry(self.credentials(), p2p=True)
             return self._registry
 
-    def _make_registry(self) -> Registry:
+    def make_registry(
+        self,
+        credentials: CredentialSource | None,
+        *,
+        ca_file: str = "",
+        insecure: bool = False,
+        p2p: bool = False,
+    ) -> Registry:
+        """Registries as the configuration has them; `ca_file` and `insecure` count before it, for all hosts.
+
+        `p2p`: through the P2P proxy too, if there is one.
+        """
+        from obd.endpoints import P2p
         from obd.registry import Registry
+        from obd.tls import Tls
 
         config = self.config
-        if config.p2p.enable:
-            _log.warning("p2pConfig: reading through a proxy is not built: registries are asked directly")
-        if config.cert.cert_file and config.cert.key_file:
-            _log.warning("certConfig: TLS client certificates are not built: none is sent")
-        return Registry(self.credentials(), user_agent=config.user_agent)
+        cert = config.cert
+        own = Tls(ca_file or cert.ca_file, cert.cert_file, cert.key_file, insecure or cert.insecure)
+        hosts = {}
+        for host, registry in config.registries.items():
+            shown = (registry.cert_file, registry.key_file)
+            shown = shown if all(shown) else (own.cert_file, own.key_file)
+            tls = Tls(ca_file or registry.ca_file or own.ca_file, *shown, registry.insecure or own.insecure)
+            if tls != own:
+                hosts[host] = tls
+        for host, tls in {"all registries": own, **hosts}.items():
+            if tls.insecure:
+                _log.warning("INSECURE: the TLS certificates of %s are not verified", host)
+        return Registry(
+            credentials,
+            user_agent=config.user_agent,
+            tls=own,
+            hosts=hosts,
+            mirrors={host: registry.mirrors for host, registry in config.registries.items()},
+            p2p=P2p(config.p2p.address, config.p2p.mode) if p2p and config.p2p.enable else None,
+        )
 
     def credentials(self) -> CredentialSource | None:
         """Where credentials for registries come from, None for anonymous access."""

@@ -4,6 +4,7 @@ import logging
 import ssl
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any, Final
 
 import requests
@@ -13,6 +14,7 @@ import urllib3
 import obdcore
 from obd.errors import ObdError
 from obd.secret import without_secrets
+from obd.tls import USUAL, Tls
 
 # Seconds to connect, and of silence before a request is given up.
 TIMEOUTS_S: Final = (5.0, 10.0)
@@ -34,8 +36,8 @@ class _WithoutSecrets(logging.Filter):
 logging.getLogger("urllib3.connectionpool").addFilter(_WithoutSecrets())
 
 
-class _SystemCertificates(requests.adapters.HTTPAdapter):
-    """Trusts what the system trusts, where requests would bring a list of its own."""
+class _OwnTrust(requests.adapters.HTTPAdapter):
+    """Trusts what its context trusts, where requests would bring a list of its own."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
@@ -63,27 +65,21 @@ def _as_given(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def make_session(
-    *,
-    user_agent: str = "",
-    ca_file: str | None = None,
-    insecure: bool = False,
-    client_cert: tuple[str, str | None] | None = None,
+    *, user_agent: str = "", tls: Tls = USUAL, hosts: Mapping[str, Tls] | None = None
 ) -> requests.Session:
     """A session for any number of threads; proxies are those of the environment.
 
-    `client_cert` is the files of a client certificate and of its key (None: in the same file). The other
-    parameters are those of `obdcore.HttpClient`. Raises `OSError` for certificates that cannot be used.
+    The parameters are those of `obdcore.HttpClient`. Raises `OSError` for certificates that cannot be used.
     """
-    context = ssl.create_default_context()
-    if client_cert:
-        context.load_cert_chain(*client_cert)
-    if ca_file:
-        context.load_verify_locations(cafile=ca_file)
-    if insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
-    return session_over(context, user_agent=user_agent)
+    session = session_over(_context(tls), user_agent=user_agent)
+    for host, settings in (hosts or {}).items():
+        # The slash ends the host: a longer name, or another port, is another host.
+        session.mount(f"https://{host}/", _OwnTrust(_context(settings)))
+        if host.endswith(":443"):
+            session.mount(f"https://{host.removesuffix(':443')}/", _OwnTrust(_context(settings)))
+        elif ":" not in host.rpartition("]")[2]:
+            session.mount(f"https://{host}:443/", _OwnTrust(_context(settings)))
+    return session
 
 
 def session_over(context: ssl.SSLContext, *, user_agent: str = "") -> requests.Session:
@@ -91,8 +87,25 @@ def session_over(context: ssl.SSLContext, *, user_agent: str = "") -> requests.S
     session = requests.Session()
     session.auth = _as_given
     session.headers["User-Agent"] = user_agent or f"overlaybd/{obdcore.__version__}"
-    session.mount("https://", _SystemCertificates(context))
+    session.mount("https://", _OwnTrust(context))
     return session
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    try:
+        if tls.cert_file and tls.key_file:
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+        if tls.ca_file:
+            context.load_verify_locations(cafile=tls.ca_file)
+    except OSError as error:
+        files = ", ".join(file for file in (tls.cert_file, tls.key_file, tls.ca_file) if file)
+        raise ObdError("invalid", f"unusable certificates: {error}", files) from None
+    if tls.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
+    return context
 
 
 def send(

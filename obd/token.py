@@ -1,6 +1,7 @@
-"""Bearer tokens: asked for once however many readers wait, kept until shortly before they expire."""
+"""Bearer tokens: asked for once however many readers wait, and replaced before they expire."""
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -12,15 +13,23 @@ from urllib.parse import urlencode, urlsplit
 import requests
 
 from obd.credentials import Credential
-from obd.errors import ObdError
+from obd.errors import ObdError, line_of
 from obd.secret import without_secrets
 from obd.session import read_body, send
+
+_log: Final = logging.getLogger("overlaybd.registry")
 
 # Life of a token that does not say, by the token specification; and the longest that is believed.
 DEFAULT_LIFE_S: Final = 60.0
 LONGEST_LIFE_S: Final = 24 * 3600.0
-# A token is replaced this much before its end, or after nine tenths of a short life.
+# A token is not used any more this much before its end, or after nine tenths of a short life.
 MARGIN_S: Final = 10.0
+# After this share of its use it is replaced in the background: no reader has to wait for the next one.
+REFRESH_AT: Final = 0.75
+# Seconds between attempts at that.
+RETRY_S: Final = 5.0
+# What an OAuth 2 token server is told that we are.
+CLIENT_ID: Final = "overlaybd"
 # Tokens kept: repositories times identities of one host, with room to spare.
 MAX_TOKENS: Final = 4096
 # Seconds that a reader waits for a request another one has under way.
@@ -44,6 +53,11 @@ class Token:
     since: float
     until: float
 
+    @property
+    def refresh_at(self) -> float:
+        """When to ask for the next one."""
+        return self.since + (self.until - self.since) * REFRESH_AT
+
     def header(self) -> str:
         """The value of an `Authorization` header."""
         return f"Bearer {self.value}"
@@ -58,6 +72,7 @@ class TokenCache:
         self._lock = threading.Lock()
         self._tokens: dict[TokenKey, Token] = {}
         self._pending: dict[TokenKey, Future[Token]] = {}
+        self._refreshed: dict[TokenKey, float] = {}
 
     def get(self, key: TokenKey, *, instead_of: Token | None = None) -> Token:
         """A valid token: a kept one (unless that is `instead_of`), or a new one by one request.
@@ -67,19 +82,40 @@ class TokenCache:
         """
         with self._lock:
             token = self._tokens.get(key)
-            if token is not None and token != instead_of and self._clock() < token.until:
-                return token
             pending = self._pending.get(key)
+            now = self._clock()
+            if token is not None and token != instead_of and now < token.until:
+                due = now >= max(token.refresh_at, self._refreshed.get(key, now))
+                if pending is None and due:
+                    self._refreshed[key] = now + RETRY_S
+                    self._refresh(key)
+                return token
             mine = pending is None
             if pending is None:
                 pending = self._pending[key] = Future()
-        if not mine:
+        if mine:
+            return self._obtain(key, pending)
+        try:
+            return pending.result(WAIT_S)
+        except TimeoutError:
+            raise ObdError("timed-out", f"token of {without_secrets(key.realm)}: no answer in time") from None
+
+    def _refresh(self, key: TokenKey) -> None:
+        """Asks for a token in a thread, one for a key at most. The lock is held."""
+        pending = self._pending[key] = Future()
+
+        def work() -> None:
             try:
-                return pending.result(WAIT_S)
-            except TimeoutError:
-                raise ObdError(
-                    "timed-out", f"token of {without_secrets(key.realm)}: no answer in time"
-                ) from None
+                self._obtain(key, pending)
+            except OSError as error:
+                _log.warning("the next %s; the present one is used to its end", line_of(error))
+
+        try:
+            threading.Thread(target=work, name="obd-token", daemon=True).start()
+        except RuntimeError:  # no more threads: readers will wait for the next token
+            del self._pending[key]
+
+    def _obtain(self, key: TokenKey, pending: Future[Token]) -> Token:
         try:
             token = self._request(key)
         except BaseException as error:
@@ -90,7 +126,9 @@ class TokenCache:
         with self._lock:
             if len(self._tokens) >= MAX_TOKENS:
                 self._tokens.clear()
+                self._refreshed.clear()
             self._tokens[key] = token
+            self._refreshed.pop(key, None)
             del self._pending[key]
         pending.set_result(token)
         return token
@@ -102,10 +140,19 @@ class TokenCache:
     def _request(self, key: TokenKey) -> Token:
         where = f"token of {without_secrets(key.realm)}"
         query = [(name, value) for name, value in (("service", key.service), ("scope", key.scope)) if value]
-        url = key.realm + (("&" if urlsplit(key.realm).query else "?") + urlencode(query) if query else "")
-        headers = {"Authorization": key.credential.basic()} if key.credential else {}
         since = self._clock()
-        response = send(self._session, "GET", url, headers=headers)
+        if key.credential and key.credential.identity_token:
+            # The token comes in the body and goes in the body: no URL or log of a server holds it.
+            form = [("grant_type", "refresh_token"), ("client_id", CLIENT_ID), *query]
+            data = urlencode([*form, ("refresh_token", key.credential.identity_token)])
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            response = send(self._session, "POST", key.realm, headers=headers, data=data)
+        else:
+            url = key.realm + (
+                ("&" if urlsplit(key.realm).query else "?") + urlencode(query) if query else ""
+            )
+            headers = {"Authorization": key.credential.basic()} if key.credential else {}
+            response = send(self._session, "GET", url, headers=headers)
         body = read_body(response)
         if response.status_code != 200:
             kind = "denied" if response.status_code in (400, 401, 403, 404) else "io"

@@ -41,6 +41,7 @@ def _repository(args: Namespace, failed: str) -> Repository:
     from obd.push import Repository
     from obd.registry import Registry
     from obd.secret import without_secrets
+    from obd.tls import Tls
 
     url = args.upload.rstrip("/")
     if not url.startswith(("http://", "https://")) or "/v2/" not in url or not url.endswith(UPLOADS):
@@ -56,9 +57,10 @@ def _repository(args: Namespace, failed: str) -> Repository:
         credentials = FileCredentials(args.cred_file_path)
     if args.tls_key_path and not args.tls_cert_path:
         raise Failure(f"{failed}: --tls_key_path needs --tls_cert_path")
-    client_cert = (args.tls_cert_path, args.tls_key_path) if args.tls_cert_path else None
+    cert = args.tls_cert_path or ""
+    registry = Registry(credentials, tls=Tls(cert_file=cert, key_file=args.tls_key_path or cert))
     try:
-        registry = Registry(credentials, client_cert=client_cert)
+        _ = registry.session  # reads the certificate
     except OSError as error:
         raise Failure(f"{failed}: {args.tls_cert_path}: {describe(error)}") from None
     return Repository(registry, url.removesuffix(UPLOADS), part_bytes=args.upload_bs * KIB)

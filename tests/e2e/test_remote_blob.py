@@ -111,7 +111,8 @@ def test_basic(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
             assert "401" in str(caught.value) and "-word" not in str(caught.value)
         # The file may be put right while a blob is open.
         credentials(tmp_path / "good.json", server.host, "wrong-word")
-        with pytest.raises(obdcore.Error, match="denied"):
+        blob = good.open_blob(url, size=SIZE)
+        with pytest.raises(obdcore.Error, match=r'denied: .*good.json, user "ann"'):
             blob.read_at(0, 1)
         credentials(tmp_path / "good.json", server.host)
         assert blob.read_at(0, 10) == DATA[:10]

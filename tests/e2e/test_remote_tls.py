@@ -10,6 +10,7 @@ import pytest
 import obdcore
 from obd.errors import ObdError
 from obd.registry import PULL, Registry
+from obd.tls import Tls
 from tests.e2e import servers
 
 DATA = bytes(range(256)) * 100
@@ -66,7 +67,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize("how", ["ca_file", "insecure"])
 def test_unless_told_to_trust_it(url: str, authority: Path, how: str) -> None:
-    registry = Registry(ca_file=str(authority)) if how == "ca_file" else Registry(insecure=True)
+    registry = Registry(tls=Tls(ca_file=str(authority)) if how == "ca_file" else Tls(insecure=True))
     assert registry.open_blob(url).read_at(100, 1000) == DATA[100:1100]
     with registry.request("GET", url, action=PULL, headers={"Range": "bytes=0-9"}) as answer:
         assert answer.content == DATA[:10]
@@ -75,7 +76,7 @@ def test_unless_told_to_trust_it(url: str, authority: Path, how: str) -> None:
 def test_a_name_that_is_not_the_certificates_is_refused(url: str, authority: Path) -> None:
     other = url.replace("127.0.0.1", "localhost")
     with pytest.raises(obdcore.Error, match="certificate"):
-        Registry(ca_file=str(authority)).open_blob(other)
+        Registry(tls=Tls(ca_file=str(authority))).open_blob(other)
 
 
 @pytest.mark.parametrize("content", ["", "no certificate\n", None])
@@ -83,7 +84,7 @@ def test_a_file_of_authorities_that_is_none(url: str, tmp_path: Path, content: s
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_text(content)
-    client = obdcore.HttpClient(ca_file=str(path))
+    client = obdcore.HttpClient(tls=Tls(ca_file=str(path)))
     with pytest.raises(obdcore.Error, match=r"ca\.pem"):
         obdcore.RemoteBlob("blob", "sha256:00", Fixed(url), client=client)
 
@@ -94,10 +95,17 @@ class Fixed:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def locate(self) -> tuple[str, list[tuple[str, str]]]:
-        return self.url, []
+    def locate(self) -> obdcore.Target:
+        return obdcore.Target(self.url, [])
 
-    def refused(
-        self, status: int, headers: list[tuple[str, str]], url: str, sent: list[tuple[str, str]]
-    ) -> bool:
+    def refused(self, status: int, headers: list[tuple[str, str]], target: obdcore.Target) -> bool:
         return False
+
+    def failed(self, status: int | None, why: str, target: obdcore.Target) -> bool:
+        return False
+
+    def distrusted(self, target: obdcore.Target) -> None:
+        pass
+
+    def describe(self) -> str:
+        return "anonymous"

@@ -40,14 +40,11 @@ def push(args: Namespace) -> int:
 
 def _registry(args: Namespace) -> Registry:
     from obd.credentials import FileCredentials
-    from obd.registry import Registry
     from obd.service import Service
 
     service = Service(args.service)
     credentials = FileCredentials(args.credentials) if args.credentials else service.credentials()
-    return Registry(
-        credentials, user_agent=service.config.user_agent, ca_file=args.ca, insecure=args.insecure
-    )
+    return service.make_registry(credentials, ca_file=args.ca or "", insecure=args.insecure)
 
 
 def target(word: str, *, plain_http: bool = False) -> tuple[str, str]:

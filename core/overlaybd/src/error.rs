@@ -75,6 +75,7 @@ impl Kind {
             NoSpace,
             TimedOut,
             Interrupted,
+            Busy,
         ];
         all.into_iter().find(|kind| kind.name() == name)
     }
@@ -175,6 +176,12 @@ impl Error {
     /// Puts a phrase before the message: `opening layer 3` before `bad magic`.
     pub fn context(mut self, doing: impl fmt::Display) -> Self {
         self.0.what = format!("{doing}: {}", self.0.what);
+        self
+    }
+
+    /// Puts a remark in brackets behind the message: `GET https://r/x: 401 (anonymous)`.
+    pub fn note(mut self, remark: impl fmt::Display) -> Self {
+        self.0.what = format!("{} ({remark})", self.0.what);
         self
     }
 

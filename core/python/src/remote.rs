@@ -76,7 +76,7 @@ impl RemoteBlob {
         let http = HttpClient::of(client);
         let fetch = Arc::new(FetchStats::default());
         let clock = Arc::new(OsClock::default());
-        let source = Source::new(name, http, Arc::new(PyLocator(locator)), clock, Arc::clone(&fetch));
+        let source = Source::new(name, http, Arc::new(PyLocator::new(locator)), clock, Arc::clone(&fetch));
         let len = (size > 0).then_some(size);
         let open = || match (cache, media) {
             (Some(cache), None) => CachedBlob::open(&cache.cache, digest, source, len),

@@ -46,7 +46,7 @@ STATUSES = Section(
             "status 429 with `Retry-After: 1`",
             status(429, Retry_After="1"),
             Right("after that second"),
-            fails("io", "GET {url}: 429"),
+            fails("busy", "GET {url}: 429"),
             times=1,
         ),
         Scenario(
@@ -58,10 +58,10 @@ STATUSES = Section(
         Scenario(
             "status 429 with `Retry-After: 3600`",
             status(429, Retry_After="3600"),
-            once=fails("io", "GET {url}: 429", "given up"),
-            lasting=fails("io", "GET {url}: 429", "given up"),
+            once=fails("busy", "GET {url}: 429", "asked to come back in 3600 s"),
+            lasting=fails("busy", "GET {url}: 429", "asked to come back in 3600 s"),
         ),
-        Scenario("status 429 without more", status(429), lasting=fails("io", GAVE_UP, "GET {url}: 429")),
+        Scenario("status 429 without more", status(429), lasting=fails("busy", GAVE_UP, "GET {url}: 429")),
         gone(400, "io"),
         gone(402, "io"),
         gone(403, "denied"),

@@ -374,6 +374,7 @@ impl Blob for CachedBlob {
     /// Drops every chunk that the range touches, so that it is fetched again. False once a chunk was dropped too
     /// often: then the registry's own copy must be wrong.
     fn distrust(&self, offset: u64, len: u64) -> Result<bool> {
+        self.origin.distrusted(offset, len);
         Ok(self.chunks(offset, len).is_none_or(|(first, end)| self.store.forget(first, end, true)))
     }
 }

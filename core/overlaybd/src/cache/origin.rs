@@ -45,6 +45,13 @@ impl Origin {
         }
     }
 
+    /// Takes note that bytes of this range proved wrong.
+    pub fn distrusted(&self, offset: u64, len: u64) {
+        if let Origin::Registry(source) = self {
+            source.distrusted(offset, len);
+        }
+    }
+
     /// The blob without a cache.
     pub fn uncached(self, len: u64) -> Result<Arc<dyn Blob>> {
         match self {

@@ -1,10 +1,12 @@
 //! What one answer to a ranged GET proves: which bytes its body holds, or why it is of no use.
 
-use super::Response;
+use std::time::SystemTime;
+
+use super::{date, Response};
 
 /// A body that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Body {
+pub(super) struct Head {
     /// Bytes of the body that come before the first byte asked for.
     pub skip: u64,
     /// Bytes that belong to the request: less than asked only where the blob ends.
@@ -18,7 +20,7 @@ pub(super) struct Body {
 /// Checks a 206 against the request: `first..=last` of a blob of `total` bytes, if that is known.
 ///
 /// Errors: what is wrong, for people.
-pub(super) fn partial(response: &Response, first: u64, last: u64, total: Option<u64>) -> Result<Body, String> {
+pub(super) fn partial(response: &Response, first: u64, last: u64, total: Option<u64>) -> Result<Head, String> {
     plain(response)?;
     let range = response.header("content-range").ok_or("206 without Content-Range")?;
     let (start, end, all) = parse_range(range).ok_or_else(|| format!("206 with Content-Range {range:.80?}"))?;
@@ -35,7 +37,7 @@ pub(super) fn partial(response: &Response, first: u64, last: u64, total: Option<
     let len = end - start + 1;
     match content_length(response) {
         Some(n) if n != len => Err(format!("206 with {n} bytes of body for a range of {len}")),
-        _ => Ok(Body { skip: 0, len, total: all, ends: true }),
+        _ => Ok(Head { skip: 0, len, total: all, ends: true }),
     }
 }
 
@@ -46,7 +48,7 @@ pub(super) fn whole(
     last: u64,
     total: Option<u64>,
     max_skip: u64,
-) -> Result<Body, String> {
+) -> Result<Head, String> {
     plain(response)?;
     let length = content_length(response);
     let all = match (length, total) {
@@ -59,7 +61,7 @@ pub(super) fn whole(
     }
     let end = last.saturating_add(1).min(all);
     let len = end.checked_sub(first).ok_or_else(|| format!("200 with {all} bytes, asked from {first} on"))?;
-    Ok(Body { skip: first, len, total: all, ends: end == all })
+    Ok(Head { skip: first, len, total: all, ends: end == all })
 }
 
 /// The length of a blob from a 416 (`Content-Range: bytes */N`).
@@ -67,9 +69,17 @@ pub(super) fn unsatisfied(response: &Response) -> Option<u64> {
     number(response.header("content-range")?.trim().strip_prefix("bytes */")?)
 }
 
-/// `Retry-After` in seconds; its other form, a date, is not used (it needs the server's clock).
+/// `Retry-After` in seconds, whichever form it has. A date is held against the server's own clock, if it tells.
 pub(super) fn retry_after_s(response: &Response) -> Option<u64> {
-    number(response.header("retry-after")?.trim())
+    let value = response.header("retry-after")?.trim();
+    if let Some(seconds) = number(value) {
+        return Some(seconds);
+    }
+    let now = response.header("date").and_then(date::parse).or_else(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.ok().map(|now| now.as_secs())
+    })?;
+    Some(date::parse(value)?.saturating_sub(now))
 }
 
 fn plain(response: &Response) -> Result<(), String> {

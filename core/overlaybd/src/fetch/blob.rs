@@ -68,4 +68,10 @@ impl Blob for RemoteBlob {
     fn is_ready(&self, _offset: u64, _len: u64) -> bool {
         false
     }
+
+    /// Every read is a new GET, so it always may bring other bytes.
+    fn distrust(&self, offset: u64, len: u64) -> Result<bool> {
+        self.source.distrusted(offset, len);
+        Ok(true)
+    }
 }

@@ -6,9 +6,11 @@
 
 mod answer;
 mod blob;
-mod client;
+mod date;
+mod http;
+mod intake;
 mod lane;
-mod resolve;
+mod served;
 mod source;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -16,42 +18,67 @@ pub(crate) mod testing;
 mod tests;
 
 pub use blob::RemoteBlob;
-pub use client::{Client, ClientOptions};
+pub use http::{Client, ClientOptions, TlsOptions};
+pub use intake::Stream;
 pub use lane::{Lane, Urgent, LANE};
-pub use source::{Fetched, Source, Stream};
+pub use source::{Fetched, Source};
 
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Names and values of a message's headers, in order.
 pub type Headers = Vec<(String, String)>;
 
+/// How to reach a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// As `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` say.
+    Environment,
+    /// Without a proxy, whatever these say.
+    Direct,
+    /// Through this HTTP proxy (`http[s]://[USER:PASSWORD@]HOST[:PORT]`).
+    Proxy(String),
+}
+
 /// One ranged GET.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// Absolute `http` or `https` URL.
     pub url: &'a str,
     /// Headers besides `Range` and those of the connection.
     pub headers: &'a [(String, String)],
+    /// The way there.
+    pub via: &'a Via,
     /// First byte wanted.
     pub first: u64,
     /// Last byte wanted, inclusive as in the `Range` header.
     pub last: u64,
     /// Time left for everything, the body included.
     pub timeout: Duration,
+    /// Longest silence of the server before it is given up.
+    pub patience: Duration,
 }
 
-/// What came back. The body has not been read yet; dropping it early may cost the connection.
+/// The body of an answer, without transfer coding. Dropping it before its end costs the connection.
+pub trait Body: Read + Send {
+    /// Sets new limits from now on, as those of [`Request`]: a body may be read long after it was asked for.
+    fn renew(&mut self, timeout: Duration, patience: Duration);
+}
+
+/// What came back. The body has not been read yet.
 pub struct Response {
     /// HTTP status.
     pub status: u16,
     /// Headers; names in any case.
     pub headers: Headers,
-    /// The body, without transfer coding.
-    pub body: Box<dyn Read + Send>,
+    /// The body.
+    pub body: Box<dyn Body>,
+    /// Counts as a request under way until it is dropped; a body may outlive it.
+    pub slot: Option<Box<dyn Send>>,
 }
 
 impl Response {
@@ -71,17 +98,45 @@ pub trait Http: Send + Sync {
     fn get(&self, request: &Request<'_>) -> Result<Response>;
 }
 
+/// Where to send a GET. Headers may hold secrets, so this cannot be printed.
+pub struct Target {
+    /// Absolute URL of the blob there.
+    pub url: String,
+    /// Headers to send.
+    pub headers: Headers,
+    /// The way there.
+    pub via: Via,
+    /// The locator's own name for what it sends us to.
+    pub endpoint: u32,
+    /// Longest time for one GET, where another endpoint could be asked instead.
+    pub limit: Option<Duration>,
+}
+
 /// Policy of one blob: where its bytes are, and with which headers they are to be had. Called from any
-/// thread.
+/// thread. There may be several endpoints; a locator names the one that is best just now.
 pub trait Locate: Send + Sync {
-    /// URL and headers for the next GET. Quick when nothing has changed.
+    /// The target of the next GET. Quick when nothing has changed.
     ///
     /// Errors: as for [`Http::get`].
-    fn locate(&self) -> Result<(String, Headers)>;
+    fn locate(&self) -> Result<Arc<Target>>;
 
-    /// The server answered `status` (3xx, 400, 401, 403 or 410) to a GET of `url` with the headers
-    /// `sent`: make the next [`Locate::locate`] better. False if there is nothing left to try.
-    fn refused(&self, status: u16, headers: &[(String, String)], url: &str, sent: &[(String, String)]) -> Result<bool>;
+    /// `target` answered `status` (3xx, 400, 401, 403 or 410): make the next [`Locate::locate`] better.
+    /// False if there is nothing left to try.
+    fn refused(&self, status: u16, headers: &[(String, String)], target: &Arc<Target>) -> Result<bool>;
+
+    /// A GET of `target` failed: no answer, or none that is of use (then `status` says which). True if
+    /// [`Locate::locate`] now names another endpoint, to be tried at once.
+    fn failed(&self, _status: Option<u16>, _error: &Error, _target: &Arc<Target>) -> bool {
+        false
+    }
+
+    /// Bytes that came from `target` proved wrong: prefer another endpoint.
+    fn distrusted(&self, _target: &Arc<Target>) {}
+
+    /// What a message about a failure should say of the credentials that were tried.
+    fn note(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Counters of everything that was fetched.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{FetchStats, Headers, Http, Locate, Request, Response, Source};
+use super::{Body, FetchStats, Headers, Http, Locate, Request, Response, Source, Target, Via};
 use crate::error::{Error, Kind, Result};
 use crate::sys::Clock;
 
@@ -38,9 +38,16 @@ pub(crate) enum Fault {
     Long(usize),
     /// 200 with the whole blob.
     Whole,
+    /// The right answer, but so many bytes a second.
+    Trickle(usize),
+    /// The right head, and a body in which every byte is wrong.
+    Lie,
     /// No answer.
     Fail(Kind),
 }
+
+/// Makes a fault anew each time.
+pub(crate) type Make = fn() -> Fault;
 
 /// A server of one blob.
 pub(crate) struct Server {
@@ -48,13 +55,23 @@ pub(crate) struct Server {
     pub faults: Mutex<VecDeque<Fault>>,
     /// Range and URL of each request, in order.
     pub seen: Mutex<Vec<(u64, u64, String)>>,
+    /// Faults that last, by the beginning of URLs.
+    pub lasting: Mutex<Vec<(&'static str, Make)>>,
+    pub clock: Arc<TestClock>,
     /// Called before each answer, to hold it back.
     pub gate: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
 }
 
 impl Server {
     pub(crate) fn new(bytes: Vec<u8>) -> Arc<Self> {
-        Arc::new(Server { bytes, faults: Mutex::default(), seen: Mutex::default(), gate: Mutex::default() })
+        Arc::new(Server {
+            bytes,
+            faults: Mutex::default(),
+            seen: Mutex::default(),
+            lasting: Mutex::default(),
+            clock: Arc::default(),
+            gate: Mutex::default(),
+        })
     }
 
     pub(crate) fn with(bytes: Vec<u8>, faults: impl IntoIterator<Item = Fault>) -> Arc<Self> {
@@ -68,8 +85,44 @@ impl Server {
     }
 }
 
-fn body(bytes: &[u8]) -> Box<dyn Read + Send> {
-    Box::new(Cursor::new(bytes.to_vec()))
+/// A body that is there at once.
+struct Whole(Cursor<Vec<u8>>);
+
+impl Read for Whole {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl Body for Whole {
+    fn renew(&mut self, _: Duration, _: Duration) {}
+}
+
+/// A body that brings `step` bytes each second.
+struct Trickle {
+    bytes: Cursor<Vec<u8>>,
+    step: usize,
+    clock: Arc<TestClock>,
+}
+
+impl Read for Trickle {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.clock.sleep(Duration::from_secs(1));
+        let n = buf.len().min(self.step);
+        self.bytes.read(&mut buf[..n])
+    }
+}
+
+impl Body for Trickle {
+    fn renew(&mut self, _: Duration, _: Duration) {}
+}
+
+fn body(bytes: &[u8]) -> Box<dyn Body> {
+    Box::new(Whole(Cursor::new(bytes.to_vec())))
+}
+
+fn answer(status: u16, headers: Headers, body: Box<dyn Body>) -> Response {
+    Response { status, headers, body, slot: None }
 }
 
 impl Http for Server {
@@ -82,7 +135,7 @@ impl Http for Server {
         let all = self.bytes.len() as u64;
         if r.first >= all {
             let headers = vec![("Content-Range".into(), format!("bytes */{all}"))];
-            return Ok(Response { status: 416, headers, body: body(b"") });
+            return Ok(answer(416, headers, body(b"")));
         }
         let last = r.last.min(all - 1);
         let part = &self.bytes[r.first as usize..=last as usize];
@@ -90,11 +143,12 @@ impl Http for Server {
             ("content-range".into(), format!("bytes {}-{last}/{all}", r.first)),
             ("content-length".into(), part.len().to_string()),
         ];
-        Ok(match self.faults.lock().pop_front() {
-            None => Response { status: 206, headers, body: body(part) },
+        let lasting = self.lasting.lock().iter().find(|(url, _)| r.url.starts_with(url)).map(|(_, fault)| fault());
+        Ok(match self.faults.lock().pop_front().or(lasting) {
+            None => answer(206, headers, body(part)),
             Some(Fault::Status(status, extra)) => {
                 let headers = extra.into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
-                Response { status, headers, body: body(b"{}") }
+                answer(status, headers, body(b"{}"))
             }
             Some(Fault::Headers(changes)) => {
                 for (name, value) in changes {
@@ -103,19 +157,20 @@ impl Http for Server {
                         headers.push((name.to_owned(), value));
                     }
                 }
-                Response { status: 206, headers, body: body(part) }
+                answer(206, headers, body(part))
             }
-            Some(Fault::Short(n)) => Response { status: 206, headers, body: body(&part[..n.min(part.len())]) },
+            Some(Fault::Short(n)) => answer(206, headers, body(&part[..n.min(part.len())])),
+            Some(Fault::Trickle(step)) => {
+                let (bytes, clock) = (Cursor::new(part.to_vec()), Arc::clone(&self.clock));
+                answer(206, headers, Box::new(Trickle { bytes, step, clock }))
+            }
+            Some(Fault::Lie) => answer(206, headers, body(&part.iter().map(|b| !b).collect::<Vec<_>>())),
             Some(Fault::Long(n)) => {
                 headers.retain(|(n, _)| n != "content-length");
                 let longer = [part, &vec![0xee; n]].concat();
-                Response { status: 206, headers, body: body(&longer) }
+                answer(206, headers, body(&longer))
             }
-            Some(Fault::Whole) => Response {
-                status: 200,
-                headers: vec![("content-length".into(), all.to_string())],
-                body: body(&self.bytes),
-            },
+            Some(Fault::Whole) => answer(200, vec![("content-length".into(), all.to_string())], body(&self.bytes)),
             Some(Fault::Fail(kind)) => {
                 return Err(Error::new(kind, "scripted").because(io::Error::from(io::ErrorKind::ConnectionReset)))
             }
@@ -129,17 +184,27 @@ pub(crate) struct Steps {
     pub url: Mutex<String>,
 }
 
+/// A target without secrets and limits.
+pub(crate) fn target(url: &str, endpoint: u32) -> Arc<Target> {
+    let headers = vec![("Authorization".into(), "secret".into())];
+    Arc::new(Target { url: url.into(), headers, via: Via::Environment, endpoint, limit: None })
+}
+
 impl Locate for Steps {
-    fn locate(&self) -> Result<(String, Headers)> {
-        Ok((self.url.lock().clone(), vec![("Authorization".into(), "secret".into())]))
+    fn locate(&self) -> Result<Arc<Target>> {
+        Ok(target(&self.url.lock(), 0))
     }
 
-    fn refused(&self, _: u16, _: &[(String, String)], _: &str, _: &[(String, String)]) -> Result<bool> {
+    fn refused(&self, _: u16, _: &[(String, String)], _: &Arc<Target>) -> Result<bool> {
         match self.left.lock().pop() {
             Some(next) => *self.url.lock() = next,
             None => return Ok(false),
         }
         Ok(true)
+    }
+
+    fn note(&self) -> Option<String> {
+        Some("credentials of the test".into())
     }
 }
 
@@ -154,9 +219,9 @@ pub(crate) fn source(server: &Arc<Server>) -> Source {
     source_at(server, steps(vec![]))
 }
 
-pub(crate) fn source_at(server: &Arc<Server>, locate: Arc<Steps>) -> Source {
-    let clock = Arc::new(TestClock::default());
-    Source::new("blob:test", Arc::clone(server) as Arc<dyn Http>, locate, clock, Arc::new(FetchStats::default()))
+pub(crate) fn source_at(server: &Arc<Server>, locate: Arc<dyn Locate>) -> Source {
+    let (http, clock) = (Arc::clone(server) as Arc<dyn Http>, Arc::clone(&server.clock));
+    Source::new("blob:test", http, locate, clock, Arc::new(FetchStats::default()))
 }
 
 /// Bytes in which every place looks different.

@@ -1,9 +1,14 @@
 //! What a fetch promises: the right bytes or an error that says what happened, within bounds.
 
-use super::testing::{pattern, source, source_at, steps, Fault, Server};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use parking_lot::Mutex;
+
+use super::testing::{pattern, source, source_at, steps, target, Fault, Make, Server};
 use super::*;
 use crate::blob::Blob;
 use crate::error::Kind;
+use crate::sys::Clock;
 
 const LEN: usize = 300_000;
 
@@ -96,7 +101,7 @@ fn errors_name_blob_status_and_url_but_no_secret() {
         (302, 1, Kind::Io),
         (418, 1, Kind::Io),
         (500, 5, Kind::Io),
-        (429, 5, Kind::Io),
+        (429, 5, Kind::Busy),
     ];
     for (status, requests, kind) in cases {
         let server = Server::with(pattern(LEN), (0..20).map(|_| Fault::Status(status, vec![])));
@@ -105,6 +110,7 @@ fn errors_name_blob_status_and_url_but_no_secret() {
         let text = e.to_string();
         assert!(text.contains("blob:test: at 4096: "), "{text}");
         assert!(text.contains(&format!("GET https://r.example/v2/a/blobs/sha256:00: {status}")), "{text}");
+        assert!(text.contains("(credentials of the test)"), "{text}");
         assert!(!text.contains("pw") && !text.contains("hidden") && !text.contains("secret"), "{text}");
     }
 }
@@ -126,11 +132,116 @@ fn lasting_nonsense_ends_in_corrupt() {
 }
 
 #[test]
-fn retry_after_beyond_the_deadline_is_not_waited_for() {
-    let server = Server::with(pattern(LEN), [Fault::Status(429, vec![("Retry-After", "3600".into())])]);
-    let e = read(&server, 0, 10).unwrap_err();
-    assert!(e.to_string().contains("30 s are over") && e.to_string().contains("429"), "{e}");
+fn retry_after_is_waited_for_unless_it_is_beyond_the_deadline() {
+    let date = |now: &str, then: &str| {
+        vec![("Date", format!("Sun, 06 Nov 1994 {now} GMT")), ("Retry-After", format!("Sun, 06 Nov 1994 {then} GMT"))]
+    };
+    for (status, headers) in [
+        (429, vec![("Retry-After", "3600".into())]),
+        (503, vec![("Retry-After", "31".into())]),
+        (429, date("08:00:00", "09:00:00")),
+    ] {
+        let server = Server::with(pattern(LEN), [Fault::Status(status, headers)]);
+        let e = read(&server, 0, 10).unwrap_err();
+        assert!(e.to_string().contains("asked to come back in") && e.to_string().contains(&status.to_string()), "{e}");
+        assert_eq!((e.kind(), server.requests(), server.clock.now().as_secs()), (Kind::Busy, 1, 0));
+    }
+    // The server's clock is what its dates are held against.
+    let server = Server::with(pattern(LEN), [Fault::Status(503, date("08:00:00", "08:00:07"))]);
+    read(&server, 0, 10).unwrap();
+    assert_eq!((server.requests(), server.clock.now().as_secs()), (2, 7));
+}
+
+#[test]
+fn a_slow_trickle_is_a_stall() {
+    // Too slow to be waited for, but each attempt brings a bit: what came is kept, and the time is bounded.
+    let server = Server::with(pattern(LEN), (0..99).map(|_| Fault::Trickle(2000)));
+    let e = read(&server, 0, 200_000).unwrap_err();
+    assert_eq!((e.kind(), server.requests()), (Kind::TimedOut, 5), "{e}");
+    assert!(e.to_string().contains("only 10000 bytes in 5 s"), "{e}");
+    assert_eq!(server.seen.lock()[4].0, 40_000);
+    assert!(server.clock.now().as_secs() <= 30);
+    // Slow but steady is good enough; so is a single slow connection.
+    let server = Server::with(pattern(LEN), [Fault::Trickle(8000)]);
+    assert_eq!(read(&server, 5, 200_000).unwrap(), server.bytes[5..200_005]);
     assert_eq!(server.requests(), 1);
+    let server = Server::with(pattern(LEN), [Fault::Trickle(100)]);
+    assert_eq!(read(&server, 5, 200_000).unwrap(), server.bytes[5..200_005]);
+    assert_eq!(server.requests(), 2);
+}
+
+/// Two endpoints, the better one first, as long as it is good.
+#[derive(Default)]
+struct Two {
+    second: AtomicBool,
+    told: Mutex<Vec<(u32, Option<u16>)>>,
+}
+
+impl Locate for Two {
+    fn locate(&self) -> Result<Arc<Target>> {
+        let second = self.second.load(SeqCst);
+        Ok(target(["http://one.example/x", "http://two.example/x"][usize::from(second)], second.into()))
+    }
+
+    fn refused(&self, _: u16, _: &[(String, String)], _: &Arc<Target>) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn failed(&self, status: Option<u16>, _: &Error, target: &Arc<Target>) -> bool {
+        self.told.lock().push((target.endpoint, status));
+        !self.second.swap(true, SeqCst)
+    }
+
+    fn distrusted(&self, target: &Arc<Target>) {
+        self.told.lock().push((target.endpoint, None));
+        self.second.store(target.endpoint == 0, SeqCst);
+    }
+}
+
+#[test]
+fn another_endpoint_is_tried_at_once() {
+    let faults: [(Make, Option<u16>); 7] = [
+        (|| Fault::Status(404, vec![]), Some(404)),
+        (|| Fault::Status(403, vec![]), Some(403)),
+        (|| Fault::Status(429, vec![("Retry-After", "3600".into())]), Some(429)),
+        (|| Fault::Status(500, vec![]), Some(500)),
+        (|| Fault::Fail(Kind::Denied), None),
+        (|| Fault::Short(1000), None),
+        (|| range("bytes 0-9/300000"), Some(206)),
+    ];
+    for (fault, status) in faults {
+        let (server, two) = (Server::new(pattern(LEN)), Arc::new(Two::default()));
+        server.lasting.lock().push(("http://one", fault));
+        let source = source_at(&server, Arc::clone(&two) as Arc<dyn Locate>);
+        let mut buf = vec![0; 10_000];
+        source.fetch(7, &mut buf, None).unwrap();
+        assert_eq!(buf, server.bytes[7..10_007]);
+        assert_eq!((server.requests(), server.clock.now()), (2, Duration::ZERO), "{status:?}");
+        assert_eq!(*two.told.lock(), [(0, status)]);
+    }
+    // With both down it ends as it does with one.
+    let (server, two) = (Server::with(pattern(LEN), (0..99).map(|_| Fault::Fail(Kind::Io))), Arc::new(Two::default()));
+    source_at(&server, two).fetch(7, &mut [0; 10], None).unwrap_err();
+    assert_eq!(server.requests(), 6);
+}
+
+#[test]
+fn who_sent_wrong_bytes_is_told_on() {
+    let (server, two) = (Server::new(pattern(LEN)), Arc::new(Two::default()));
+    server.lasting.lock().push(("http://one", || Fault::Lie));
+    let source = source_at(&server, Arc::clone(&two) as Arc<dyn Locate>);
+    let blob = RemoteBlob::open(source, Some(LEN as u64)).unwrap();
+    let mut buf = vec![0; 10_000];
+    blob.read_at(&mut buf, 1000).unwrap();
+    assert_ne!(buf, server.bytes[1000..11_000]);
+    assert!(blob.distrust(2000, 1).unwrap());
+    blob.read_at(&mut buf, 1000).unwrap();
+    assert_eq!(buf, server.bytes[1000..11_000]);
+    // Bytes that nobody is known to have sent are nobody's fault; those of the second are not the first's.
+    assert!(blob.distrust(100_000, 1).unwrap());
+    assert_eq!(*two.told.lock(), [(0, None)]);
+    blob.distrust(1000, 1).unwrap();
+    assert_eq!(*two.told.lock(), [(0, None), (1, None)]);
 }
 
 #[test]
