@@ -62,10 +62,15 @@ class Layer:
     url: str
     """For messages and the audit: without secrets."""
     blob: Blob
+    is_media: bool = False
+    """Whether the blob is cached in the very file that a download makes (cacheType `download`)."""
 
 
+Proceed = Callable[[], object]
 Pieces = Callable[[int, Callable[[], Slot]], Iterator[tuple[Slot, int, int]]]
 """Given where to start and where slots are to be had: slots with count and offset, in order to the end."""
+Fills = Callable[[], Iterator[int]]
+"""Fills the file in which a blob is cached, and gives how far it is, in order to the end."""
 
 
 class WrongDigest(OSError):
@@ -77,7 +82,7 @@ class WrongDigest(OSError):
 class Copy:
     """Puts a layer's bytes in place as `overlaybd.commit`; goes on where an earlier one stopped."""
 
-    def __init__(self, layer: Layer, pieces: Pieces, *, slots: int, slot_bytes: int) -> None:
+    def __init__(self, layer: Layer, pieces: Pieces, fills: Fills, *, slots: int, slot_bytes: int) -> None:
         """`slots` of `slot_bytes`: the memory it takes while it runs. Raises `ValueError`: see `Hasher`."""
         Hasher(layer.digest)
         self.layer: Final = layer
@@ -85,9 +90,10 @@ class Copy:
         self.done = 0
         """Bytes that are in place."""
         self._pieces: Final = pieces
+        self._fills: Final = fills
         self._memory: Final = (slots, slot_bytes)
 
-    def run(self, proceed: Callable[[], object]) -> bool:
+    def run(self, proceed: Proceed) -> bool:
         """Whether the layer is in place, which it is not if somebody else downloads it just now.
 
         `proceed()` is called between steps and may raise to end this; what has come is kept. Raises
@@ -105,13 +111,18 @@ class Copy:
                 bad = os.path.join(self.layer.directory, BAD_NAME)
                 _log.warning("%s is not %s: renamed to %s", self.path, self.layer.digest, BAD_NAME)
                 os.rename(self.path, bad)
-            self._fetch(partial, proceed)
+            if not partial.claim(shared=self.layer.is_media):
+                return False
+            if self.layer.is_media:
+                self._fill(partial, proceed)
+            else:
+                self._fetch(partial, proceed)
             partial.finish()
             return True
         finally:
             partial.release()
 
-    def _is_there(self, proceed: Callable[[], object]) -> bool:
+    def _is_there(self, proceed: Proceed) -> bool:
         """Whether somebody has put the layer in place: its bytes count, not its name."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -127,7 +138,18 @@ class Copy:
             self.done = size
         return hasher.right
 
-    def _fetch(self, partial: Partial, proceed: Callable[[], object]) -> None:
+    def _fill(self, partial: Partial, proceed: Proceed) -> None:
+        """Completes the file that reads fill too, then reads all of it."""
+        blob, hasher = self.layer.blob, Hasher(self.layer.digest)
+        self._check_room(sum(length for _, length in blob.missing(0, blob.size)))
+        for end in self._fills():
+            self.done = end
+            proceed()
+        with open(partial.path, "rb", buffering=0) as file:
+            hasher.read(file.fileno(), blob.size, lambda _: proceed())
+        self._judge(hasher)
+
+    def _fetch(self, partial: Partial, proceed: Proceed) -> None:
         size, digest, hasher = self.layer.blob.size, self.layer.digest, Hasher(self.layer.digest)
         done = partial.prepare(digest, size)
         done -= done % ALIGNMENT if done < size else 0
@@ -157,9 +179,13 @@ class Copy:
             target.close()
         if not hasher.right:
             partial.discard()
-            self.layer.blob.distrust(0, size)
+        self._judge(hasher)
+
+    def _judge(self, hasher: Hasher) -> None:
+        if not hasher.right:
+            self.layer.blob.distrust(0, self.layer.blob.size)
             self.done = 0
-            what = f"{self.layer.url}: the registry's bytes are {hasher.found}, not {digest}"
+            what = f"{self.layer.url}: the registry's bytes are {hasher.found}, not {self.layer.digest}"
             raise WrongDigest(errno.EIO, what)
 
     def _keep(self, partial: Partial, target: DirectFile) -> None:

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -127,21 +128,42 @@ class Downloads:
         def pieces(start: int, take: Callable[[], Slot]) -> Iterator[tuple[Slot, int, int]]:
             return self._steps(layer, start, take)
 
-        return Copy(layer, pieces, slots=_SLOTS, slot_bytes=MAX_STEP_BYTES)
+        def fills() -> Iterator[int]:
+            return self._fills(layer)
+
+        return Copy(layer, pieces, fills, slots=_SLOTS, slot_bytes=MAX_STEP_BYTES)
 
     def _steps(self, layer: Layer, at: int, take: Callable[[], Slot]) -> Iterator[tuple[Slot, int, int]]:
         steps, size = Steps(self._settings.step_bytes, self._settings.bytes_per_s), layer.blob.size
         while at < size:
             slot, count = take(), min(steps.bytes, size - at)
-            begin = time.monotonic()
-            layer.blob.copy_into(slot.view[:count], at)
-            took = time.monotonic() - begin
-            steps.took(count, took)
-            if self._on_step is not None:
-                self._on_step(layer.url, at, count, took)
+            with self._step(layer, steps, at, count):
+                layer.blob.copy_into(slot.view[:count], at)
             yield slot, count, at
             at += count
             self._rate.spend(count)
+
+    def _fills(self, layer: Layer) -> Iterator[int]:
+        at, blob = 0, layer.blob
+        steps = Steps(self._settings.step_bytes, self._settings.bytes_per_s)
+        while at < blob.size:
+            count = min(steps.bytes, blob.size - at)
+            missing = sum(length for _, length in blob.missing(at, count))
+            if missing:
+                with self._step(layer, steps, at, count):
+                    blob.fill(at, count)
+            at += count
+            yield at
+            self._rate.spend(missing)
+
+    @contextmanager
+    def _step(self, layer: Layer, steps: Steps, offset: int, count: int) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        took = time.monotonic() - begin
+        steps.took(count, took)
+        if self._on_step is not None:
+            self._on_step(layer.url, offset, count, took)
 
     def _proceed(self) -> None:
         if self._stop.is_set():

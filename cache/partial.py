@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import struct
 import zlib
 from typing import Final, Self
 
@@ -12,6 +14,8 @@ COMMIT_NAME: Final = "overlaybd.commit"
 PARTIAL_NAME: Final = ".download"
 RECORD_NAME: Final = ".download.progress"
 LOCK_NAME: Final = ".download.lock"
+# What the cache knows of a layer that it keeps under `PARTIAL_NAME`.
+MAP_NAME: Final = ".download.map"
 # Where a file ends up that bears the name of the layer and is not the layer.
 BAD_NAME: Final = "overlaybd.commit.bad"
 
@@ -27,6 +31,7 @@ class Partial:
         self.commit_path: Final = os.path.join(directory, COMMIT_NAME)
         self._record_path: Final = os.path.join(directory, RECORD_NAME)
         self._lock_fd = lock_fd
+        self._claim_fd = -1
 
     @classmethod
     def lock(cls, directory: str) -> Self | None:
@@ -49,10 +54,26 @@ class Partial:
 
     def release(self) -> None:
         """Lets others have it."""
+        fd, self._claim_fd = self._claim_fd, -1
+        if fd >= 0:
+            os.close(fd)
         fd, self._lock_fd = self._lock_fd, -1
         if fd >= 0:
             _remove(os.path.join(self.directory, LOCK_NAME))
             os.close(fd)
+
+    def claim(self, *, shared: bool) -> bool:
+        """Keeps the file from others, with `shared` but for those in whose cache it is; false if taken."""
+        self._claim_fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # As the cache locks its files: l_type, l_whence, l_start, l_len, l_pid.
+        lock = struct.pack("hhqqi4x", fcntl.F_RDLCK if shared else fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        try:
+            fcntl.fcntl(self._claim_fd, fcntl.F_OFD_SETLK, lock)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
 
     def prepare(self, digest: str, size: int) -> int:
         """Makes the file ready for `size` bytes; returns how many of them are there already."""
@@ -103,6 +124,7 @@ class Partial:
         os.rename(self.path, self.commit_path)
         sync_directory(self.directory)
         _remove(self._record_path)
+        _remove(os.path.join(self.directory, MAP_NAME))
 
     def discard(self) -> None:
         """Removes what is there so far."""

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final
 
-from cache.copy import Copy, Layer, WrongDigest
+from cache.copy import Blob, Copy, Layer, WrongDigest
 from cache.direct import Slot
 from cache.download import is_final, one_line
 from cache.pipe import MAX_STEP_BYTES, in_order
@@ -125,13 +125,16 @@ class Pull:
                 pulled.done_bytes = offset
                 yield slot, count, offset
 
-        return Copy(layer, pieces, slots=depth + 2, slot_bytes=MAX_STEP_BYTES).run(self._proceed)
+        def fills() -> Iterator[int]:
+            for _, end in self._filled(layer.blob, ranges, depth):
+                yield end
 
-    def _into_cache(self, pulled: Pulled, ranges: ThreadPoolExecutor, depth: int) -> bool:
-        blob, hasher = pulled.layer.blob, Hasher(pulled.layer.digest)
+        return Copy(layer, pieces, fills, slots=depth + 2, slot_bytes=MAX_STEP_BYTES).run(self._proceed)
+
+    def _filled(self, blob: Blob, ranges: ThreadPoolExecutor, depth: int) -> Iterator[tuple[int, int]]:
+        """Has the blob in its cache; gives start and end of each range, in order."""
         step = max(_MIN_RANGE_BYTES, min(_MAX_RANGE_BYTES, _rounded(blob.size // self._jobs)))
         starts = iter(range(0, blob.size, step))
-        buffer = memoryview(bytearray(_HASH_BYTES))
         waiting: deque[tuple[int, Future[None]]] = deque()
 
         def more() -> None:
@@ -145,15 +148,20 @@ class Pull:
                 start, filled = waiting.popleft()
                 filled.result()
                 more()
-                end = min(start + step, blob.size)
-                for offset in range(start, end, _HASH_BYTES):
-                    piece = buffer[: min(_HASH_BYTES, end - offset)]
-                    blob.readinto_at(piece, offset)
-                    hasher.update(piece)
-                    self._proceed()
+                yield start, min(start + step, blob.size)
         finally:
             for _, filled in waiting:
                 filled.cancel()
+
+    def _into_cache(self, pulled: Pulled, ranges: ThreadPoolExecutor, depth: int) -> bool:
+        blob, hasher = pulled.layer.blob, Hasher(pulled.layer.digest)
+        buffer = memoryview(bytearray(_HASH_BYTES))
+        for start, end in self._filled(blob, ranges, depth):
+            for offset in range(start, end, _HASH_BYTES):
+                piece = buffer[: min(_HASH_BYTES, end - offset)]
+                blob.readinto_at(piece, offset)
+                hasher.update(piece)
+                self._proceed()
         if not hasher.right:
             blob.distrust(0, blob.size)
             what = f"{pulled.layer.url}: the registry's bytes are {hasher.found}, not {pulled.layer.digest}"
@@ -163,7 +171,7 @@ class Pull:
 
 def _done_bytes(pulled: Pulled) -> int:
     layer = pulled.layer
-    if not layer.directory and pulled.state == "running":
+    if (layer.is_media or not layer.directory) and pulled.state == "running":
         pulled.done_bytes = layer.blob.size - sum(
             length for _, length in layer.blob.missing(0, layer.blob.size)
         )

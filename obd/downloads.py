@@ -32,7 +32,8 @@ def start_downloads(device: Device, service: Service) -> Downloads | None:
         if not lower.dir:
             _log.warning("%s: layer %d has no dir: it is not downloaded", name, source.position)
             continue
-        layers.append(Layer(source.position, lower.dir, lower.digest, source.shown_url, blob))
+        is_media = service.is_media(lower)
+        layers.append(Layer(source.position, lower.dir, lower.digest, source.shown_url, blob, is_media))
     if not layers:
         return None
     settings = Settings(

@@ -57,4 +57,5 @@ def _layer(position: int, url: str, lower: Lower, service: Service) -> Layer:
     from cache.copy import Layer
 
     blob = service.blob(url, lower)
-    return Layer(position, lower.dir, lower.digest, without_secrets(url), blob)
+    shown, is_media = without_secrets(url), service.is_media(lower)
+    return Layer(position, lower.dir, lower.digest, shown, blob, is_media)

@@ -77,6 +77,12 @@ class Service:
 
         return gzip_cache(self.config.gzip_cache) if self.config.gzip_cache.enable else None
 
+    def is_media(self, lower: Lower) -> bool:
+        """Whether a layer is cached in the very file in its directory that a download makes."""
+        from obd.caches import layer_media
+
+        return layer_media(self.config.cache, lower) is not None
+
     def registry(self) -> Registry:
         """The dialogue with registries that the configuration asks for."""
         return self._registries()

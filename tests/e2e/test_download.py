@@ -50,11 +50,11 @@ def digest(registry: servers.Registry, layer: Path) -> str:
 class Image:
     """An image of one remote layer, with a cache and a layer directory of its own."""
 
-    def __init__(self, home: Path, base: str, digest: str, size: int) -> None:
+    def __init__(self, home: Path, base: str, digest: str, size: int, cache_type: str = "file") -> None:
         self.home, self.base, self.digest, self.size = home, base, digest, size
         self.dir = home / "layer"
         self.dir.mkdir(parents=True, exist_ok=True)
-        cache = {"cacheType": "file", "cacheDir": str(home / "cache"), "cacheSizeGB": 1}
+        cache = {"cacheType": cache_type, "cacheDir": str(home / "cache"), "cacheSizeGB": 1}
         self.service = home / "overlaybd.json"
         self.service.write_text(json.dumps({"cacheConfig": cache}))
 
@@ -73,6 +73,13 @@ class Image:
 @pytest.fixture
 def image(tmp_path: Path, registry: servers.Registry, digest: str, layer: Path) -> Image:
     return Image(tmp_path, registry.repository("a/b"), digest, layer.stat().st_size)
+
+
+@pytest.fixture
+def media_image(tmp_path: Path, registry: servers.Registry, digest: str, layer: Path) -> Image:
+    """One whose reads fill the file that the download completes."""
+    size = layer.stat().st_size
+    return Image(tmp_path, registry.repository("a/b"), digest, size, "download")
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +179,36 @@ def test_killed_and_resumed(image: Image) -> None:
         # The first chunk and the index are read when the device opens.
         assert device.blobs[0].stats()["fetched_bytes"] <= image.size - done + (2 << 20)
         check(device)
+
+
+def test_reads_and_the_download_fill_one_file(media_image: Image, layer: Path) -> None:
+    image = media_image
+    with image.open(delay=1000) as device:
+        assert device.read(8 << 20, 4 << 20) == RAW[8 << 20 : 12 << 20]
+    with image.open() as device:
+        downloads(device).join()
+        [state] = downloads(device).progress()
+        assert (state.state, state.error) == ("done", "")
+        fetched = device.blobs[0].stats()["fetched_bytes"]
+        assert fetched <= image.size - (4 << 20) + (1 << 20), "what was read before is not fetched again"
+        check(device)
+        assert device.blobs[0].stats()["fetched_bytes"] == fetched
+        assert device.blobs[0].local == str(image.dir / "overlaybd.commit")
+    assert names(image.dir) == ["overlaybd.commit"]
+    assert (image.dir / "overlaybd.commit").read_bytes() == layer.read_bytes()
+
+
+def test_a_file_in_use_by_another_cache_is_left_alone(image: Image, media_image: Image) -> None:
+    """Two host configurations that differ in cacheType, by mistake or on the way from one to the other."""
+    with start(media_image, enable=False) as other:
+        image.service.write_text(
+            json.dumps({"cacheConfig": {"cacheType": "file", "cacheDir": str(image.home)}})
+        )
+        with image.open() as device:
+            until(lambda: downloads(device).progress()[0].state == "busy")
+            check(device)
+        assert (image.dir / ".download.map").exists() and not (image.dir / "overlaybd.commit").exists()
+        other.communicate("")
 
 
 def test_closing_keeps_what_has_come(image: Image) -> None:

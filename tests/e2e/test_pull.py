@@ -200,6 +200,17 @@ def test_a_wrong_digest(host: Host, place: str) -> None:
     assert names(directory) == [] and Wrong.served >= 2 * len(Wrong.data)
 
 
+def test_into_the_file_that_reads_fill(
+    tmp_path: Path, registry: servers.Registry, layers: list[Path]
+) -> None:
+    host = Host(tmp_path, cacheType="download")
+    config = host.config(registry, layers, tmp_path / "a", None)
+    done = host.pull(config)
+    assert done.status == 255 and len(done.lines) == 1 and "unsupported" in done.lines[0]
+    assert names(tmp_path / "a") == ["overlaybd.commit"]
+    assert (tmp_path / "a" / "overlaybd.commit").read_bytes() == layers[0].read_bytes()
+
+
 def test_beside_another_that_downloads_it(host: Host, registry: servers.Registry, layers: list[Path]) -> None:
     config = host.config(registry, layers[:1], host.home / "a")
     partial = Partial.lock(str(host.home / "a"))
