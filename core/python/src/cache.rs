@@ -79,6 +79,48 @@ impl ChunkCache {
         dict.set_item("used_bytes", self.cache.used_bytes())?;
         Ok(dict)
     }
+
+    fn entries<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let entries = py.detach(|| self.cache.entries()).map_err(to_py)?;
+        let dict_of = |entry: cache::Entry| {
+            let dict = PyDict::new(py);
+            dict.set_item("digest", entry.digest)?;
+            dict.set_item("size", entry.len)?;
+            dict.set_item("chunk_bytes", entry.chunk_bytes)?;
+            dict.set_item("chunks", entry.chunks)?;
+            dict.set_item("present", entry.present)?;
+            dict.set_item("bytes", entry.bytes)?;
+            dict.set_item("tick", entry.tick)?;
+            dict.set_item("pinned", entry.pinned)?;
+            dict.set_item("in_use", entry.in_use)?;
+            Ok(dict)
+        };
+        entries.into_iter().map(dict_of).collect()
+    }
+
+    #[pyo3(signature = (digest, *, repair = false))]
+    fn check<'py>(&self, py: Python<'py>, digest: &str, repair: bool) -> PyResult<Bound<'py, PyDict>> {
+        let found = py.detach(|| self.cache.check(digest, repair)).map_err(to_py)?;
+        let dict = PyDict::new(py);
+        dict.set_item("right", found.is_right())?;
+        dict.set_item("checked", found.checked)?;
+        dict.set_item("bad", found.bad)?;
+        dict.set_item("digest_matches", found.digest_matches)?;
+        dict.set_item("in_use", found.in_use)?;
+        Ok(dict)
+    }
+
+    fn evict(&self, py: Python<'_>, digest: &str) -> PyResult<Option<u64>> {
+        py.detach(|| self.cache.evict(digest)).map_err(to_py)
+    }
+
+    fn shrink(&self, py: Python<'_>, size: u64) -> PyResult<u64> {
+        py.detach(|| self.cache.shrink(size)).map_err(to_py)
+    }
+
+    fn pin(&self, py: Python<'_>, digest: &str, pinned: bool) -> PyResult<bool> {
+        py.detach(|| self.cache.pin(digest, pinned)).map_err(to_py)
+    }
 }
 
 /// Adds the class to the module.

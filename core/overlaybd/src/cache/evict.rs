@@ -14,8 +14,6 @@ use crate::sys::{File, Mode};
 const ROUNDS: usize = 3;
 /// Chunks taken in one go while readers of the blob wait.
 const BATCH: usize = 64;
-/// Above this much the capacity is not filled: room is made until a tenth of it, or 50 GiB, are free.
-const MOST_SPARE_BYTES: u64 = 50 << 30;
 
 /// A blob in the directory.
 pub(super) struct Found {
@@ -24,6 +22,8 @@ pub(super) struct Found {
     pub tick: Option<u32>,
     /// Bytes that media and map take.
     pub bytes: u64,
+    /// Whether it must stay.
+    pub pinned: bool,
 }
 
 impl Shared {
@@ -44,28 +44,28 @@ impl Shared {
                 None => files.iter().flatten().map(|file| file.allocated_bytes().unwrap_or(0)).sum(),
             };
             let tick = files[1].as_ref().and_then(|map| Map::probe(&**map, digest)).map(|(_, tick)| tick);
-            found.push(Found { digest: digest.to_owned(), tick, bytes });
+            let pinned = self.is_pinned(digest);
+            found.push(Found { digest: digest.to_owned(), tick, bytes, pinned });
         }
         self.space.set_used(found.iter().map(|blob| blob.bytes).sum());
         Ok(found)
     }
 
-    /// Frees bytes until `wanted` more leave a part of the capacity unused, and enough of the disk. Does what
+    /// Frees what `amount` asks for, called anew after each look at the directory, until that is nothing. Does what
     /// it can: the caller looks at the outcome.
-    pub fn make_room(self: &Arc<Self>, wanted: u64) {
+    pub fn make_room(self: &Arc<Self>, amount: impl Fn(&Self) -> u64) {
         let mut locked_elsewhere = HashSet::new();
         for _ in 0..ROUNDS {
             let found = match self.scan() {
                 Ok(found) => found,
                 Err(e) => return self.notice(format!("cache: {e}")),
             };
-            let (over, lack) = self.shortage(wanted);
-            if over + lack == 0 {
+            let amount = amount(self);
+            if amount == 0 {
                 return;
             }
-            let spare = (self.options.capacity_bytes / 10).min(MOST_SPARE_BYTES);
-            let amount = lack.max(over.saturating_add(if over > 0 { spare } else { 0 }));
-            let candidates: Vec<_> = found.iter().filter(|blob| !locked_elsewhere.contains(&blob.digest)).collect();
+            let may_go = |blob: &&Found| !blob.pinned && !locked_elsewhere.contains(&blob.digest);
+            let candidates: Vec<_> = found.iter().filter(may_go).collect();
             let Some(cut) = self.cut(&candidates, amount) else { return };
             let mut left = amount;
             for blob in candidates {
@@ -157,7 +157,7 @@ impl Shared {
     }
 
     /// Removes a blob's files, unless another handle holds a lock on the media.
-    fn remove(&self, digest: &str, media: &dyn File) -> Result<bool> {
+    pub fn remove(&self, digest: &str, media: &dyn File) -> Result<bool> {
         if !set_lock(media, true)? {
             return Ok(false);
         }

@@ -7,6 +7,7 @@
 
 mod blob;
 mod buffers;
+mod care;
 mod evict;
 mod fill;
 mod flight;
@@ -24,6 +25,7 @@ mod tests;
 mod writer;
 
 pub use blob::{CachedBlob, Opened};
+pub use care::{Check, Entry};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -18,6 +18,8 @@ const BLOCK: u64 = 4096;
 const RESCAN_PART: u64 = 32;
 /// But not before that many bytes.
 const RESCAN_BYTES: u64 = 16 << 20;
+/// Once the capacity is reached, room is made until a tenth of it is free, or this much.
+const MOST_SPARE_BYTES: u64 = 50 << 30;
 
 /// Accounts of one cache directory.
 #[derive(Default)]
@@ -81,8 +83,8 @@ impl Shared {
         }
         self.look();
         let _making = self.space.making.lock();
-        if self.shortage(0) != (0, 0) {
-            self.make_room(0);
+        if self.excess(0) > 0 {
+            self.make_room(|shared| shared.excess(0));
         }
     }
 
@@ -103,7 +105,7 @@ impl Shared {
         let rescan = (self.options.capacity_bytes / RESCAN_PART).max(RESCAN_BYTES);
         let (mut over, mut lack) = self.shortage(wanted);
         if over + lack > 0 || space.stored.load(Ordering::Relaxed) > rescan {
-            self.make_room(wanted);
+            self.make_room(|shared| shared.excess(wanted));
             (over, lack) = self.shortage(wanted);
         }
         if over + lack > 0 {
@@ -122,6 +124,13 @@ impl Shared {
         // A disk that does not tell is left to refuse the write.
         let free = self.disk.free_bytes(self.directory()).unwrap_or(u64::MAX);
         (over, (self.options.min_free_bytes + wanted).saturating_sub(free))
+    }
+
+    /// Bytes to free before `wanted` more are stored: 0 if they fit.
+    fn excess(&self, wanted: u64) -> u64 {
+        let (over, lack) = self.shortage(wanted);
+        let spare = (self.options.capacity_bytes / 10).min(MOST_SPARE_BYTES);
+        lack.max(if over > 0 { over + spare } else { 0 })
     }
 
     fn is_over(&self, pause_until: &AtomicU64) -> bool {

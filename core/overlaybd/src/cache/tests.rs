@@ -1,6 +1,7 @@
 //! What the cache promises: one fetch for all who want the same, right bytes whatever happens to its files.
 
 mod ahead;
+mod care;
 mod healing;
 mod layers;
 mod model;
