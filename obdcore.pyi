@@ -245,10 +245,12 @@ class ChunkCache:
         chunk_bytes: int = 262144,
         *,
         min_free_bytes: int = 1073741824,
+        pool_line_bytes: int | None = None,
     ) -> None:
         """Opens (or creates) the directory; "" for blobs in layer directories only.
 
-        Raises `Error` for a chunk size that is no power of two from 4096.
+        With `pool_line_bytes` all blobs share one preallocated file of `capacity_bytes`, cut into such lines; if another
+        process has it, or it cannot be made, all is read uncached, with a notice. Raises `Error` for a chunk size that is no power of two from 4096.
         """
 
     def flush(self) -> None:

@@ -36,7 +36,9 @@ def stat(args: Namespace) -> int:
         return 0
     for blob in blobs:
         tell(_line(blob))
-    sums = f"{len(blobs)} blobs, {amount(facts['bytes'])} on disk, {amount(facts['free_bytes'])} free beside it"
+    sums = (
+        f"{len(blobs)} blobs, {amount(facts['bytes'])} on disk, {amount(facts['free_bytes'])} free beside it"
+    )
     tell(f"{directory}: {sums}")
     return 0
 

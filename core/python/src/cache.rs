@@ -26,13 +26,14 @@ pub struct ChunkCache {
 #[pymethods]
 impl ChunkCache {
     #[new]
-    #[pyo3(signature = (directory, capacity_bytes, chunk_bytes = 262_144, *, min_free_bytes = 1 << 30))]
+    #[pyo3(signature = (directory, capacity_bytes, chunk_bytes = 262_144, *, min_free_bytes = 1 << 30, pool_line_bytes = None))]
     fn new(
         py: Python<'_>,
         directory: PathBuf,
         capacity_bytes: u64,
         chunk_bytes: u32,
         min_free_bytes: u64,
+        pool_line_bytes: Option<u32>,
     ) -> PyResult<Self> {
         let notices = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&notices);
@@ -46,6 +47,7 @@ impl ChunkCache {
         let options = cache::Options {
             chunk_bytes,
             min_free_bytes,
+            pool_line_bytes,
             notice: Arc::new(notice),
             ..cache::Options::new(directory, capacity_bytes)
         };

@@ -13,7 +13,7 @@ use crate::sys::{File, Mode};
 /// Rounds in which room is looked for; one is enough unless files cannot be locked or punched.
 const ROUNDS: usize = 3;
 /// Chunks taken in one go while readers of the blob wait.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// A blob in the directory.
 pub(super) struct Found {
@@ -97,13 +97,14 @@ impl Shared {
                 None => ages.push((blob.tick.unwrap_or(0), blob.bytes)),
             }
         }
-        ages.sort_unstable();
-        let mut sum = 0u64;
-        let enough = ages.iter().find(|(_, bytes)| {
-            sum += bytes;
-            sum >= amount
-        });
-        enough.or(ages.last()).map(|(tick, _)| *tick)
+        cut(ages, amount)
+    }
+
+    /// The blobs that this process has open.
+    pub fn open_stores(&self) -> Vec<Arc<Store>> {
+        let cells: Vec<_> = self.stores.lock().values().cloned().collect();
+        // Who holds a cell is about to open the blob: nothing of it is in use yet.
+        cells.iter().filter_map(|cell| cell.try_lock()?.upgrade()).collect()
     }
 
     /// The blob's store, if this process has it open.
@@ -170,4 +171,15 @@ impl Shared {
         }
         Ok(true)
     }
+}
+
+/// The last use up to which things must go to free `amount`, of things that were used then and take so many bytes.
+pub(super) fn cut(mut ages: Vec<(u32, u64)>, amount: u64) -> Option<u32> {
+    ages.sort_unstable();
+    let mut sum = 0u64;
+    let enough = ages.iter().find(|(_, bytes)| {
+        sum += bytes;
+        sum >= amount
+    });
+    enough.or(ages.last()).map(|(tick, _)| *tick)
 }

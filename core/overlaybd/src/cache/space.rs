@@ -35,7 +35,7 @@ pub(super) struct Space {
     /// When storing may be tried again, in nanoseconds of the clock.
     pause_until: AtomicU64,
     /// Held while room is made, so that it is made once.
-    making: Mutex<()>,
+    pub making: Mutex<()>,
     /// Held while `used` is changed along with what it is the sum of.
     pub account: Mutex<()>,
     /// Set once the directory has been looked at.
@@ -69,6 +69,9 @@ impl Space {
 impl Shared {
     /// Looks at what the directory holds, the first time it is called.
     pub fn look(&self) {
+        if !self.is_plain() {
+            return;
+        }
         self.space.looked.get_or_init(|| match self.scan() {
             Ok(found) => self.space.raise_tick(found.iter().filter_map(|blob| blob.tick).max().unwrap_or(0)),
             Err(e) => self.notice(format!("cache: {e}")),
@@ -78,7 +81,7 @@ impl Shared {
     /// Called now and then: other programs fill the disk, and other processes the directory, also while this one
     /// stores nothing.
     pub fn tend(self: &Arc<Self>) {
-        if self.directory().as_os_str().is_empty() {
+        if !self.is_plain() {
             return;
         }
         self.look();
@@ -97,6 +100,14 @@ impl Shared {
         let space = &self.space;
         if !self.is_over(&space.pause_until) {
             return false;
+        }
+        if let Home::Pool(pool) = &store.home {
+            let outcome = self.promise_lines(pool, bytes);
+            if !matches!(outcome, Ok(true)) {
+                self.pause(store, &outcome.err().map_or_else(|| "all lines are in use".into(), |e| e.to_string()));
+                return false;
+            }
+            return true;
         }
         self.look();
         let _making = space.making.lock();
@@ -139,8 +150,10 @@ impl Shared {
 
     /// Takes back a promise of `bytes`, of which `store` has used what it has used.
     pub fn settle(&self, store: &Store, bytes: u64) {
-        if !matches!(store.home, Home::Directory(_)) {
-            return;
+        match &store.home {
+            Home::Directory(_) => {}
+            Home::Layer(..) => return,
+            Home::Pool(pool) => return self.settle_lines(pool, bytes),
         }
         self.space.promised.fetch_sub(bytes.next_multiple_of(BLOCK), Ordering::Relaxed);
         let _account = self.space.account.lock();
