@@ -249,8 +249,8 @@ class ChunkCache:
     ) -> None:
         """Opens (or creates) the directory; "" for blobs in layer directories only.
 
-        With `pool_line_bytes` all blobs share one preallocated file of `capacity_bytes`, cut into such lines; if another
-        process has it, or it cannot be made, all is read uncached, with a notice. Raises `Error` for a chunk size that is no power of two from 4096.
+        With `pool_line_bytes` all blobs share one preallocated file of `capacity_bytes`, cut into such lines; if
+        another process has it, or it cannot be made, all is read uncached, with a notice. Raises `Error` for a chunk size that is no power of two from 4096.
         """
 
     def flush(self) -> None:
@@ -277,10 +277,10 @@ class ChunkCache:
         """
 
     def evict(self, digest: str) -> int | None:
-        """Removes a blob: the bytes freed, None if a process has it open. Raises `Error` if it is pinned, or not there."""
+        """Removes a blob: the bytes freed, None if a process has it open. `Error` if it is pinned, or not there."""
 
     def shrink(self, size: int) -> int:
-        """Evicts until the directory takes `size` bytes; what it takes then, which is more if blobs are pinned or open."""
+        """Evicts until the directory takes `size` bytes; what it takes then: more if blobs are pinned or open."""
 
     def pin(self, digest: str, pinned: bool) -> bool:
         """Pins a blob, there or not, against eviction by any process, or unpins it; whether that changed anything."""

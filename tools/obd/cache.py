@@ -201,6 +201,7 @@ _JSON = flag("--json", help="for programs")
 
 _SOME = positional("blob", repeat=True, help="digests, or image configurations whose layers are meant")
 _ANY = positional("blob", repeat=True, required=False, help=f"{_SOME.help}; none: all that are there")
+_THESE = positional("blob", repeat=True, required=False, help=_SOME.help)
 
 COMMAND = Command(
     "cache",
@@ -229,7 +230,7 @@ COMMAND = Command(
                 option("--down-to", metavar="BYTES", convert=non_negative, help="until that much is left"),
                 flag("--all", help="everything"),
             ],
-            positionals=[_ANY],
+            positionals=[_THESE],
             run=evict,
         ),
         Command(

@@ -26,7 +26,9 @@ pub struct ChunkCache {
 #[pymethods]
 impl ChunkCache {
     #[new]
-    #[pyo3(signature = (directory, capacity_bytes, chunk_bytes = 262_144, *, min_free_bytes = 1 << 30, pool_line_bytes = None))]
+    #[pyo3(signature = (
+        directory, capacity_bytes, chunk_bytes = 262_144, *, min_free_bytes = 1 << 30, pool_line_bytes = None
+    ))]
     fn new(
         py: Python<'_>,
         directory: PathBuf,
