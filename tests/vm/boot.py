@@ -37,6 +37,16 @@ class Lost(Exception):
     """The guest died, or gives no sign of life; the text says which."""
 
 
+def check_jail() -> None:
+    """Raises `Unavailable` where processes cannot be put into the jail."""
+    try:
+        kernels.run(*JAIL, "true")
+    except Unavailable as e:
+        raise Unavailable(
+            f"guests need root with namespaces of its own: {str(e).rpartition('jail: ')[2]}"
+        ) from e
+
+
 class Guest:
     """A guest of a kind (`uml` or `qemu`) that runs one shell command in the project's directory.
 
@@ -45,7 +55,7 @@ class Guest:
     """
 
     def __init__(self, kind: str, command: str, *, terminal: bool = False) -> None:
-        kernels.run(*JAIL, "true")
+        check_jail()
         kernel = {"uml": kernels.uml, "qemu": kernels.cloud}[kind]()
         self._directory = Path(tempfile.mkdtemp(prefix="guest-"))
         self._processes: list[subprocess.Popen[bytes]] = []
