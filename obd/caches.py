@@ -25,6 +25,7 @@ DOWNLOAD_NAME: Final = ".download"
 # By directory; "" is the one for blobs in layer directories. Two caches of one directory would evict each
 # other's files.
 _caches: Final[dict[str, obdcore.ChunkCache]] = {}
+_capacities: Final[dict[str, int]] = {}
 _lock: Final = threading.Lock()
 
 
@@ -32,8 +33,9 @@ def chunk_cache(settings: CacheConfig) -> obdcore.ChunkCache:
     """The cache for remote layers; its directory is created if need be. Raises `OSError`."""
     if settings.type == "download":
         return _open("", 0, settings.refill_size_bytes)
-    line = settings.block_size_bytes if settings.type == "ocf" else None
-    return _open(settings.dir, settings.size_bytes, settings.refill_size_bytes, pool_line_bytes=line)
+    if settings.type != "file":
+        _log.warning("cacheType %s is not built: the file cache is used", settings.type)
+    return _open(settings.dir, settings.size_bytes, settings.refill_size_bytes)
 
 
 def gzip_cache(settings: GzipCacheConfig) -> obdcore.ChunkCache:
@@ -53,14 +55,20 @@ def layer_media(settings: CacheConfig, lower: Lower) -> str | None:
     return os.path.join(os.path.realpath(lower.dir), DOWNLOAD_NAME)
 
 
-def _open(
-    directory: str,
-    size_bytes: int,
-    refill_bytes: int,
-    *,
-    min_free_bytes: int = 1 << 30,
-    pool_line_bytes: int | None = None,
-) -> obdcore.ChunkCache:
+def open_caches() -> dict[str, tuple[obdcore.ChunkCache, int]]:
+    """The caches of this process and their capacities in bytes, by directory ("": in layer directories)."""
+    with _lock:
+        return {directory: (cache, _capacities[directory]) for directory, cache in _caches.items()}
+
+
+def log_notices() -> None:
+    """Puts what the caches have to say into the log."""
+    for cache, _ in open_caches().values():
+        for line in cache.notices():
+            _log.warning("%s", line)
+
+
+def _open(directory: str, size_bytes: int, refill_bytes: int, **options: int) -> obdcore.ChunkCache:
     directory = os.path.realpath(directory) if directory else ""
     with _lock:
         cache = _caches.get(directory)
@@ -72,11 +80,6 @@ def _open(
                 )
             if directory:
                 os.makedirs(directory, mode=0o755, exist_ok=True)
-            cache = _caches[directory] = obdcore.ChunkCache(
-                directory,
-                size_bytes,
-                chunk_bytes,
-                min_free_bytes=min_free_bytes,
-                pool_line_bytes=pool_line_bytes,
-            )
+            _capacities[directory] = size_bytes
+            cache = _caches[directory] = obdcore.ChunkCache(directory, size_bytes, chunk_bytes, **options)
         return cache

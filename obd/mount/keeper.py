@@ -79,7 +79,7 @@ def _keep(request: Request, state: StateDirectory, report_fd: int) -> int:
     with ExitStack() as undo:
         undo.callback(state.remove)
         try:
-            device, fuse, path, warning = _set_up(request, state, undo)
+            observer, device, fuse, path, warning = _set_up(request, state, undo)
             # If nobody is there any more to be told, nobody knows of the mount: it is undone.
             report(loop=path, warning=warning)
         except BaseException as error:
@@ -90,21 +90,37 @@ def _keep(request: Request, state: StateDirectory, report_fd: int) -> int:
             return 1
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.chdir("/")  # not before: a configuration's relative paths are the starter's
-        _wait_until_unused(request.directory, path, os.path.join(state.fuse, FILE_NAME))
+        file = os.path.join(state.fuse, FILE_NAME)
+        _wait_until_unused(request.directory, path, file, lambda: _listen(observer))
         undo.pop_all()
-    return _end(request, state, device, fuse, path)
+    try:
+        return _end(request, state, device, fuse, path)
+    finally:
+        observer.stop()
 
 
-def _set_up(request: Request, state: StateDirectory, undo: ExitStack) -> tuple[Any, Any, str, str]:
+def _listen(observer: Any) -> None:
+    """Lets the mount be watched, now that it is there. It goes on if that fails."""
+    try:
+        observer.listen()
+    except Exception as error:
+        _log.warning("the mount cannot be watched: %s", line_of(error))
+
+
+def _set_up(request: Request, state: StateDirectory, undo: ExitStack) -> tuple[Any, Any, Any, str, str]:
     """Opens, serves, attaches and mounts; what has been done so far is in `undo`."""
     import obdcore
     from obd.image import open_device
+    from obd.observer import Observer
+    from obd.service import Service
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Stop("stopped")
 
     signal.signal(signal.SIGTERM, stop)
-    device = undo.enter_context(open_device(request.config, request.service))
+    service = Service(request.service)
+    observer = undo.enter_context(Observer(service, "obd mount"))
+    device = undo.enter_context(open_device(request.config, service))
     if device.read_only and not request.read_only:
         raise ObdError(
             "read-only", "the image has no upper to write to (make one with overlaybd-create)", request.config
@@ -127,7 +143,8 @@ def _set_up(request: Request, state: StateDirectory, undo: ExitStack) -> tuple[A
     finally:
         os.close(attached.fd)
     state.write(MountState(request.directory, request.config, os.getpid(), attached.path))
-    return device, fuse, attached.path, warning
+    observer.overview.add(request.directory, device, attached.path)
+    return observer, device, fuse, attached.path, warning
 
 
 def _unmount(directory: str, number: str) -> None:
@@ -167,14 +184,16 @@ def _stop(fuse: Any) -> None:
         time.sleep(0.005)
 
 
-def _wait_until_unused(directory: str, path: str, file: str) -> None:
+def _wait_until_unused(directory: str, path: str, file: str, begin: Callable[[], None]) -> None:
     """Returns when no mount uses the loop device any more, in this namespace or another.
 
-    SIGTERM asks for the mount to end: it is unmounted if nothing uses it, else served on.
+    `begin` is called as soon as no signal can get lost any more. SIGTERM asks for the mount to end: it is
+    unmounted if nothing uses it, else served on.
     """
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda number, frame: None)
+    begin()
     with open("/proc/self/mountinfo", "rb") as mountinfo:
         poll = select.poll()
         poll.register(mountinfo, select.POLLERR | select.POLLPRI)

@@ -105,7 +105,12 @@ class StateDirectory:
 
 
 def run_directory() -> str:
-    """Where short-lived state goes: /run/overlaybd for root, the user's runtime directory for others."""
+    """Where short-lived state goes: /run/overlaybd for root, the user's runtime directory for others.
+
+    `OVERLAYBD_RUN_DIR` in the environment names another place.
+    """
+    if place := os.environ.get("OVERLAYBD_RUN_DIR"):
+        return place
     if os.geteuid() == 0:
         return "/run/overlaybd"
     return os.path.join(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}", "overlaybd")

@@ -10,6 +10,7 @@ from tools.options import Command
 
 SUBCOMMANDS = {
     "info": "tools.obd.info",
+    "stat": "tools.obd.stat",
     "verify": "tools.obd.verify",
     "import": "tools.obd.import_",
     "export": "tools.obd.export",
@@ -17,7 +18,6 @@ SUBCOMMANDS = {
     "serve": "tools.obd.serve",
     "mount": "tools.obd.mount",
     "umount": "tools.obd.umount",
-    "cache": "tools.obd.cache",
     "push": "tools.obd.push",
     "pull": "tools.obd.pull",
     "demo": "tools.obd.demo",

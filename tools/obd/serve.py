@@ -16,10 +16,13 @@ def serve(args: Namespace) -> int:
     import obd
     import obdcore
     from obd.credentials.protect import no_core_dumps
+    from obd.observer import Observer
+    from obd.service import Service
 
     no_core_dumps()
     log_to_stderr()
-    with obd.open(args.config, args.service) as device:
+    service = Service(args.service)
+    with Observer(service, "obd serve") as observer, obd.open(args.config, service) as device:
         end = _signals()
         server = obdcore.NbdServer(
             {args.name: device.native},
@@ -28,7 +31,10 @@ def serve(args: Namespace) -> int:
             on_error=lambda name, error: say(f"obd: {args.config}: {describe(error)}"),
         )
         try:
-            tell(f"ready: {uri(server.address, args.name)}")
+            where = uri(server.address, args.name)
+            observer.overview.add(args.name, device, where)
+            observer.listen()
+            tell(f"ready: {where}")
             os.read(end, 1)
         finally:
             server.stop()

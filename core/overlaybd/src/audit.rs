@@ -164,13 +164,13 @@ pub fn read_file(access: Access, file: &dyn File, buf: &mut [u8], offset: u64) -
 }
 
 /// Carries out a read or a write of `len` bytes of a file, and records it if it is slow.
-pub fn timed<T>(
+pub fn timed<T, E>(
     access: Access,
     file: &dyn File,
     offset: u64,
     len: usize,
-    work: impl FnOnce() -> io::Result<T>,
-) -> io::Result<T> {
+    work: impl FnOnce() -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
     if !is_started() {
         return work();
     }
@@ -243,7 +243,7 @@ mod tests {
         let slow = |access, pause| {
             timed(access, &*file, 3, 5, || {
                 std::thread::sleep(Duration::from_millis(pause));
-                Ok(5)
+                Ok::<_, io::Error>(5)
             })
         };
         slow(Access::CacheRead, 2).unwrap();

@@ -1,7 +1,7 @@
 //! Where time goes: histograms that many threads fill, and the share of one read that waiting or decoding had.
 //!
 //! What takes long (a fetch, a queue) is always timed. What a read of local bytes takes is timed for one read in
-//! [`SAMPLING`] and counted for all of them, so that a read that needs nothing pays for no clock.
+//! [`SAMPLING`] (at first for more) and counted for all of them, so that a read that needs nothing pays for no clock.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -141,7 +141,9 @@ pub static READ_PEAK: Peak = Peak(AtomicU64::new(0));
 
 /// What the calling thread has spent.
 struct Spent {
-    turn: Cell<u64>,
+    /// Reads until one is timed, which stands for `gap` of them. Begins with each, so that few reads are seen too.
+    left: Cell<u64>,
+    gap: Cell<u64>,
     sampled: Cell<bool>,
     /// Since it began.
     network_ns: Cell<u64>,
@@ -151,19 +153,25 @@ struct Spent {
 
 thread_local! {
     static SPENT: Spent = const {
-        Spent { turn: Cell::new(0), sampled: Cell::new(false), network_ns: Cell::new(0), decode_ns: Cell::new(0) }
+        Spent {
+            left: Cell::new(1),
+            gap: Cell::new(1),
+            sampled: Cell::new(false),
+            network_ns: Cell::new(0),
+            decode_ns: Cell::new(0),
+        }
     };
 }
 
 /// Carries out a read and enters its time in `latency`. Not to be used inside itself.
 #[inline]
 pub fn read<T>(latency: &Latency, work: impl FnOnce() -> T) -> T {
-    let (sampled, before) = SPENT.with(|spent| {
-        let turn = spent.turn.get();
-        spent.turn.set(turn.wrapping_add(1));
-        (turn.is_multiple_of(SAMPLING), spent.network_ns.get())
+    let (left, before) = SPENT.with(|spent| {
+        let left = spent.left.get() - 1;
+        spent.left.set(left);
+        (left, spent.network_ns.get())
     });
-    let done = if sampled { timed(latency, work) } else { work() };
+    let done = if left == 0 { timed(latency, work) } else { work() };
     let waited = SPENT.with(|spent| spent.network_ns.get()) - before;
     if waited > 0 {
         let waited = Duration::from_nanos(waited);
@@ -176,10 +184,13 @@ pub fn read<T>(latency: &Latency, work: impl FnOnce() -> T) -> T {
 /// A [`read`] whose every part is timed.
 #[cold]
 fn timed<T>(latency: &Latency, work: impl FnOnce() -> T) -> T {
-    let before = SPENT.with(|spent| {
+    let (weight, before) = SPENT.with(|spent| {
+        let weight = spent.gap.get();
+        spent.gap.set((2 * weight).min(SAMPLING));
+        spent.left.set(spent.gap.get());
         spent.decode_ns.set(0);
         spent.sampled.set(true);
-        spent.network_ns.get()
+        (weight, spent.network_ns.get())
     });
     let started = Instant::now();
     let done = work();
@@ -188,10 +199,10 @@ fn timed<T>(latency: &Latency, work: impl FnOnce() -> T) -> T {
         spent.sampled.set(false);
         let decode = Duration::from_nanos(spent.decode_ns.get());
         if !decode.is_zero() {
-            latency.decode.record_weighted(decode, SAMPLING);
+            latency.decode.record_weighted(decode, weight);
         }
         if spent.network_ns.get() == before {
-            latency.hit.record_weighted(whole.saturating_sub(decode), SAMPLING);
+            latency.hit.record_weighted(whole.saturating_sub(decode), weight);
             READ_PEAK.note(whole);
         }
     });
@@ -266,17 +277,19 @@ mod tests {
             // A thread of its own begins with a read that is timed.
             scope.spawn(|| {
                 let latency = Latency::default();
-                for _ in 0..2 * SAMPLING {
+                read(&latency, || decode(|| ()));
+                assert_eq!(latency.hit.snapshot().count(), 1);
+                for _ in 1..4 * SAMPLING - 1 {
                     read(&latency, || decode(|| ()));
                 }
                 let long = Duration::from_millis(200);
-                for _ in 0..SAMPLING {
+                for _ in 0..SAMPLING - 1 {
                     read(&latency, || network(|| ()));
                 }
                 read(&latency, || decode(|| network(|| std::thread::sleep(long))));
                 let [hit, network, decode, queue] = latency.snapshot().map(|(_, seen)| seen);
-                assert_eq!((hit.count(), network.count(), queue.count()), (2 * SAMPLING, SAMPLING + 1, 0));
-                assert_eq!(decode.count(), 3 * SAMPLING);
+                assert_eq!((hit.count(), network.count(), queue.count()), (4 * SAMPLING - 1, SAMPLING, 0));
+                assert_eq!(decode.count(), 5 * SAMPLING - 1);
                 assert!(network.total >= long);
                 // What was waited for inside of decoding is not counted as decoding.
                 assert!(decode.total < long * SAMPLING as u32, "{decode:?}");

@@ -7,13 +7,16 @@ use super::map::Map;
 use super::open::{set_lock, Place};
 use super::store::Home;
 use super::{is_digest, Shared, Store};
+use crate::audit::{self, What};
 use crate::error::{Kind, Result};
 use crate::sys::{File, Mode};
 
 /// Rounds in which room is looked for; one is enough unless files cannot be locked or punched.
 const ROUNDS: usize = 3;
 /// Chunks taken in one go while readers of the blob wait.
-pub(super) const BATCH: usize = 64;
+const BATCH: usize = 64;
+/// Above this much the capacity is not filled: room is made until a tenth of it, or 50 GiB, are free.
+const MOST_SPARE_BYTES: u64 = 50 << 30;
 
 /// A blob in the directory.
 pub(super) struct Found {
@@ -22,8 +25,6 @@ pub(super) struct Found {
     pub tick: Option<u32>,
     /// Bytes that media and map take.
     pub bytes: u64,
-    /// Whether it must stay.
-    pub pinned: bool,
 }
 
 impl Shared {
@@ -44,30 +45,30 @@ impl Shared {
                 None => files.iter().flatten().map(|file| file.allocated_bytes().unwrap_or(0)).sum(),
             };
             let tick = files[1].as_ref().and_then(|map| Map::probe(&**map, digest)).map(|(_, tick)| tick);
-            let pinned = self.is_pinned(digest);
-            found.push(Found { digest: digest.to_owned(), tick, bytes, pinned });
+            found.push(Found { digest: digest.to_owned(), tick, bytes });
         }
         self.space.set_used(found.iter().map(|blob| blob.bytes).sum());
         Ok(found)
     }
 
-    /// Frees what `amount` asks for, called anew after each look at the directory, until that is nothing. Does what
+    /// Frees bytes until `wanted` more leave a part of the capacity unused, and enough of the disk. Does what
     /// it can: the caller looks at the outcome.
-    pub fn make_room(self: &Arc<Self>, amount: impl Fn(&Self) -> u64) {
+    pub fn make_room(self: &Arc<Self>, wanted: u64) {
         let mut locked_elsewhere = HashSet::new();
         for _ in 0..ROUNDS {
             let found = match self.scan() {
                 Ok(found) => found,
                 Err(e) => return self.notice(format!("cache: {e}")),
             };
-            let amount = amount(self);
-            if amount == 0 {
+            let (over, lack) = self.shortage(wanted);
+            if over + lack == 0 {
                 return;
             }
-            let may_go = |blob: &&Found| !blob.pinned && !locked_elsewhere.contains(&blob.digest);
-            let candidates: Vec<_> = found.iter().filter(may_go).collect();
+            let spare = (self.options.capacity_bytes / 10).min(MOST_SPARE_BYTES);
+            let amount = lack.max(over.saturating_add(if over > 0 { spare } else { 0 }));
+            let candidates: Vec<_> = found.iter().filter(|blob| !locked_elsewhere.contains(&blob.digest)).collect();
             let Some(cut) = self.cut(&candidates, amount) else { return };
-            let mut left = amount;
+            let (mut left, used) = (amount, self.space.used());
             for blob in candidates {
                 match self.shrink(blob, cut, left) {
                     Ok(Some(freed)) => left = left.saturating_sub(freed),
@@ -81,6 +82,7 @@ impl Shared {
                     break;
                 }
             }
+            audit::record(What::Eviction { actual: amount - left, by_cache: over, by_disk: lack, used });
         }
         // The last round's work must show in the account, too.
         if let Err(e) = self.scan() {
@@ -97,14 +99,13 @@ impl Shared {
                 None => ages.push((blob.tick.unwrap_or(0), blob.bytes)),
             }
         }
-        cut(ages, amount)
-    }
-
-    /// The blobs that this process has open.
-    pub fn open_stores(&self) -> Vec<Arc<Store>> {
-        let cells: Vec<_> = self.stores.lock().values().cloned().collect();
-        // Who holds a cell is about to open the blob: nothing of it is in use yet.
-        cells.iter().filter_map(|cell| cell.try_lock()?.upgrade()).collect()
+        ages.sort_unstable();
+        let mut sum = 0u64;
+        let enough = ages.iter().find(|(_, bytes)| {
+            sum += bytes;
+            sum >= amount
+        });
+        enough.or(ages.last()).map(|(tick, _)| *tick)
     }
 
     /// The blob's store, if this process has it open.
@@ -158,7 +159,7 @@ impl Shared {
     }
 
     /// Removes a blob's files, unless another handle holds a lock on the media.
-    pub fn remove(&self, digest: &str, media: &dyn File) -> Result<bool> {
+    fn remove(&self, digest: &str, media: &dyn File) -> Result<bool> {
         if !set_lock(media, true)? {
             return Ok(false);
         }
@@ -171,15 +172,4 @@ impl Shared {
         }
         Ok(true)
     }
-}
-
-/// The last use up to which things must go to free `amount`, of things that were used then and take so many bytes.
-pub(super) fn cut(mut ages: Vec<(u32, u64)>, amount: u64) -> Option<u32> {
-    ages.sort_unstable();
-    let mut sum = 0u64;
-    let enough = ages.iter().find(|(_, bytes)| {
-        sum += bytes;
-        sum >= amount
-    });
-    enough.or(ages.last()).map(|(tick, _)| *tick)
 }

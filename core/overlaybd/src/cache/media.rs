@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::map::{Map, Shape};
+use crate::audit::{self, Access};
 use crate::error::{Error, Result};
 use crate::sys::{write_all, File};
 
@@ -65,7 +66,8 @@ impl Media for SparseMedia {
     }
 
     fn write(&self, first: usize, bytes: &[u8]) -> Result<()> {
-        write_all(&*self.file, bytes, self.shape.start(first))
+        let start = self.shape.start(first);
+        audit::timed(Access::CacheWrite, &*self.file, start, bytes.len(), || write_all(&*self.file, bytes, start))
     }
 
     fn record(&self, first: usize, crcs: &[u32], _tick: u32) -> Result<()> {
@@ -109,7 +111,7 @@ impl Media for SparseMedia {
 /// Fills `buf`; a file that ends before is an error.
 pub(super) fn read_full(file: &dyn File, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !buf.is_empty() {
-        match file.read_at(buf, offset) {
+        match audit::read_file(Access::CacheRead, file, buf, offset) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(n) => {
                 buf = &mut buf[n..];

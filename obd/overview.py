@@ -1,0 +1,130 @@
+"""What a process has open, and what it counts: the one place where metrics and `obd stat` look."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import obdcore
+from obd.caches import open_caches
+
+if TYPE_CHECKING:
+    from obd.image import Device
+    from obd.service import Service
+
+# What `stat` says of a histogram.
+QUANTILES: Final = (0.5, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An open device: its name in the process, where it is served, and the image it is made of."""
+
+    name: str
+    address: str
+    device: Device
+
+    @property
+    def image(self) -> str:
+        """The image configuration's path."""
+        return self.device.config.file
+
+
+class Overview:
+    """The devices of a process. Safe for use by several threads."""
+
+    def __init__(self, service: Service, command: str) -> None:
+        """`command` is what the process was started as, for people (`obd serve`)."""
+        self.service: Final = service
+        self.command: Final = command
+        self.started_at: Final = time.time()
+        self._entries: Final[dict[str, Entry]] = {}
+        self._lock: Final = threading.Lock()
+
+    def add(self, name: str, device: Device, address: str) -> None:
+        """A device was opened. One of the same name is replaced."""
+        with self._lock:
+            self._entries[name] = Entry(name, address, device)
+
+    def remove(self, name: str) -> None:
+        """A device is about to be closed."""
+        with self._lock:
+            self._entries.pop(name, None)
+
+    def devices(self) -> list[tuple[Entry, dict[str, Any], dict[str, obdcore.Histogram]]]:
+        """Each device with its statistics and latencies; one that is closing meanwhile is left out."""
+        with self._lock:
+            entries = list(self._entries.values())
+        found = []
+        for entry in entries:
+            try:
+                found.append((entry, entry.device.statistics(), entry.device.native.latency()))
+            except OSError:
+                continue
+        return found
+
+    def caches(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """Directory and counters of each chunk cache of the process."""
+        for directory, (cache, capacity_bytes) in open_caches().items():
+            yield directory, {**cache.stats(), "capacity_bytes": capacity_bytes}
+
+    def stat(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "version": obdcore.__version__,
+            "pid": os.getpid(),
+            "command": self.command,
+            "uptime_s": round(time.time() - self.started_at, 3),
+            "devices": [_device(*found) for found in self.devices()],
+            "caches": [{"directory": directory, **counters} for directory, counters in self.caches()],
+            "remote": _remote(),
+        }
+
+
+def _device(
+    entry: Entry, statistics: dict[str, Any], latency: dict[str, obdcore.Histogram]
+) -> dict[str, Any]:
+    device = entry.device
+    layers = [
+        {"position": source.position, "state": _state(device, source.position), **layer}
+        for source, layer in zip(device.sources, statistics["layers"], strict=True)
+    ]
+    return {
+        "name": entry.name,
+        "address": entry.address,
+        "image": entry.image,
+        "size": device.size,
+        "read_only": device.read_only,
+        "recording": device.native.recording,
+        **statistics,
+        "layers": layers,
+        "latency": {cause: summary(histogram) for cause, histogram in latency.items()},
+    }
+
+
+def _state(device: Device, position: int) -> str:
+    """How a layer is read: from a local file, from a registry, or from a file that took over."""
+    blob = device.blobs.get(position)
+    if blob is None:
+        return "local"
+    return "switched" if blob.local else "remote"
+
+
+def _remote() -> dict[str, Any]:
+    traffic = obdcore.remote_traffic()
+    return {**traffic, "latency": summary(traffic["latency"])}
+
+
+def summary(histogram: obdcore.Histogram) -> dict[str, float | None]:
+    """Count, seconds in all, and for each of `QUANTILES` the bound that so many were below (None: none)."""
+    buckets, total_s = histogram
+    count = buckets[-1][1]
+    found: dict[str, float | None] = {"count": count, "total_s": round(total_s, 6)}
+    for quantile in QUANTILES:
+        bound = next((bound for bound, below in buckets if count and below >= quantile * count), 0.0)
+        found[f"p{100 * quantile:g}_s"] = bound if bound != float("inf") else None
+    return found
