@@ -116,7 +116,8 @@ class TokenServer:
     """Gives out the tokens that a `Registry(tokens=...)` accepts, for the users it knows ("" is anyone).
 
     `seen` lists the requests by scope; `life_s` is the life of a token as announced, and as signed unless
-    `signed_life_s` is changed. `realm` is where a registry sends its clients, if not here.
+    `signed_life_s` is changed. `realm` is where a registry sends its clients, if not here. `identity_tokens`
+    are traded for tokens by POST.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class TokenServer:
         directory.mkdir(parents=True, exist_ok=True)
         self.users = users
         self.life_s = life_s
+        self.identity_tokens: set[str] = set()
         self.signed_life_s = life_s
         self.seen: list[str] = []
         self._key, self._cert = directory / "key.pem", directory / "cert.pem"
@@ -180,7 +182,19 @@ class TokenServer:
                 outer.seen.append(scope)
                 sent = self.headers.get("Authorization", "")
                 user, _, password = base64.b64decode(sent.removeprefix("Basic ")).decode().partition(":")
-                if outer.users.get(user) != password:
+                self._give(outer.users.get(user) == password, service, scope)
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                form = {name: values[0] for name, values in parse_qs(body).items()}
+                outer.seen.append(form["scope"])
+                known = (
+                    form["grant_type"] == "refresh_token" and form["refresh_token"] in outer.identity_tokens
+                )
+                self._give(known, form["service"], form["scope"])
+
+            def _give(self, known: bool, service: str, scope: str) -> None:
+                if not known:
                     self.answer(401)
                     return
                 answer = {"token": outer.token(service, scope), "expires_in": outer.life_s}

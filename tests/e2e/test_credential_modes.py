@@ -24,6 +24,7 @@ from tests.e2e.commands import BIN, ok
 from tests.e2e.givers import Giver, Node, answer, at_socket, certificates, helper, mutual_tls
 
 PASSWORD = "hunter2"
+IDENTITY = "an-identity-token"
 DATA = random.Random(5).randbytes(1 << 20)
 
 
@@ -34,6 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Registr
         servers.TokenServer(home / "tokens", {"ann": PASSWORD}) as tokens,
         servers.Registry(home / "registry", tokens=tokens) as registry,
     ):
+        tokens.identity_tokens.add(IDENTITY)
         yield registry
 
 
@@ -101,6 +103,10 @@ class Host:
         path = self.document(credHelpers={self.registry: "store"})
         return {"credentialConfig": {"mode": "docker", "path": path}}
 
+    def identity_token(self) -> dict[str, object]:
+        helper(self.home, "store", "<token>", IDENTITY)
+        return {"credentialConfig": {"mode": "docker", "path": self.document(credsStore="store")}}
+
     def kubelet(self) -> dict[str, object]:
         node = Node(self.home)
         node.add("provider", ["127.0.0.*:" + self.registry.partition(":")[2]], {self.registry: self.entry})
@@ -115,6 +121,7 @@ WAYS: list[Callable[[Host], dict[str, object]]] = [
     Host.uds,
     Host.docker,
     Host.docker_helper,
+    Host.identity_token,
     Host.kubelet,
 ]
 
@@ -141,11 +148,32 @@ def test_a_device_is_read_with_credentials(
         with obd.open(image, service) as device:
             assert device.read(0, len(DATA)) == DATA
             assert PASSWORD not in repr(device)
-    assert PASSWORD not in caplog.text
-    # Without credentials the registry gives nothing, whatever was read before.
-    service.write_text(json.dumps({"cacheConfig": {**cache, "cacheDir": str(tmp_path / "other")}}))
+    assert PASSWORD not in caplog.text and IDENTITY not in caplog.text
+
+
+def test_a_source_that_fails_is_named_in_the_result(
+    server: servers.Registry, layer: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not as an access that nobody allowed, but with what went wrong before."""
+    image, service, result = (tmp_path / name for name in ("config.json", "overlaybd.json", "result"))
+    lower = {"digest": layer, "dir": str(tmp_path / "none")}
+    base = {"repoBlobUrl": f"{server.repository('team/app')}/blobs", "resultFile": str(result)}
+    image.write_text(json.dumps({**base, "lowers": [lower]}))
+    settings = {"mode": "uds", "path": str(tmp_path / "absent.sock")}
+    cache = {"cacheType": "file", "cacheDir": str(tmp_path / "cache")}
+    service.write_text(json.dumps({"cacheConfig": cache, "credentialConfig": settings}))
     with pytest.raises(ObdError, match="Authentication failed"):
         obd.open(image, service)
+    said = result.read_text()
+    assert f"unix socket {tmp_path}/absent.sock (failed: No such file or directory)" in said
+    assert (
+        sum(
+            "absent.sock" in record.getMessage()
+            for record in caplog.records
+            if "credentials:" in record.getMessage()
+        )
+        == 1
+    )
 
 
 def test_a_process_that_holds_secrets_leaves_no_core_dump() -> None:
