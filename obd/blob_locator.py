@@ -116,9 +116,9 @@ class BlobLocator:
             self._avoid(route, LACKING_S, why)
         else:
             route.endpoint.health.failed(why)
-        return (
-            any(r is not route and self._open(r) for r in self._routes[:-1]) or route is not self._routes[-1]
-        )
+        if route is not self._routes[-1]:
+            return True
+        return any(self._open(other) and not other.endpoint.health.paused() for other in self._routes[:-1])
 
     def distrusted(self, target: obdcore.Target) -> None:
         """Takes note that bytes from `target` proved wrong."""

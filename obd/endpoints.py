@@ -50,6 +50,11 @@ class Health:
                 self._on_trial, self._until = True, now + TRIAL_S
             return True
 
+    def paused(self) -> bool:
+        """Whether the endpoint is put aside, or on trial."""
+        with self._lock:
+            return bool(self._failures) and self._clock() < self._until
+
     def failed(self, why: str) -> None:
         """Puts the endpoint aside for a while; `why` is for the log."""
         with self._lock:

@@ -119,16 +119,13 @@ class Service:
             tls = Tls(ca_file or registry.ca_file or own.ca_file, *shown, registry.insecure or own.insecure)
             if tls != own:
                 hosts[host] = tls
-        for host, tls in {"all registries": own, **hosts}.items():
-            if tls.insecure:
-                _log.warning("INSECURE: the TLS certificates of %s are not verified", host)
         return Registry(
             credentials,
             user_agent=config.user_agent,
             tls=own,
             hosts=hosts,
             mirrors={host: registry.mirrors for host, registry in config.registries.items()},
-            p2p=P2p(config.p2p.address, config.p2p.mode) if p2p and config.p2p.enable else None,
+            p2p=P2p(config.p2p.url, config.p2p.mode) if p2p and config.p2p.enable else None,
         )
 
     def credentials(self) -> CredentialSource | None:

@@ -259,11 +259,14 @@ def stop(server: ThreadingHTTPServer) -> None:
 
 
 @contextlib.contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """The base URL of a server with that handler."""
+def serving(handler: type[BaseHTTPRequestHandler], context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """The base URL of a server with that handler, behind TLS if there is a context."""
     server = serve(handler)
+    if context:
+        # The handshake is left to the thread of the connection: one that fails must not end the server.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
     finally:
         stop(server)
 

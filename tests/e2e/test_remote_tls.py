@@ -109,3 +109,53 @@ class Fixed:
 
     def describe(self) -> str:
         return "anonymous"
+
+
+def test_a_self_signed_certificate_that_is_an_authoritys(tmp_path: Path) -> None:
+    """What `openssl req -x509` makes by default, and many registries have: fine if it is the caFile."""
+    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    certs = []
+    for name in ("own", "other"):
+        certs.append(tmp_path / f"{name}.pem")
+        openssl(certs[-1], "-subj", "/CN=same", *names)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certs[0], f"{certs[0]}.key")
+    with servers.serving(Handler, context) as base:
+        registry = Registry(tls=Tls(ca_file=str(certs[0])))
+        assert registry.open_blob(base + PATH).read_at(100, 1000) == DATA[100:1100]
+        with registry.request("GET", base + PATH, action=PULL, headers={"Range": "bytes=0-9"}) as answer:
+            assert answer.content == DATA[:10]
+        for tls in (Tls(), Tls(ca_file=str(certs[1]))):
+            with pytest.raises(obdcore.Error, match=r"CA:TRUE.*caFile"):
+                Registry(tls=tls).open_blob(base + PATH)
+        # Its name counts all the same.
+        with pytest.raises(obdcore.Error, match="certificate is not trusted"):
+            registry.open_blob(base.replace("127.0.0.1", "localhost") + PATH)
+
+
+def test_client_certificates_and_settings_by_host(authority: Path, tmp_path: Path) -> None:
+    """The server wants a certificate of an authority two steps away: the whole chain has to be sent."""
+    middle, leaf, chain = (tmp_path / f"{name}.pem" for name in ("middle", "leaf", "chain"))
+    openssl(middle, "-subj", "/CN=middle", "-CA", str(authority), "-CAkey", f"{authority}.key")
+    plain = ["-addext", "basicConstraints=CA:FALSE", "-CA", str(middle), "-CAkey", f"{middle}.key"]
+    openssl(leaf, "-subj", "/CN=node", *plain)
+    chain.write_text(leaf.read_text() + middle.read_text())
+    server = authority.with_name("server.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server, f"{server}.key")
+    context.load_verify_locations(cafile=str(authority))
+    context.verify_mode = ssl.CERT_REQUIRED
+    ours = Tls(str(authority), str(chain), f"{leaf}.key")
+    with servers.serving(Handler, context) as base:
+        host = base.removeprefix("https://")
+        for registry in (Registry(tls=ours), Registry(hosts={host: ours})):
+            assert registry.open_blob(base + PATH).read_at(100, 1000) == DATA[100:1100]
+            with registry.request("GET", base + PATH, action=PULL, headers={"Range": "bytes=0-9"}) as answer:
+                assert answer.content == DATA[:10]
+        for tls in (Tls(str(authority)), Tls(str(authority), str(leaf), f"{leaf}.key")):
+            with pytest.raises(obdcore.Error, match="GET https"):
+                Registry(tls=tls).open_blob(base + PATH)
+        with pytest.raises(obdcore.Error, match="not trusted"):
+            Registry(hosts={"other.example": ours}).open_blob(base + PATH)
+        with pytest.raises(obdcore.Error, match="do not go together"):
+            Registry(tls=Tls(str(authority), str(leaf), f"{middle}.key")).open_blob(base + PATH)
