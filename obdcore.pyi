@@ -245,10 +245,12 @@ class ChunkCache:
         chunk_bytes: int = 262144,
         *,
         min_free_bytes: int = 1073741824,
+        pool_line_bytes: int | None = None,
     ) -> None:
         """Opens (or creates) the directory; "" for blobs in layer directories only.
 
-        Raises `Error` for a chunk size that is no power of two from 4096.
+        With `pool_line_bytes` all blobs share one preallocated file of `capacity_bytes`, cut into such lines; if
+        another process has it, or it cannot be made, all is read uncached, with a notice. Raises `Error` for a chunk size that is no power of two from 4096.
         """
 
     def flush(self) -> None:
@@ -262,6 +264,26 @@ class ChunkCache:
 
         Chunks: repairs (found wrong, dropped), evictions. `used_bytes`: what the directory takes on disk.
         """
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The blobs in the directory: digest, size, chunk_bytes, chunks (all), present (chunks recorded), bytes (on
+        disk), tick (of the last use), pinned, in_use (by any process). Without a valid map most of it is 0."""
+
+    def check(self, digest: str, *, repair: bool = False) -> dict[str, Any]:
+        """Reads all that is recorded of a blob. right; checked, bad: chunks; digest_matches: None unless all is there.
+
+        With `repair`, what is wrong is dropped. in_use: a process has it open, and goes on to use what it has checked.
+        Raises `Error`, of kind "not-found" if the cache does not have it.
+        """
+
+    def evict(self, digest: str) -> int | None:
+        """Removes a blob: the bytes freed, None if a process has it open. `Error` if it is pinned, or not there."""
+
+    def shrink(self, size: int) -> int:
+        """Evicts until the directory takes `size` bytes; what it takes then: more if blobs are pinned or open."""
+
+    def pin(self, digest: str, pinned: bool) -> bool:
+        """Pins a blob, there or not, against eviction by any process, or unpins it; whether that changed anything."""
 
 class RemoteBlob:
     """A registry blob read by ranged GET, through a cache or (None) without."""

@@ -60,7 +60,7 @@ class Layer:
     directory: str
     digest: str
     url: str
-    """For messages and the audit: without secrets."""
+    """For messages: without secrets."""
     blob: Blob
     is_media: bool = False
     """Whether the blob is cached in the very file that a download makes (cacheType `download`)."""

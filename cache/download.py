@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,8 +33,6 @@ _STOP_S: Final = 5.0
 # Failures that trying again does not mend.
 _FINAL: Final = frozenset({"not-found", "denied", "invalid", "out-of-bounds", "unsupported", "read-only"})
 _FINAL_ERRORS: Final = (FileNotFoundError, NotADirectoryError, PermissionError, ValueError)
-
-OnStep = Callable[[str, int, int, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +81,10 @@ class _Job:
 class Downloads:
     """The downloads of one device. `name` is its name in log lines."""
 
-    def __init__(
-        self, name: str, layers: Sequence[Layer], settings: Settings, *, on_step: OnStep | None = None
-    ) -> None:
-        """`on_step(url, offset, size, seconds)` hears of every step. Raises `ValueError`: see `Hasher`."""
+    def __init__(self, name: str, layers: Sequence[Layer], settings: Settings) -> None:
+        """Raises `ValueError`: see `Hasher`."""
         self._name: Final = name
         self._settings: Final = settings
-        self._on_step: Final = on_step
         self._stop: Final = threading.Event()
         self._rate: Final = Rate(settings.bytes_per_s, self._stop.wait)
         self._jobs: Final = [_Job(layer, self._copy(layer)) for layer in layers]
@@ -137,8 +131,9 @@ class Downloads:
         steps, size = Steps(self._settings.step_bytes, self._settings.bytes_per_s), layer.blob.size
         while at < size:
             slot, count = take(), min(steps.bytes, size - at)
-            with self._step(layer, steps, at, count):
-                layer.blob.copy_into(slot.view[:count], at)
+            begin = time.monotonic()
+            layer.blob.copy_into(slot.view[:count], at)
+            steps.took(count, time.monotonic() - begin)
             yield slot, count, at
             at += count
             self._rate.spend(count)
@@ -150,20 +145,12 @@ class Downloads:
             count = min(steps.bytes, blob.size - at)
             missing = sum(length for _, length in blob.missing(at, count))
             if missing:
-                with self._step(layer, steps, at, count):
-                    blob.fill(at, count)
+                begin = time.monotonic()
+                blob.fill(at, count)
+                steps.took(count, time.monotonic() - begin)
             at += count
             yield at
             self._rate.spend(missing)
-
-    @contextmanager
-    def _step(self, layer: Layer, steps: Steps, offset: int, count: int) -> Iterator[None]:
-        begin = time.monotonic()
-        yield
-        took = time.monotonic() - begin
-        steps.took(count, took)
-        if self._on_step is not None:
-            self._on_step(layer.url, offset, count, took)
 
     def _proceed(self) -> None:
         if self._stop.is_set():

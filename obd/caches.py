@@ -33,9 +33,8 @@ def chunk_cache(settings: CacheConfig) -> obdcore.ChunkCache:
     """The cache for remote layers; its directory is created if need be. Raises `OSError`."""
     if settings.type == "download":
         return _open("", 0, settings.refill_size_bytes)
-    if settings.type != "file":
-        _log.warning("cacheType %s is not built: the file cache is used", settings.type)
-    return _open(settings.dir, settings.size_bytes, settings.refill_size_bytes)
+    line = settings.block_size_bytes if settings.type == "ocf" else None
+    return _open(settings.dir, settings.size_bytes, settings.refill_size_bytes, pool_line_bytes=line)
 
 
 def gzip_cache(settings: GzipCacheConfig) -> obdcore.ChunkCache:
@@ -68,7 +67,14 @@ def log_notices() -> None:
             _log.warning("%s", line)
 
 
-def _open(directory: str, size_bytes: int, refill_bytes: int, **options: int) -> obdcore.ChunkCache:
+def _open(
+    directory: str,
+    size_bytes: int,
+    refill_bytes: int,
+    *,
+    min_free_bytes: int = 1 << 30,
+    pool_line_bytes: int | None = None,
+) -> obdcore.ChunkCache:
     directory = os.path.realpath(directory) if directory else ""
     with _lock:
         cache = _caches.get(directory)
@@ -81,5 +87,11 @@ def _open(directory: str, size_bytes: int, refill_bytes: int, **options: int) ->
             if directory:
                 os.makedirs(directory, mode=0o755, exist_ok=True)
             _capacities[directory] = size_bytes
-            cache = _caches[directory] = obdcore.ChunkCache(directory, size_bytes, chunk_bytes, **options)
+            cache = _caches[directory] = obdcore.ChunkCache(
+                directory,
+                size_bytes,
+                chunk_bytes,
+                min_free_bytes=min_free_bytes,
+                pool_line_bytes=pool_line_bytes,
+            )
         return cache

@@ -16,6 +16,7 @@ COMMANDS = [
     "overlaybd-resize",
     "obd",
     *(f"obd {name}" for name in SUBCOMMANDS),
+    *(f"obd cache {name}" for name in ("stat", "verify", "repair", "evict", "pin", "unpin")),
     "obd config check",
     "obd config show",
 ]

@@ -157,21 +157,6 @@ def test_a_full_disk_is_seen_before(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "free" in work.progress()[0].error and str(tmp_path / "0") in work.progress()[0].error
 
 
-def test_steps_are_told(tmp_path: Path) -> None:
-    (tmp_path / "0").mkdir()
-    seen: list[tuple[str, int, int]] = []
-    layer = Layer(0, str(tmp_path / "0"), DIGEST, "https://r/b", Scripted())
-    work = Downloads(
-        "image",
-        [layer],
-        Settings(delay_s=0, bytes_per_s=0),
-        on_step=lambda url, offset, size, seconds: seen.append((url, offset, size)),
-    )
-    work.start()
-    work.join()
-    assert sum(size for _, _, size in seen) == len(DATA) and {url for url, _, _ in seen} == {"https://r/b"}
-
-
 def test_only_digests_that_can_be_checked(tmp_path: Path) -> None:
     for digest in ("", "md5:" + "0" * 32, "sha256:12", "sha256:" + "G" * 64):
         with pytest.raises(ValueError, match="only sha256 and sha512"):

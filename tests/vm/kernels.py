@@ -9,7 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).parent
+APT = ("apt-get", "-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=0")
 ENVIRONMENT = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
+
+
+_missing: dict[str, str] = {}  # packages that could not be had in this run, and why
 
 
 class Unavailable(Exception):
@@ -81,15 +85,25 @@ def _kept(pattern: str, package: Callable[[], str]) -> Path:
     """The unpacked package that matches in the cache, the newest; if there is none, it is downloaded."""
     if kept := sorted(cache().glob(pattern), key=lambda path: path.stat().st_mtime):
         return kept[-1]
+    if reason := _missing.get(pattern):
+        raise Unavailable(reason)
+    try:
+        return _download(package)
+    except Unavailable as e:
+        _missing[pattern] = str(e)  # that need not be tried for every test
+        raise
+
+
+def _download(package: Callable[[], str]) -> Path:
+    """Downloads and unpacks a package; its directory in the cache."""
     cache().mkdir(parents=True, exist_ok=True)
     # It gets its name when it is complete: a run that is ended leaves nothing that looks like a kernel.
     with TemporaryDirectory(dir=cache()) as directory:
-        download = ("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download")
         try:
-            run(*download, package(), cwd=Path(directory))
+            run(*APT, "download", package(), cwd=Path(directory))
         except Unavailable:  # the lists are absent or old
-            run("apt-get", "-q", "update")
-            run(*download, package(), cwd=Path(directory))
+            run(*APT, "update")
+            run(*APT, "download", package(), cwd=Path(directory))
         deb = next(Path(directory).glob("*.deb"))
         root = Path(directory, "root")
         run("dpkg-deb", "-x", deb, root)

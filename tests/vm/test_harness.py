@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.vm import kernels
-from tests.vm.boot import JAIL, PROJECT, Guest, Lost
+from tests.vm.boot import PROJECT, Guest, Lost, check_jail
 
 END_S = 20.0
 
@@ -17,7 +17,7 @@ END_S = 20.0
 @pytest.fixture(autouse=True)
 def needed() -> None:
     try:
-        kernels.run(*JAIL, "true")
+        check_jail()
         kernels.uml()
     except kernels.Unavailable as e:
         pytest.skip(str(e))
@@ -96,8 +96,9 @@ def test_a_guest_dies_with_the_run_that_started_it(tmp_path: Path) -> None:
 
 def test_a_kernel_that_cannot_be_had_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVERLAYBD_VM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(kernels.ENVIRONMENT, "APT_CONFIG", str(tmp_path / "absent"))
-    monkeypatch.setitem(kernels.ENVIRONMENT, "PATH", str(tmp_path))
-    with pytest.raises(kernels.Unavailable, match="apt-get"):
-        kernels.uml()
+    monkeypatch.setattr(kernels, "APT", (tmp_path / "no-apt-get",))
+    monkeypatch.setattr(kernels, "_missing", {})
+    for _ in range(2):
+        with pytest.raises(kernels.Unavailable, match="no-apt-get"):
+            kernels.uml()
     assert not list((tmp_path / "cache").iterdir())

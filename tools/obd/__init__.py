@@ -18,6 +18,7 @@ SUBCOMMANDS = {
     "serve": "tools.obd.serve",
     "mount": "tools.obd.mount",
     "umount": "tools.obd.umount",
+    "cache": "tools.obd.cache",
     "push": "tools.obd.push",
     "pull": "tools.obd.pull",
     "demo": "tools.obd.demo",

@@ -2,9 +2,18 @@
 
 use std::sync::Arc;
 
-use crate::blob::Blob;
+use crate::blob::{heal, Blob};
 use crate::error::Result;
+use crate::lsmt::Layer;
 use crate::{tar, zfile};
+
+/// Opens the layer in a stored blob, whatever it is wrapped in. If anything of it proves wrong and the blob has it
+/// from elsewhere, that is fetched again first.
+///
+/// Errors: those of [`unwrap`] and of [`Layer::open`].
+pub fn open(blob: &Arc<dyn Blob>) -> Result<Layer> {
+    heal(blob, |blob| Layer::open(unwrap(blob)?))
+}
 
 /// The content of a layer blob, whatever it is wrapped in. A blob that is neither tar nor zfile
 /// comes back as it is.

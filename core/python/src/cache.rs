@@ -26,13 +26,16 @@ pub struct ChunkCache {
 #[pymethods]
 impl ChunkCache {
     #[new]
-    #[pyo3(signature = (directory, capacity_bytes, chunk_bytes = 262_144, *, min_free_bytes = 1 << 30))]
+    #[pyo3(signature = (
+        directory, capacity_bytes, chunk_bytes = 262_144, *, min_free_bytes = 1 << 30, pool_line_bytes = None
+    ))]
     fn new(
         py: Python<'_>,
         directory: PathBuf,
         capacity_bytes: u64,
         chunk_bytes: u32,
         min_free_bytes: u64,
+        pool_line_bytes: Option<u32>,
     ) -> PyResult<Self> {
         let notices = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&notices);
@@ -46,6 +49,7 @@ impl ChunkCache {
         let options = cache::Options {
             chunk_bytes,
             min_free_bytes,
+            pool_line_bytes,
             notice: Arc::new(notice),
             ..cache::Options::new(directory, capacity_bytes)
         };
@@ -78,6 +82,48 @@ impl ChunkCache {
         }
         dict.set_item("used_bytes", self.cache.used_bytes())?;
         Ok(dict)
+    }
+
+    fn entries<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let entries = py.detach(|| self.cache.entries()).map_err(to_py)?;
+        let dict_of = |entry: cache::Entry| {
+            let dict = PyDict::new(py);
+            dict.set_item("digest", entry.digest)?;
+            dict.set_item("size", entry.len)?;
+            dict.set_item("chunk_bytes", entry.chunk_bytes)?;
+            dict.set_item("chunks", entry.chunks)?;
+            dict.set_item("present", entry.present)?;
+            dict.set_item("bytes", entry.bytes)?;
+            dict.set_item("tick", entry.tick)?;
+            dict.set_item("pinned", entry.pinned)?;
+            dict.set_item("in_use", entry.in_use)?;
+            Ok(dict)
+        };
+        entries.into_iter().map(dict_of).collect()
+    }
+
+    #[pyo3(signature = (digest, *, repair = false))]
+    fn check<'py>(&self, py: Python<'py>, digest: &str, repair: bool) -> PyResult<Bound<'py, PyDict>> {
+        let found = py.detach(|| self.cache.check(digest, repair)).map_err(to_py)?;
+        let dict = PyDict::new(py);
+        dict.set_item("right", found.is_right())?;
+        dict.set_item("checked", found.checked)?;
+        dict.set_item("bad", found.bad)?;
+        dict.set_item("digest_matches", found.digest_matches)?;
+        dict.set_item("in_use", found.in_use)?;
+        Ok(dict)
+    }
+
+    fn evict(&self, py: Python<'_>, digest: &str) -> PyResult<Option<u64>> {
+        py.detach(|| self.cache.evict(digest)).map_err(to_py)
+    }
+
+    fn shrink(&self, py: Python<'_>, size: u64) -> PyResult<u64> {
+        py.detach(|| self.cache.shrink(size)).map_err(to_py)
+    }
+
+    fn pin(&self, py: Python<'_>, digest: &str, pinned: bool) -> PyResult<bool> {
+        py.detach(|| self.cache.pin(digest, pinned)).map_err(to_py)
     }
 }
 

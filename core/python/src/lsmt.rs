@@ -118,7 +118,7 @@ fn written_dict<'py>(py: Python<'py>, written: &Written) -> PyResult<Bound<'py, 
 
 /// Opens a finished layer in whatever it is wrapped.
 fn open_layer(source: Source) -> Result<Layer> {
-    Layer::open(overlaybd::layer::unwrap(source.open(overlaybd::engine::Kind::default())?)?)
+    overlaybd::layer::open(&source.open(overlaybd::engine::Kind::default())?)
 }
 
 #[pyfunction]

@@ -1,11 +1,13 @@
 //! The bytes of one layer, wherever they are: the smallest interface that everything stacks on.
 
 mod file;
+mod heal;
 mod memory;
 mod slice;
 mod switch;
 
 pub use file::FileBlob;
+pub use heal::heal;
 pub use memory::MemoryBlob;
 pub use slice::SliceBlob;
 pub use switch::{OnFailure, SwitchBlob};

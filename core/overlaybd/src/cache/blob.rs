@@ -109,10 +109,15 @@ impl CachedBlob {
 
     /// Keeps the first bytes of the blob, which came with its length.
     fn adopt(&self, bytes: Vec<u8>) {
-        let shape = self.store.shape;
-        if bytes.len() == shape.bytes(0, 1) {
-            if let Step::Lead(flight) = self.store.step(0, 1, bytes.len(), self.id) {
-                self.landed(&flight, Arc::new(bytes));
+        let end = self.store.shape.chunk_of(bytes.len() as u64 - 1) + 1;
+        if bytes.len() == self.store.shape.bytes(0, end) {
+            if let Step::Lead(flight) = self.store.step(0, end, bytes.len(), self.id) {
+                if flight.end == end {
+                    self.landed(&flight, Arc::new(bytes));
+                } else {
+                    self.store.land(&flight);
+                    flight.finish(Err(Error::new(Kind::Io, "given up for another")));
+                }
             }
         }
     }
@@ -183,7 +188,7 @@ impl CachedBlob {
     /// A read that the media alone cannot answer.
     fn read_missing(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let stop = offset + buf.len() as u64;
-        let end = self.store.shape.chunk_of(stop - 1) + 1;
+        let end = self.store.fetch_end(self.store.shape.chunk_of(stop - 1) + 1);
         let (mut at, mut turns) = (offset, 0);
         while at < stop {
             let out = &mut buf[(at - offset) as usize..];

@@ -14,9 +14,7 @@ use crate::sys::{File, Mode};
 /// Rounds in which room is looked for; one is enough unless files cannot be locked or punched.
 const ROUNDS: usize = 3;
 /// Chunks taken in one go while readers of the blob wait.
-const BATCH: usize = 64;
-/// Above this much the capacity is not filled: room is made until a tenth of it, or 50 GiB, are free.
-const MOST_SPARE_BYTES: u64 = 50 << 30;
+pub(super) const BATCH: usize = 64;
 
 /// A blob in the directory.
 pub(super) struct Found {
@@ -25,6 +23,8 @@ pub(super) struct Found {
     pub tick: Option<u32>,
     /// Bytes that media and map take.
     pub bytes: u64,
+    /// Whether it must stay.
+    pub pinned: bool,
 }
 
 impl Shared {
@@ -45,30 +45,30 @@ impl Shared {
                 None => files.iter().flatten().map(|file| file.allocated_bytes().unwrap_or(0)).sum(),
             };
             let tick = files[1].as_ref().and_then(|map| Map::probe(&**map, digest)).map(|(_, tick)| tick);
-            found.push(Found { digest: digest.to_owned(), tick, bytes });
+            let pinned = self.is_pinned(digest);
+            found.push(Found { digest: digest.to_owned(), tick, bytes, pinned });
         }
         self.space.set_used(found.iter().map(|blob| blob.bytes).sum());
         Ok(found)
     }
 
-    /// Frees bytes until `wanted` more leave a part of the capacity unused, and enough of the disk. Does what
+    /// Frees what `amount` asks for, called anew after each look at the directory, until that is nothing. Does what
     /// it can: the caller looks at the outcome.
-    pub fn make_room(self: &Arc<Self>, wanted: u64) {
+    pub fn make_room(self: &Arc<Self>, amount: impl Fn(&Self) -> u64) {
         let mut locked_elsewhere = HashSet::new();
         for _ in 0..ROUNDS {
             let found = match self.scan() {
                 Ok(found) => found,
                 Err(e) => return self.notice(format!("cache: {e}")),
             };
-            let (over, lack) = self.shortage(wanted);
-            if over + lack == 0 {
+            let amount = amount(self);
+            if amount == 0 {
                 return;
             }
-            let spare = (self.options.capacity_bytes / 10).min(MOST_SPARE_BYTES);
-            let amount = lack.max(over.saturating_add(if over > 0 { spare } else { 0 }));
-            let candidates: Vec<_> = found.iter().filter(|blob| !locked_elsewhere.contains(&blob.digest)).collect();
+            let may_go = |blob: &&Found| !blob.pinned && !locked_elsewhere.contains(&blob.digest);
+            let candidates: Vec<_> = found.iter().filter(may_go).collect();
             let Some(cut) = self.cut(&candidates, amount) else { return };
-            let (mut left, used) = (amount, self.space.used());
+            let (mut left, used, by_disk) = (amount, self.space.used(), self.shortage(0).1.min(amount));
             for blob in candidates {
                 match self.shrink(blob, cut, left) {
                     Ok(Some(freed)) => left = left.saturating_sub(freed),
@@ -82,7 +82,8 @@ impl Shared {
                     break;
                 }
             }
-            audit::record(What::Eviction { actual: amount - left, by_cache: over, by_disk: lack, used });
+            let by_cache = amount.saturating_sub(by_disk);
+            audit::record(What::Eviction { actual: amount - left, by_cache, by_disk, used });
         }
         // The last round's work must show in the account, too.
         if let Err(e) = self.scan() {
@@ -99,13 +100,14 @@ impl Shared {
                 None => ages.push((blob.tick.unwrap_or(0), blob.bytes)),
             }
         }
-        ages.sort_unstable();
-        let mut sum = 0u64;
-        let enough = ages.iter().find(|(_, bytes)| {
-            sum += bytes;
-            sum >= amount
-        });
-        enough.or(ages.last()).map(|(tick, _)| *tick)
+        cut(ages, amount)
+    }
+
+    /// The blobs that this process has open.
+    pub fn open_stores(&self) -> Vec<Arc<Store>> {
+        let cells: Vec<_> = self.stores.lock().values().cloned().collect();
+        // Who holds a cell is about to open the blob: nothing of it is in use yet.
+        cells.iter().filter_map(|cell| cell.try_lock()?.upgrade()).collect()
     }
 
     /// The blob's store, if this process has it open.
@@ -159,7 +161,7 @@ impl Shared {
     }
 
     /// Removes a blob's files, unless another handle holds a lock on the media.
-    fn remove(&self, digest: &str, media: &dyn File) -> Result<bool> {
+    pub fn remove(&self, digest: &str, media: &dyn File) -> Result<bool> {
         if !set_lock(media, true)? {
             return Ok(false);
         }
@@ -172,4 +174,15 @@ impl Shared {
         }
         Ok(true)
     }
+}
+
+/// The last use up to which things must go to free `amount`, of things that were used then and take so many bytes.
+pub(super) fn cut(mut ages: Vec<(u32, u64)>, amount: u64) -> Option<u32> {
+    ages.sort_unstable();
+    let mut sum = 0u64;
+    let enough = ages.iter().find(|(_, bytes)| {
+        sum += bytes;
+        sum >= amount
+    });
+    enough.or(ages.last()).map(|(tick, _)| *tick)
 }

@@ -15,7 +15,7 @@ const PIECE: u64 = 1 << 20;
 /// Errors: those of the disk.
 pub(super) fn proven_len(media: &dyn File, digest: &str, len: Option<u64>) -> Result<Option<u64>> {
     let fail = |e| Error::io("examine", e).in_file(media.path());
-    let Some(hex) = digest.strip_prefix("sha256:").filter(|hex| hex.len() == 64) else { return Ok(None) };
+    let Some(hex) = hex_of(digest) else { return Ok(None) };
     let size = media.len().map_err(fail)?;
     if size == 0 || len.is_some_and(|len| len != size) || media.next_hole(0).map_err(fail)? < size {
         return Ok(None);
@@ -27,8 +27,17 @@ pub(super) fn proven_len(media: &dyn File, digest: &str, len: Option<u64>) -> Re
         read_exact(media, piece, at)?;
         context.update(piece);
     }
-    let found: String = context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((found == hex).then_some(size))
+    Ok((to_hex(context) == hex).then_some(size))
+}
+
+/// The hex digits of a SHA-256 digest.
+pub(super) fn hex_of(digest: &str) -> Option<&str> {
+    digest.strip_prefix("sha256:").filter(|hex| hex.len() == 64)
+}
+
+/// A finished hash in hex digits.
+pub(super) fn to_hex(hash: Context) -> String {
+    hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Records all chunks of a proven media file.

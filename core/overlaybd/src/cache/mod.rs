@@ -7,6 +7,7 @@
 
 mod blob;
 mod buffers;
+mod care;
 mod evict;
 mod fill;
 mod flight;
@@ -15,6 +16,7 @@ mod map;
 mod media;
 mod open;
 mod origin;
+mod pool;
 mod room;
 mod sequence;
 mod space;
@@ -24,6 +26,7 @@ mod tests;
 mod writer;
 
 pub use blob::{CachedBlob, Opened};
+pub use care::{Check, Entry};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -37,6 +40,7 @@ use crate::limits::CACHE_CHUNK_BYTES;
 use crate::sys::{Clock, Disk};
 use buffers::Buffers;
 use open::Cell;
+use pool::Pool;
 use sequence::Parked;
 use space::Space;
 use store::Store;
@@ -52,6 +56,9 @@ pub struct Options {
     /// Unit of fetching and keeping: a power of two in [`CACHE_CHUNK_BYTES`]. Blobs that are there with
     /// another size keep it.
     pub chunk_bytes: u32,
+    /// Keeps everything in one preallocated file of `capacity_bytes`, in lines of this many bytes (a power of two
+    /// in [`CACHE_CHUNK_BYTES`]); chunks are fetched in groups of `chunk_bytes` then. None: a file for each blob.
+    pub pool_line_bytes: Option<u32>,
     /// Bytes that must stay free on the file system.
     pub min_free_bytes: u64,
     /// Bytes that may wait in memory to be written; 0 writes them before the fetching read returns.
@@ -67,6 +74,7 @@ impl Options {
             directory: directory.into(),
             capacity_bytes,
             chunk_bytes: 256 << 10,
+            pool_line_bytes: None,
             min_free_bytes: 1 << 30,
             write_behind_bytes: 64 << 20,
             notice: Arc::new(|_| {}),
@@ -105,6 +113,8 @@ struct Shared {
     stats: CacheStats,
     space: Space,
     buffers: Buffers,
+    /// Where all of them lie, if not in files of their own.
+    pool: Option<Arc<Pool>>,
     /// Blobs that are open in this process, by digest, or by path if in a layer directory.
     stores: Mutex<HashMap<String, Cell>>,
 }
@@ -121,15 +131,30 @@ impl ChunkCache {
     ///
     /// Errors: `Invalid` for settings that make no sense; those of the disk.
     pub fn open(options: Options, disk: Arc<dyn Disk>, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
-        let chunk = options.chunk_bytes;
-        if !chunk.is_power_of_two() || !CACHE_CHUNK_BYTES.contains(&chunk) {
-            let what = format!("chunk size {chunk}: must be a power of two in {CACHE_CHUNK_BYTES:?}");
-            return Err(Error::new(Kind::Invalid, what));
+        for chunk in [Some(options.chunk_bytes), options.pool_line_bytes].into_iter().flatten() {
+            if !chunk.is_power_of_two() || !CACHE_CHUNK_BYTES.contains(&chunk) {
+                let what = format!("chunk size {chunk}: must be a power of two in {CACHE_CHUNK_BYTES:?}");
+                return Err(Error::new(Kind::Invalid, what));
+            }
         }
         if !options.directory.as_os_str().is_empty() {
             disk.create_dir(&options.directory)?;
         }
         let (space, buffers) = (Space::default(), Buffers::default());
+        let (mut options, mut pool) = (options, None);
+        if let Some(line) = options.pool_line_bytes {
+            match Pool::open(&*disk, &options.directory, options.capacity_bytes, line) {
+                Ok((opened, newest)) => {
+                    space.raise_tick(newest);
+                    pool = Some(opened);
+                }
+                Err(e) => {
+                    // A pool of another process, or a full disk, must not keep images from opening.
+                    (options.notice)(&format!("cache {}: all is read uncached: {e}", options.directory.display()));
+                    options.directory = PathBuf::new();
+                }
+            }
+        }
         let write_behind = options.write_behind_bytes;
         let shared = Arc::new(Shared {
             options,
@@ -138,6 +163,7 @@ impl ChunkCache {
             stats: CacheStats::default(),
             space,
             buffers,
+            pool,
             stores: Mutex::default(),
         });
         let writer = Writer::new(Arc::clone(&shared), write_behind);
@@ -151,6 +177,9 @@ impl ChunkCache {
 
     /// Bytes that the directory takes on disk, as far as known.
     pub fn used_bytes(&self) -> u64 {
+        if let Some(pool) = &self.shared.pool {
+            return pool.used_bytes();
+        }
         self.shared.look();
         self.shared.space.used()
     }
@@ -172,6 +201,11 @@ impl Shared {
 
     fn notice(&self, line: impl AsRef<str>) {
         (self.options.notice)(line.as_ref());
+    }
+
+    /// Whether it is a directory of files, one for each blob.
+    fn is_plain(&self) -> bool {
+        self.pool.is_none() && !self.options.directory.as_os_str().is_empty()
     }
 
     fn directory(&self) -> &Path {

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::map::{Map, Shape};
 use super::media::SparseMedia;
+use super::pool::{Pool, PoolMedia};
 use super::store::Home;
 use super::{import, is_digest, Shared, Store};
 use crate::error::{Error, Kind, Result};
@@ -87,8 +88,13 @@ impl Store {
         if !is_digest(digest) {
             return Err(Error::new(Kind::Invalid, format!("not a digest: {digest:.80?}")));
         }
-        if place.layer.is_none() && shared.directory().as_os_str().is_empty() {
-            return Err(Error::new(Kind::NotFound, "it has no layer directory to be kept in").in_file(digest));
+        match &shared.pool {
+            _ if place.layer.is_some() => {}
+            Some(pool) => return Store::open_in_pool(shared, pool, digest, len),
+            None if shared.directory().as_os_str().is_empty() => {
+                return Err(Error::new(Kind::NotFound, "there is no directory to keep it in").in_file(digest));
+            }
+            None => {}
         }
         let mode = if len.is_some() { Mode::Create } else { Mode::Write };
         let (media_path, path) = place.paths(shared);
@@ -139,10 +145,22 @@ impl Store {
         Ok(store)
     }
 
+    fn open_in_pool(shared: &Arc<Shared>, pool: &Arc<Pool>, digest: &str, len: Option<u64>) -> Result<Self> {
+        let unknown = || Error::new(Kind::NotFound, "the pool does not know its length").in_file(digest);
+        let len = len.ok_or_else(unknown)?;
+        let too_many = || Error::new(Kind::Limit, format!("{len} bytes are too many lines")).in_file(digest);
+        let shape = Shape::new(pool.line, len).ok_or_else(too_many)?;
+        let media = PoolMedia::new(Arc::clone(pool), digest, shape);
+        let tick = media.newest();
+        Ok(Store::new(Arc::clone(shared), shape, (Box::new(media), Home::Pool(Arc::clone(pool))), tick, 0))
+    }
+
     /// Takes or converts the lock that tells other processes of this one; false if one of them is in the way.
     pub fn lock(&self, exclusive: bool) -> Result<bool> {
-        let (Home::Directory(file) | Home::Layer(file, _)) = &self.home;
-        set_lock(&**file, exclusive)
+        match &self.home {
+            Home::Directory(file) | Home::Layer(file, _) => set_lock(&**file, exclusive),
+            Home::Pool(_) => Ok(true),
+        }
     }
 }
 

@@ -18,6 +18,8 @@ const BLOCK: u64 = 4096;
 const RESCAN_PART: u64 = 32;
 /// But not before that many bytes.
 const RESCAN_BYTES: u64 = 16 << 20;
+/// Once the capacity is reached, room is made until a tenth of it is free, or this much.
+const MOST_SPARE_BYTES: u64 = 50 << 30;
 
 /// Accounts of one cache directory.
 #[derive(Default)]
@@ -33,7 +35,7 @@ pub(super) struct Space {
     /// When storing may be tried again, in nanoseconds of the clock.
     pause_until: AtomicU64,
     /// Held while room is made, so that it is made once.
-    making: Mutex<()>,
+    pub making: Mutex<()>,
     /// Held while `used` is changed along with what it is the sum of.
     pub account: Mutex<()>,
     /// Set once the directory has been looked at.
@@ -67,6 +69,9 @@ impl Space {
 impl Shared {
     /// Looks at what the directory holds, the first time it is called.
     pub fn look(&self) {
+        if !self.is_plain() {
+            return;
+        }
         self.space.looked.get_or_init(|| match self.scan() {
             Ok(found) => self.space.raise_tick(found.iter().filter_map(|blob| blob.tick).max().unwrap_or(0)),
             Err(e) => self.notice(format!("cache: {e}")),
@@ -76,13 +81,13 @@ impl Shared {
     /// Called now and then: other programs fill the disk, and other processes the directory, also while this one
     /// stores nothing.
     pub fn tend(self: &Arc<Self>) {
-        if self.directory().as_os_str().is_empty() {
+        if !self.is_plain() {
             return;
         }
         self.look();
         let _making = self.space.making.lock();
-        if self.shortage(0) != (0, 0) {
-            self.make_room(0);
+        if self.excess(0) > 0 {
+            self.make_room(|shared| shared.excess(0));
         }
     }
 
@@ -96,6 +101,14 @@ impl Shared {
         if !self.is_over(&space.pause_until) {
             return false;
         }
+        if let Home::Pool(pool) = &store.home {
+            let outcome = self.promise_lines(pool, bytes);
+            if !matches!(outcome, Ok(true)) {
+                self.pause(store, &outcome.err().map_or_else(|| "all lines are in use".into(), |e| e.to_string()));
+                return false;
+            }
+            return true;
+        }
         self.look();
         let _making = space.making.lock();
         let bytes = bytes.next_multiple_of(BLOCK);
@@ -103,7 +116,7 @@ impl Shared {
         let rescan = (self.options.capacity_bytes / RESCAN_PART).max(RESCAN_BYTES);
         let (mut over, mut lack) = self.shortage(wanted);
         if over + lack > 0 || space.stored.load(Ordering::Relaxed) > rescan {
-            self.make_room(wanted);
+            self.make_room(|shared| shared.excess(wanted));
             (over, lack) = self.shortage(wanted);
         }
         if over + lack > 0 {
@@ -124,14 +137,23 @@ impl Shared {
         (over, (self.options.min_free_bytes + wanted).saturating_sub(free))
     }
 
+    /// Bytes to free before `wanted` more are stored: 0 if they fit.
+    fn excess(&self, wanted: u64) -> u64 {
+        let (over, lack) = self.shortage(wanted);
+        let spare = (self.options.capacity_bytes / 10).min(MOST_SPARE_BYTES);
+        lack.max(if over > 0 { over + spare } else { 0 })
+    }
+
     fn is_over(&self, pause_until: &AtomicU64) -> bool {
         self.clock.now().as_nanos() >= u128::from(pause_until.load(Ordering::Relaxed))
     }
 
     /// Takes back a promise of `bytes`, of which `store` has used what it has used.
     pub fn settle(&self, store: &Store, bytes: u64) {
-        if !matches!(store.home, Home::Directory(_)) {
-            return;
+        match &store.home {
+            Home::Directory(_) => {}
+            Home::Layer(..) => return,
+            Home::Pool(pool) => return self.settle_lines(pool, bytes),
         }
         self.space.promised.fetch_sub(bytes.next_multiple_of(BLOCK), Ordering::Relaxed);
         let _account = self.space.account.lock();

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use super::flight::Flight;
 use super::map::{checksum, Shape};
 use super::media::Media;
+use super::pool::Pool;
 use super::{count, Shared};
 use crate::error::Result;
 use crate::sys::File;
@@ -37,6 +38,8 @@ pub(super) enum Home {
     /// A layer directory, which the cache does not limit. Nothing is stored until the clock shows that many
     /// nanoseconds.
     Layer(Arc<dyn File>, AtomicU64),
+    /// The pool, which is locked as a whole.
+    Pool(Arc<Pool>),
 }
 
 /// A blob's place and chunk table: 12 bytes of memory a chunk.
@@ -97,6 +100,13 @@ impl Store {
         // Changed under `flights` only, so that reading and writing need not be one step.
         let word = self.states[chunk].load(Ordering::Relaxed);
         self.states[chunk].store(word & !STATE | state, Ordering::Release);
+    }
+
+    /// The end of a fetch that is to bring what lies before chunk `end`: chunks smaller than what is fetched at a
+    /// time are fetched in groups.
+    pub fn fetch_end(&self, end: usize) -> usize {
+        let group = (self.shared.options.chunk_bytes / self.shape.chunk).max(1) as usize;
+        end.next_multiple_of(group).min(self.shape.chunks())
     }
 
     /// Whether all chunks of a range (not empty, inside the blob) are likely to be had without a fetch.

@@ -1,8 +1,11 @@
 //! What the cache promises: one fetch for all who want the same, right bytes whatever happens to its files.
 
 mod ahead;
+mod care;
+mod healing;
 mod layers;
 mod model;
+mod pool;
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -26,11 +29,12 @@ pub(super) struct Bench {
     notices: Arc<Mutex<Vec<String>>>,
     capacity: u64,
     behind: usize,
+    pool: bool,
 }
 
 impl Bench {
     pub fn new() -> Self {
-        Bench { dir: tempfile::tempdir().unwrap(), notices: Arc::default(), capacity: 64 << 20, behind: 0 }
+        Bench { dir: tempfile::tempdir().unwrap(), notices: Arc::default(), capacity: 64 << 20, behind: 0, pool: false }
     }
 
     pub fn cache(&self) -> Arc<ChunkCache> {
@@ -41,6 +45,7 @@ impl Bench {
         let notices = Arc::clone(&self.notices);
         let options = Options {
             chunk_bytes: CHUNK as u32,
+            pool_line_bytes: self.pool.then_some(CHUNK as u32),
             min_free_bytes: 0,
             write_behind_bytes: self.behind,
             notice: Arc::new(move |line| notices.lock().push(line.to_owned())),
@@ -50,11 +55,12 @@ impl Bench {
     }
 
     fn media(&self) -> std::path::PathBuf {
-        self.dir.path().join(DIGEST)
+        self.dir.path().join(if self.pool { "cache_media" } else { DIGEST })
     }
 
     fn map(&self) -> std::path::PathBuf {
-        self.dir.path().join(format!("{DIGEST}.map"))
+        let media = self.media();
+        media.with_file_name(format!("{}.map", media.file_name().unwrap().to_str().unwrap()))
     }
 }
 

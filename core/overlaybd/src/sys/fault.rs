@@ -146,6 +146,11 @@ impl File for FaultFile {
         self.inner.set_len(len)
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.plan.fail()?;
+        self.inner.allocate(len)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.plan.fail()?;
         self.inner.sync_data()

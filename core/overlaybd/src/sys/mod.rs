@@ -39,6 +39,10 @@ pub trait File: Send + Sync + Debug {
     }
     /// `ftruncate(2)`.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Has the file system set aside room for the first `len` bytes, which must lie inside the file.
+    fn allocate(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// `fdatasync(2)`.
     fn sync_data(&self) -> io::Result<()>;
     /// Deallocates a range, which then reads as zeros; the length stays.

@@ -86,6 +86,15 @@ impl File for OsFile {
         self.file.set_len(len)
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        // SAFETY: plain system call on a descriptor that `self` keeps open.
+        match check(unsafe { libc::fallocate(self.file.as_raw_fd(), 0, 0, len as i64) }) {
+            // Room is found when it is written to.
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+            other => other,
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }

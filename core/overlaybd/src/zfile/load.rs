@@ -6,8 +6,7 @@ use super::codec::Algorithm;
 use super::header::{digest_matches, Header, HEADER_BYTES};
 use super::table::Table;
 use crate::blob::Blob;
-use crate::error::{Error, Kind, Result};
-use crate::limits::MAX_OPEN_ATTEMPTS;
+use crate::error::{Error, Result};
 
 /// All that reading needs to know of a zfile.
 pub struct Loaded {
@@ -25,34 +24,13 @@ pub struct Loaded {
 ///
 /// Errors: `Corrupt` if it does, but the header is cut off or its digest is wrong; those of the blob.
 pub fn is_zfile(blob: &dyn Blob) -> Result<bool> {
-    with_reloads(blob, || Ok(first_header(blob)?.is_some()))
+    Ok(first_header(blob)?.is_some())
 }
 
 /// Reads header, trailer and jump table.
 ///
-/// Errors: `Corrupt`, `Unsupported` or `Limit` for what cannot be read; those of the blob. A blob that
-/// can fetch its bytes again is asked to before the attempt is given up.
+/// Errors: `Corrupt`, `Unsupported` or `Limit` for what cannot be read; those of the blob.
 pub fn load(blob: &dyn Blob) -> Result<Loaded> {
-    with_reloads(blob, || attempt(blob))
-}
-
-/// Repeats `attempt` while its failure may be that of a bad copy which the blob can replace.
-fn with_reloads<T>(blob: &dyn Blob, attempt: impl Fn() -> Result<T>) -> Result<T> {
-    let mut attempts = 1;
-    loop {
-        let error = match attempt() {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        let of_content = matches!(error.kind(), Kind::Corrupt | Kind::Unsupported | Kind::Limit);
-        if !of_content || attempts == MAX_OPEN_ATTEMPTS || !blob.distrust(0, blob.len())? {
-            return Err(error);
-        }
-        attempts += 1;
-    }
-}
-
-fn attempt(blob: &dyn Blob) -> Result<Loaded> {
     let Some(first) = first_header(blob)? else {
         return Err(Error::corrupt("not a zfile").in_file(blob.name()).at(0));
     };

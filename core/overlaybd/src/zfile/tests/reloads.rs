@@ -5,9 +5,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::*;
+use crate::blob::heal;
 use crate::error::{Error, Kind};
-use crate::limits::{MAX_BLOCK_RELOADS, MAX_OPEN_ATTEMPTS};
-use crate::zfile::is_zfile;
+use crate::limits::MAX_BLOCK_RELOADS;
 
 /// A source whose copy of some bytes is bad until it was distrusted often enough.
 struct Flaky {
@@ -105,22 +105,21 @@ fn a_block_without_checksum_that_does_not_decode_is_fetched_again_too() {
 }
 
 #[test]
-fn bad_headers_and_tables_are_fetched_again_as_a_whole() {
-    let (plain, bytes, _) = four_blocks(true);
+fn bad_headers_and_tables_are_fetched_again_and_what_lies_between_is_not() {
+    let (plain, bytes, second) = four_blocks(true);
     let len = bytes.len();
+    let open = |blob: Arc<dyn Blob>| crate::layer::unwrap(blob);
     for bad_at in [100, len - 512 - 3, len - 512] {
-        let attempts = MAX_OPEN_ATTEMPTS as usize;
-        let blob = flaky(bytes.clone(), bad_at, attempts - 1);
-        let reader = Reader::open(blob.clone()).unwrap();
-        assert!(read_all(&reader).unwrap() == plain);
-        assert_eq!(*blob.distrusted.lock(), vec![(0, len as u64); attempts - 1]);
+        let blob = flaky(bytes.clone(), bad_at, 1);
+        let reader = heal(&(blob.clone() as Arc<dyn Blob>), open).unwrap();
+        assert!(read_all(&*reader).unwrap() == plain);
+        let dropped = blob.distrusted.lock();
+        assert!(dropped.iter().any(|(at, n)| (*at..at + n).contains(&(bad_at as u64))), "{dropped:?}");
+        assert!(dropped.iter().all(|(at, n)| at + n <= 1024 || *at >= second.0 + second.1), "{dropped:?}");
 
         let hopeless = flaky(bytes.clone(), bad_at, usize::MAX);
-        assert_eq!(Reader::open(hopeless.clone()).err().unwrap().kind(), Kind::Corrupt);
-        assert_eq!(hopeless.distrusted.lock().len(), attempts - 1);
+        assert_eq!(heal(&(hopeless as Arc<dyn Blob>), open).err().unwrap().kind(), Kind::Corrupt);
     }
-    assert!(is_zfile(&*flaky(bytes.clone(), 100, 1)).unwrap());
-    assert_eq!(is_zfile(&*flaky(bytes, 100, 9)).unwrap_err().kind(), Kind::Corrupt);
 }
 
 /// A source that fails to drop its copy, or to read.

@@ -1,4 +1,4 @@
-"""Layers kept in their own directories (cacheType download): what reads fetch, a filling completes."""
+"""The cache types beside `file`: layers kept in their own directories, and the block pool."""
 
 import hashlib
 import random
@@ -56,3 +56,22 @@ def test_a_layer_without_directory_or_size_is_read_uncached(url: str, tmp_path: 
         with pytest.raises(obdcore.Error, match="uncached"):
             blob.fill(0, 100)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_block_pool_of_a_configuration(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = {"cacheType": "ocf", "cacheDir": str(tmp_path), "cacheSizeGB": 1, "blockSize": 4096}
+    service = Service(parse_service({"cacheConfig": cache}))
+    lower = Lower(digest=url.rpartition("/")[2], size_bytes=SIZE)
+    assert service.blob(url, lower).read_at(0, SIZE) == DATA
+    media = (tmp_path / "cache_media").stat()
+    assert media.st_size == 1 << 30 <= media.st_blocks * 512
+    again = service.blob(url, lower)
+    assert (again.read_at(0, SIZE), again.stats()["requests"]) == (DATA, 0)
+    # Another process finds it in use, and serves all the same.
+    second = obdcore.ChunkCache(str(tmp_path), 1 << 30, pool_line_bytes=4096)
+    assert "another process uses it" in second.notices()[0]
+    uncached = Registry().open_blob(url, size=SIZE, cache=second)
+    assert uncached.read_at(0, SIZE) == DATA
+    assert caplog.messages == []

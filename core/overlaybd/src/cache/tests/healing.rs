@@ -1,0 +1,108 @@
+//! No image is ever stuck on a bad cache: whatever of a layer's structure is wrong in it is fetched again.
+
+use super::*;
+use crate::blob::MemoryBlob;
+use crate::layer;
+use crate::lsmt::{Layer, Stack};
+
+/// A layer of upstream, compressed and wrapped in a tar.
+fn wrapped() -> Vec<u8> {
+    fs::read(format!("{}/../../tests/golden/lsmt/b.lz4.tar", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// The same without tar and compression.
+fn plain() -> Vec<u8> {
+    let inner = layer::unwrap(Arc::new(MemoryBlob::new("b", wrapped()))).unwrap();
+    let mut bytes = vec![0; inner.len() as usize];
+    inner.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+fn content(layer: Layer) -> Vec<u8> {
+    let stack = Stack::new(vec![layer]).unwrap();
+    let mut bytes = vec![0; stack.virtual_size() as usize];
+    stack.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// Where it hurts: every structure of the layer, as offsets into the blob.
+fn places(bytes: &[u8]) -> Vec<usize> {
+    let len = bytes.len();
+    let ends = [0, 300, 600, 1100, 1536, 1536 + 60, 1536 + 500, len / 2];
+    let tails = (1..12).map(|n| len.saturating_sub(n * 300));
+    ends.into_iter().chain(tails).filter(|at| *at < len).collect()
+}
+
+#[test]
+fn layers_with_any_bad_structure_in_the_cache_open_and_read_right() {
+    for (name, good) in [("wrapped", wrapped()), ("plain", plain())] {
+        let right = content(layer::open(&(Arc::new(MemoryBlob::new("b", good.clone())) as _)).unwrap());
+        for at in places(&good) {
+            let bench = Bench::new();
+            // What once came wrong from somewhere has the right checksum in the map: only its reader can tell.
+            let mut wrong = good.clone();
+            wrong[at..(at + 16).min(good.len())].iter_mut().for_each(|byte| *byte ^= 0xff);
+            let liar = Server::new(wrong);
+            check(&*open(&bench.cache(), &liar), &liar, 0, good.len());
+            let server = Server::new(good.clone());
+            let blob = open(&bench.cache(), &server);
+            let layer = layer::open(&blob).unwrap_or_else(|e| panic!("{name}: stuck at {at}: {e}"));
+            let read = content(layer);
+            // Plain data without checksums is all that nobody can prove wrong.
+            assert!(read == right || name == "plain", "{name}: wrong bytes after healing at {at}");
+            assert!(server.requests() <= 20, "{name}: {} requests", server.requests());
+        }
+    }
+}
+
+#[test]
+fn a_registry_whose_own_copy_is_wrong_is_said_to_be_and_asked_a_few_times_only() {
+    let mut wrong = wrapped();
+    wrong[1536 + 30] ^= 1;
+    let server = Server::new(wrong);
+    let bench = Bench::new();
+    let blob = open(&bench.cache(), &server);
+    let e = layer::open(&blob).err().unwrap();
+    assert_eq!(e.kind(), Kind::Corrupt);
+    assert!(e.to_string().contains("fetched 3 times, and its source gave the same"), "{e}");
+    assert!(server.requests() < 10);
+}
+
+#[test]
+fn refetches_of_one_blob_are_bounded_in_all() {
+    let server = Server::new(pattern(600 * CHUNK));
+    let bench = Bench::new();
+    let blob = open(&bench.cache(), &server);
+    let mut dropped = 0;
+    for round in 0..16 {
+        check(&*blob, &server, 0, server.bytes.len());
+        for chunk in 0..600 {
+            dropped += u32::from(blob.distrust((chunk * CHUNK + round) as u64, 1).unwrap());
+        }
+    }
+    assert_eq!(dropped, 256 + 600, "about twice the blob, no more");
+    check(&*blob, &server, 0, server.bytes.len());
+}
+
+#[test]
+fn media_deleted_under_a_running_process_is_not_missed() {
+    let bench = Bench::new();
+    let server = Server::new(pattern(20 * CHUNK));
+    let cache = bench.cache();
+    let blob = open(&cache, &server);
+    check(&*blob, &server, 0, 10 * CHUNK);
+    fs::remove_file(bench.media()).unwrap();
+    fs::remove_file(bench.map()).unwrap();
+    check(&*blob, &server, 0, 20 * CHUNK);
+    drop((blob, cache));
+    let blob = open(&bench.cache(), &server);
+    check(&*blob, &server, 0, 20 * CHUNK);
+    // A file of the wrong length, and a directory where the map should be.
+    drop(blob);
+    fs::write(bench.media(), vec![1; 50 * CHUNK]).unwrap();
+    check(&*open(&bench.cache(), &server), &server, 0, 20 * CHUNK);
+    fs::remove_file(bench.map()).unwrap();
+    fs::create_dir(bench.map()).unwrap();
+    check(&*open(&bench.cache(), &server), &server, 0, 20 * CHUNK);
+    assert!(bench.notices.lock().iter().any(|line| line.contains("read uncached")));
+}
