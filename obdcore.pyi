@@ -250,7 +250,9 @@ class ChunkCache:
         """Opens (or creates) the directory; "" for blobs in layer directories only.
 
         With `pool_line_bytes` all blobs share one preallocated file of `capacity_bytes`, cut into such lines; if
-        another process has it, or it cannot be made, all is read uncached, with a notice. Raises `Error` for a chunk size that is no power of two from 4096.
+        another process has it, or it cannot be made, all is read uncached, with a notice.
+
+        Raises `Error` for a chunk size that is no power of two from 4096.
         """
 
     def flush(self) -> None:

@@ -96,6 +96,12 @@ BARS: dict[str, dict[str, Bar]] = {
     "pull": {
         "pull.full": at_least(0.9),
     },
+    # Peer: random 4 KiB reads of the same bytes in a local file.
+    "cache": {
+        "cache.hit_4k": at_most(1.10),
+        "cache.open_1m_chunks_s": value_at_most(1),
+        "cache.bytes_per_chunk": value_at_most(32),
+    },
     # Peer: the same interpreter doing nothing.
     "start": {
         "start.create": at_most(3),
