@@ -92,6 +92,12 @@ BARS: dict[str, dict[str, Bar]] = {
         "fetch.cold_sequential": at_least(0.8),
         "fetch.requests_per_cold_read": value_at_most(1),
     },
+    # A server 20 ms away. Peers: what the delay alone takes; reading a chunk at a time.
+    "latency": {
+        "latency.cold_random_32": at_most(1.15),
+        "latency.crowd_requests": value_at_most(1),
+        "latency.sequential": at_least(5),
+    },
     # Peer: as many curls at once as there are layers, writing files.
     "pull": {
         "pull.full": at_least(0.9),
