@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,11 +46,6 @@ _COUNTERS: Final = (
 _LAYER_COUNTERS: Final = (
     ("requests", "overlaybd_fetch_requests", "Requests to registries for a device, repetitions included."),
     ("fetched_bytes", "overlaybd_fetch_bytes", "Bytes that these brought."),
-    (
-        "failures",
-        "overlaybd_fetch_retries",
-        "Requests to registries that failed, and were repeated or given up.",
-    ),
 )
 _CACHE_COUNTERS: Final = (
     ("hits", "overlaybd_cache_hits", "Reads that the cache answered alone."),
@@ -107,6 +103,11 @@ class _Core(Collector):
         )
         counters = _families(_COUNTERS, _DEVICE)
         fetched = _families(_LAYER_COUNTERS, _DEVICE)
+        retries = CounterMetricFamily(
+            "overlaybd_fetch_retries",
+            "Requests to registries that failed, and were repeated or given up.",
+            labels=(*_DEVICE, "status"),
+        )
         prefetch = _families(_PREFETCH, _DEVICE)
         for entry, statistics, histograms in found:
             labels = (entry.name, entry.image)
@@ -117,10 +118,15 @@ class _Core(Collector):
                 family.add_metric(labels, statistics[key])
             for key, family in fetched.items():
                 family.add_metric(labels, sum(layer.get(key, 0) for layer in statistics["layers"]))
+            statuses: Counter[int] = Counter()
+            for layer in statistics["layers"]:
+                statuses.update(layer.get("statuses", {}))
+            for status, count in sorted(statuses.items()):
+                retries.add_metric((*labels, str(status) if status else "none"), count)
             for key, family in prefetch.items():
                 if key in statistics.get("prefetch", {}):
                     family.add_metric(labels, statistics["prefetch"][key])
-        yield from (size, latency, *counters.values(), *fetched.values(), *prefetch.values())
+        yield from (size, latency, *counters.values(), *fetched.values(), retries, *prefetch.values())
         yield from _download([(entry.name, entry.image, statistics) for entry, statistics, _ in found])
         yield from self._caches()
         yield from _remote()

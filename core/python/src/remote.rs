@@ -161,6 +161,7 @@ impl RemoteBlob {
         dict.set_item("requests", self.fetch.requests.load(Relaxed))?;
         dict.set_item("failures", self.fetch.failures.load(Relaxed))?;
         dict.set_item("fetched_bytes", self.fetch.bytes.load(Relaxed))?;
+        dict.set_item("statuses", self.fetch.statuses.lock().clone())?;
         Ok(dict)
     }
 

@@ -23,10 +23,13 @@ pub use intake::Stream;
 pub use lane::{Lane, Urgent, LANE};
 pub use source::{Fetched, Source};
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 
@@ -148,11 +151,19 @@ pub struct FetchStats {
     pub failures: AtomicU64,
     /// Bytes of blobs received and kept.
     pub bytes: AtomicU64,
+    /// `failures` by the status that was answered, 0 without an answer.
+    pub statuses: Mutex<BTreeMap<u16, u64>>,
 }
 
 impl FetchStats {
     pub(crate) fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Counts a GET that failed.
+    pub(crate) fn failed(&self, status: Option<u16>) {
+        Self::add(&self.failures, 1);
+        *self.statuses.lock().entry(status.unwrap_or(0)).or_default() += 1;
     }
 }
 

@@ -167,8 +167,8 @@ impl Source {
                 Ok(None) => continue,
                 Err(failure) => failure,
             };
-            FetchStats::add(&self.stats.failures, 1);
             let Failure { error, status, retry } = failure;
+            self.stats.failed(status);
             let out_of_time = self.clock.now() >= task.end;
             if let Some(target) = task.target.take() {
                 // Also beyond the last detour: the locator learns from every failure.
