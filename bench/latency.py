@@ -42,7 +42,7 @@ def build() -> Path:
 @contextmanager
 def serving(program: Path) -> Iterator[str]:
     """The base URL of the server."""
-    command = [program, str(round(DELAY_S * 1000)), str(BLOB_BYTES)]
+    command = [str(program), str(round(DELAY_S * 1000)), str(BLOB_BYTES)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
@@ -96,7 +96,11 @@ def crowd(url: str, cache: obdcore.ChunkCache) -> int:
     """Requests that many readers of one missing chunk make."""
     blob = open_blob(url, cache)
     before = requests(url)
-    together(CROWD, lambda number: blob.read_at(CHUNK_BYTES + 4096 * (number % 64), 4096) and None)
+
+    def read(number: int) -> None:
+        blob.read_at(CHUNK_BYTES + 4096 * (number % 64), 4096)
+
+    together(CROWD, read)
     return requests(url) - before
 
 

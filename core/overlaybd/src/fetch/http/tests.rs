@@ -1,7 +1,16 @@
-//! What must hold of URLs, proxies and bodies before a byte is sent.
+//! URLs, proxies, framings and bounds of the client.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::pool::Pool;
 use super::proxy::{Environment, Proxy};
 use super::url::Url;
+use super::{Client, ClientOptions};
+use crate::error::{Error, Kind};
+use crate::fetch::{Http, Request, Via};
 
 fn url(text: &str) -> Url {
     Url::parse(text).unwrap_or_else(|| panic!("{text}"))
@@ -75,4 +84,92 @@ fn proxies_come_from_the_environment_with_exceptions() {
     assert_eq!(proxy.authorization.as_deref(), Some("Basic dTpwQHNz"));
     assert_eq!(Proxy::parse("proxy6:1").unwrap().url.endpoint(), "proxy6:1");
     assert_eq!(Proxy::parse("socks5://x"), None);
+}
+
+/// A client and a server that answers each connection's requests with these, then closes it. What it was sent goes
+/// to the channel.
+fn scripted(answers: Vec<Vec<&'static str>>) -> (Client, String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/x", listener.local_addr().unwrap());
+    let (said, heard) = mpsc::channel();
+    std::thread::spawn(move || {
+        for connection in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut input = BufReader::new(stream.try_clone().unwrap());
+            for answer in connection {
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") && input.read_line(&mut head).unwrap() > 0 {}
+                said.send(head).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        }
+    });
+    (Client::new(ClientOptions::default()), url, heard)
+}
+
+fn get(client: &Client, url: &str) -> Result<(u16, String), Error> {
+    let headers = [("X-Test".to_owned(), "1".to_owned())];
+    let time = Duration::from_secs(20);
+    let (via, first, last) = (&Via::Direct, 0, 9);
+    let request = Request { url, headers: &headers, via, first, last, timeout: time, patience: time };
+    let mut response = client.get(&request)?;
+    let mut text = String::new();
+    response.body.read_to_string(&mut text).map_err(|e| Error::io("body", e))?;
+    Ok((response.status, text))
+}
+
+#[test]
+fn bodies_of_all_framings_are_read_and_connections_kept() {
+    let (client, url, heard) = scripted(vec![
+        vec![
+            "HTTP/1.1 206 P\r\nContent-Length: 5\r\n\r\nfirst",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nsec\r\n3\r\nond\r\n0\r\nT: r\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\r\nto the end",
+        ],
+        vec!["HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nold"],
+        vec!["HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\nlast"],
+        vec!["HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmore than it said", "never asked for"],
+        vec!["HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nless"],
+    ]);
+    for expected in ["first", "second", "", "to the end", "old", "last", "more"] {
+        assert_eq!(get(&client, &url).unwrap().1, expected);
+    }
+    assert_eq!(get(&client, &url).unwrap_err().kind(), Kind::Io);
+    let head = heard.recv().unwrap();
+    assert!(head.starts_with("GET /x HTTP/1.1\r\nHost: 127.0.0.1:"), "{head}");
+    assert!(head.contains("\r\nRange: bytes=0-9\r\n") && head.contains("\r\nX-Test: 1\r\n"), "{head}");
+}
+
+#[test]
+fn heads_that_make_no_sense_are_refused() {
+    for (answer, kind) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxy", Kind::Io),
+        ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nxy", Kind::Io),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Kind::Io),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n", Kind::Io),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n", Kind::Io),
+        ("HTTP/1.1 999 OK\r\n\r\n", Kind::Io),
+        ("SSH-2.0\r\n\r\n", Kind::Io),
+        ("", Kind::Io),
+    ] {
+        let (client, url, _heard) = scripted(vec![vec![answer]]);
+        assert_eq!(get(&client, &url).unwrap_err().kind(), kind, "{answer}");
+    }
+}
+
+#[test]
+fn one_host_gets_so_many_requests_at_a_time() {
+    let pool = Pool::default();
+    let soon = || Instant::now() + Duration::from_millis(5);
+    let mut slots: Vec<_> = std::iter::from_fn(|| pool.enter("h", soon())).take(1000).collect();
+    assert_eq!(slots.len(), 64);
+    assert!(pool.enter("other", soon()).is_some());
+    slots.pop();
+    std::thread::scope(|scope| {
+        let _taken = pool.enter("h", soon()).unwrap();
+        let waiting = scope.spawn(|| pool.enter("h", Instant::now() + Duration::from_secs(60)).is_some());
+        slots.pop();
+        assert!(waiting.join().unwrap());
+    });
 }
