@@ -91,7 +91,7 @@ COMMAND = Command(
     "Brings the remote layers of an image to this machine, checked against their digests.",
     options=[
         flag("--full", help="whole layers: into their directories, or without one into the cache"),
-        option("--jobs", metavar="N", convert=_jobs, default=8, help="ranges fetched at once"),
+        option("--jobs", metavar="N", convert=_jobs, default=4, help="ranges fetched at once"),
         option(
             "--platform", metavar="OS/ARCH", default="", help="of an image for several (default: this one)"
         ),

@@ -122,9 +122,10 @@ impl CachedBlob {
         }
     }
 
-    /// Carries out a fetch, whose bytes the media gets later.
+    /// Carries out a fetch, whose bytes the media gets later; at once if nobody waits for what comes next.
     fn lead(&self, flight: &Arc<Flight>, purpose: For<'_>) -> Result<Arc<Vec<u8>>> {
         let shape = self.store.shape;
+        let filling = matches!(purpose, For::Fill(_));
         // Also if the source panics: others wait for this fetch.
         let mut abandoned = Abandoned { store: &self.store, flight, why: None };
         let mut bytes = self.store.shared.buffers.take(shape.bytes(flight.first, flight.end));
@@ -136,7 +137,13 @@ impl CachedBlob {
             }
         }
         let bytes = Arc::new(bytes);
-        self.landed(flight, Arc::clone(&bytes));
+        if filling {
+            // Several fillings write at the same time, each what its own processor has just received.
+            flight.finish(Ok(Arc::clone(&bytes)));
+            self.job(flight, Arc::clone(&bytes)).run();
+        } else {
+            self.landed(flight, Arc::clone(&bytes));
+        }
         Ok(bytes)
     }
 
@@ -182,7 +189,11 @@ impl CachedBlob {
 
     fn landed(&self, flight: &Arc<Flight>, bytes: Arc<Vec<u8>>) {
         flight.finish(Ok(Arc::clone(&bytes)));
-        self.cache.writer.run(Job { store: Arc::clone(&self.store), flight: Arc::clone(flight), bytes });
+        self.cache.writer.run(self.job(flight, bytes));
+    }
+
+    fn job(&self, flight: &Arc<Flight>, bytes: Arc<Vec<u8>>) -> Job {
+        Job { store: Arc::clone(&self.store), flight: Arc::clone(flight), bytes }
     }
 
     /// A read that the media alone cannot answer.

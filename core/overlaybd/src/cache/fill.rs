@@ -4,8 +4,9 @@ use super::blob::{CachedBlob, For, Turn, MAX_TURNS};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::Stream;
 
-/// Bytes that a filling fetches at a time: a reader who wants some of them waits for that much.
-const FILL_BYTES: usize = 1 << 20;
+/// Bytes that a filling fetches at a time: a reader who wants some of them waits for that much, and they are written
+/// while they are in the cache of the processor that received them.
+const FILL_BYTES: usize = 256 << 10;
 
 /// A filling under way.
 pub(super) struct Fill {
@@ -42,7 +43,11 @@ impl CachedBlob {
             }
             at = match self.turn(at, end, FILL_BYTES, For::Fill(&mut fill))? {
                 Turn::Ready(until) => until,
-                Turn::Bytes(bytes, start) => start + bytes.len() as u64,
+                Turn::Bytes(bytes, start) => {
+                    let end = start + bytes.len() as u64;
+                    self.store.shared.buffers.put(bytes);
+                    end
+                }
                 Turn::Again if turns < MAX_TURNS => {
                     turns += 1;
                     continue;
