@@ -20,6 +20,8 @@ BACKLOG: Final = 16
 TIMEOUT_S: Final = 10.0
 MAX_BODY_BYTES: Final = 64 << 10
 MAX_PARAMETERS: Final = 32
+# How often the accepting thread looks whether it should end.
+POLL_S: Final = 0.2
 
 
 class Request(NamedTuple):
@@ -50,7 +52,7 @@ class HttpServer:
         listener.listen(BACKLOG)
         self._server: Final = _Server(listener, handle)
         self._thread: Final = threading.Thread(
-            target=self._server.serve_forever, args=(0.2,), name=name, daemon=True
+            target=self._server.serve_forever, args=(POLL_S,), name=name, daemon=True
         )
         self._thread.start()
 
@@ -75,7 +77,9 @@ class _Server(ThreadingMixIn, BaseServer):
         return self.socket.fileno()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        self._places.acquire()
+        # Not for ever: the loop also has to see that it should end.
+        if not self._places.acquire(timeout=POLL_S):
+            raise BlockingIOError("all threads are busy")
         try:
             connection, address = self.socket.accept()
         except BaseException:
@@ -83,13 +87,9 @@ class _Server(ThreadingMixIn, BaseServer):
             raise
         return connection, address or ("local", 0)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
-
     def shutdown_request(self, request: Any) -> None:
+        """The last call for each that was accepted."""
+        self._places.release()
         request.close()
 
     def server_close(self) -> None:

@@ -155,3 +155,31 @@ def test_what_happened_before_the_end_is_in_the_log(
     names = [(name, members["offset"], members["size"]) for name, members in records(tmp_path / "log")]
     assert names == [("download", "4096", "8192")]
     assert obdcore.audit_take() == ([], 0)
+
+
+def test_downloads_and_evictions_have_records_of_their_own(
+    tmp_path: Path, registry: servers.Registry, image: Path
+) -> None:
+    document = json.loads(image.read_text())
+    (lower,) = document["lowers"]
+    url = f"{document['repoBlobUrl']}/{lower['digest']}"
+    audit = Audit(str(tmp_path / "log"))
+    # Room for a part of the layer only: what was read first has to go.
+    cache = obdcore.ChunkCache(str(tmp_path / "small"), 2 << 20, 65536, min_free_bytes=0)
+    blob = Registry().open_blob(url, size=lower["size"], cache=cache)
+    for offset in range(0, lower["size"] - (1 << 20), 1 << 20):
+        blob.read_at(offset, 1 << 20)
+    cache.flush()
+    buffer = bytearray(1 << 20)
+    assert blob.copy_into(buffer, 0) == len(buffer)
+    audit.stop()
+    found = records(tmp_path / "log")
+    evictions = [members for name, members in found if name == "eviction"]
+    assert evictions
+    for members in evictions:
+        assert list(members) == ["actualEvict", "evictByCache", "evictByDisk", "totalUsed_"]
+        assert int(members["actualEvict"]) > 0 and int(members["evictByCache"]) > 0
+        assert members["evictByDisk"] == "0"
+    steps = [members for name, members in found if name == "bk_download"]
+    assert steps and {members["pathname"] for members in steps} == {f"/{url}"}
+    assert sum(int(members["size"]) for members in steps) <= len(buffer)
