@@ -21,7 +21,7 @@ from obd.image import Device
 from obd.push import Repository
 from obd.registry import Registry
 from tests.e2e import servers
-from tests.e2e.commands import names, ok
+from tests.e2e.commands import START_S, names, ok, serving
 
 DISK_BYTES = 24 << 20
 RAW = random.Random(11).randbytes(DISK_BYTES)
@@ -162,6 +162,21 @@ def recorded(image: Image) -> int:
         return int((image.dir / ".download.progress").read_text().split()[2])
     except FileNotFoundError:
         return 0
+
+
+def test_under_obd_serve(image: Image) -> None:
+    config = image.config(maxMBps=40)
+    with serving(config, "--nbd", "127.0.0.1:0", "--service", image.service) as (process, uri):
+        copy = ["nbdcopy", uri, str(image.home / "during")]
+        subprocess.run(copy, check=True, capture_output=True)
+        until((image.dir / "overlaybd.commit").exists)
+        subprocess.run([*copy[:-1], str(image.home / "after")], check=True, capture_output=True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(START_S) == 0
+        assert process.stderr is not None and process.stderr.read() == b""
+    for name in ("during", "after"):
+        assert (image.home / name).read_bytes() == RAW
+    assert names(image.dir) == ["overlaybd.commit"]
 
 
 def test_killed_and_resumed(image: Image) -> None:
