@@ -13,6 +13,7 @@ import pytest
 
 from obd.mount import filesystem
 from obd.mount.state import StateDirectory, run_directory
+from obd.sockets import processes, statistics
 from tests.e2e.commands import BIN, ok, run
 
 pytestmark = pytest.mark.skipif(
@@ -162,6 +163,22 @@ def test_sigterm_asks_the_keeper_to_unmount(tmp_path: Path, base: Path, point: P
     os.kill(known.pid, signal.SIGTERM)
     wait_for("still mounted", lambda: not filesystem.is_mount_point(str(point)))
     wait_for("the keeper does not end", lambda: not os.path.exists(state.path))
+
+
+def test_a_mount_can_be_watched(tmp_path: Path, base: Path, point: Path) -> None:
+    image = config(tmp_path, base)
+    ok("obd", "mount", image, point)
+    known = StateDirectory(str(point)).read()
+    assert known is not None
+    # It listens when the mount is there, so that nobody waits for that.
+    wait_for("no control socket", lambda: known.pid in processes())
+    before = statistics(known.pid)
+    (device,) = before["devices"]
+    assert (before["command"], device["name"]) == ("obd mount", str(point))
+    assert (device["address"], device["image"]) == (known.loop, str(image))
+    assert device["reads"] > 0 and device["errors"] == 0
+    ok("obd", "umount", point)
+    assert known.pid not in processes()
 
 
 def test_after_a_killed_keeper_everything_can_be_cleared(tmp_path: Path, base: Path, point: Path) -> None:
