@@ -42,6 +42,8 @@ class _Route:
         # Of a P2P proxy: whether the registry has been asked for a redirect.
         self.resolved = False
         self.avoided_until = 0.0
+        # Of a P2P proxy: until when another refusal is more than a link that went bad.
+        self.suspect_until = 0.0
 
     def link(self) -> Redirect | None:
         """The redirect, while it is good."""
@@ -89,9 +91,14 @@ class BlobLocator:
             route.redirect = follow(target.url, location, route.url)
             return route.redirect is not None
         if isinstance(route.endpoint, P2p) and route.endpoint.prefix:
-            # Most likely the registry's answer: it will give it again, directly, or another link.
+            # Most likely the registry's answer: it will give it again, directly, or another link. If that
+            # does not help, it is the proxy that cannot do it.
+            if not self._open(route):
+                return True  # the same link, in the hands of another reader
             route.resolved = False
-            self._avoid(route, STALE_S, f"status {status}")
+            again = self._clock() < route.suspect_until
+            route.suspect_until = self._clock() + LACKING_S
+            self._avoid(route, LACKING_S if again else STALE_S, f"status {status}")
             return True
         if target.url != route.url:
             # The link has expired or gone bad: back to the registry for another one.
@@ -141,11 +148,16 @@ class BlobLocator:
 
     def _avoid(self, route: _Route, seconds: float, why: str) -> None:
         route.avoided_until = self._clock() + seconds
-        _log.warning("%s: not read from %s for %d s: %s", self._url_shown, route.endpoint.name, seconds, why)
-
-    @property
-    def _url_shown(self) -> str:
-        return without_secrets(self._url)
+        # A link that went bad is nothing to worry about.
+        level = logging.INFO if seconds <= STALE_S else logging.WARNING
+        _log.log(
+            level,
+            "%s: not read from %s for %d s: %s",
+            without_secrets(self._url),
+            route.endpoint.name,
+            seconds,
+            why,
+        )
 
     def _target(self, number: int, route: _Route) -> obdcore.Target:
         last = number == len(self._routes) - 1

@@ -170,7 +170,7 @@ def test_p2p_as_a_prefix() -> None:
     assert (target.url, target.headers, target.proxy) == (f"http://127.0.0.1:9731/acc/{BLOB}", [], "")
     assert where.locate().url == target.url and registry.asked == 1, "the registry is asked once"
     # A refusal may be the registry's: it is asked itself, and learns what it wants to see.
-    assert where.refused(401, [("WWW-Authenticate", "Basic")], target)
+    assert all(where.refused(401, [("WWW-Authenticate", "Basic")], target) for _ in range(3))
     direct = challenge(where)
     assert (direct.url, direct.proxy) == (BLOB, None)
     clock.now += STALE_S
@@ -178,8 +178,11 @@ def test_p2p_as_a_prefix() -> None:
     assert (where.locate().url, where.locate().headers) == (target.url, basic)
     # Behind a redirect there is no credential to show.
     registry.redirect = Redirect(CDN, False, None)
-    where.refused(403, [], where.locate())
+    target = where.locate()
+    assert [where.refused(403, [], target) for _ in range(3)] == [True] * 3
     clock.now += STALE_S
+    assert where.locate().url == BLOB, "refused again: it is not the link"
+    clock.now += LACKING_S
     target = where.locate()
     assert (target.url, target.headers) == (f"http://127.0.0.1:9731/acc/{CDN}", [])
     # The proxy is down: the registry, until it is not.
