@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Image;
-use crate::blob::Blob;
+use crate::blob::{heal, Blob};
 use crate::error::{Error, Kind, Result};
 use crate::limits::{MAX_LAYERS, OPEN_THREADS};
 use crate::lsmt::{Layer, Stack, Upper};
@@ -41,7 +41,7 @@ fn open_layers(blobs: &[Arc<dyn Blob>], recorder: &Arc<Recorder>) -> Result<Vec<
     let work = || loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let Some(blob) = blobs.get(number) else { return };
-        let layer = crate::layer::unwrap(blob.clone()).and_then(|content| Layer::open(recorder.tap(number, content)));
+        let layer = heal(blob, |stored| Layer::open(recorder.tap(number, crate::layer::unwrap(stored)?)));
         if layer.is_err() {
             next.store(blobs.len(), Ordering::Relaxed);
         }
