@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from obd.token import TokenCache, TokenKey
 
-# A token refused this soon after it was made is not too old: it does not allow what is asked.
-FRESH_S: Final = 5.0
+# A token refused this soon after it was asked for is not too old: it does not allow what is asked. Not more,
+# since clocks that do not agree may leave little of a token's life.
+FRESH_S: Final = 1.0
 PULL: Final = "pull"
 PUSH: Final = "pull,push"
 
@@ -122,7 +123,17 @@ class Registry:
         credential = self._credential(url)
         if challenge.scheme == "basic":
             return credential.basic() if credential and credential.username else None
-        return self._tokens.get(self._key(url, action, challenge, credential)).header()
+        try:
+            return self._tokens.get(self._key(url, action, challenge, credential)).header()
+        except OSError:
+            self._unlearn(url, challenge)
+            raise
+
+    def _unlearn(self, url: str, challenge: Challenge) -> None:
+        """Forgets a challenge that cannot be met: the registry may say something better the next time."""
+        with self._lock:
+            if self._challenges.get(origin(url)) is challenge:
+                del self._challenges[origin(url)]
 
     def refused(self, url: str, www_authenticate: list[str], sent: str | None, action: str = PULL) -> bool:
         """Whether to repeat a request for `url` that got 401 or 403 with the `Authorization` value `sent`.
@@ -141,6 +152,7 @@ class Registry:
                 return True
         except OSError as error:
             if kind_of(error) != "denied" or not self._changed(url, credential):
+                self._unlearn(url, challenge)
                 raise
         else:
             if not self._changed(url, credential):

@@ -221,6 +221,18 @@ def test_an_old_token_that_is_refused_is_replaced(tokens: Tokens, monkeypatch: p
     assert target(locator)[1] == [("Authorization", "Bearer t2")]
 
 
+def test_a_challenge_that_cannot_be_met_is_forgotten(tokens: Tokens) -> None:
+    registry = Registry(Fixed())
+    locator = BlobLocator(registry, BLOB)
+    for realm in ("file:///etc/passwd", "http://127.0.0.1:1/token"):
+        with pytest.raises(ObdError):
+            locator.refused(401, [("WWW-Authenticate", f'Bearer realm="{realm}"')], at())
+        # The registry is asked again, and may have come to its senses.
+        assert target(locator) == (BLOB, [])
+    assert locator.refused(401, [("WWW-Authenticate", f'Bearer realm="{tokens.url}"')], at())
+    assert target(locator) == (BLOB, [("Authorization", "Bearer t1")])
+
+
 def test_basic_dialogue() -> None:
     credentials = Fixed(Credential("u", "p"))
     locator = BlobLocator(Registry(credentials), BLOB)
