@@ -88,6 +88,8 @@ struct Task<'a> {
     end: Duration,
     patience: Duration,
     refusals: u32,
+    /// The last refusal that was no redirect: what a circle of them is really about.
+    refused: Option<(Kind, String)>,
     /// Who was asked last.
     target: Option<Arc<Target>>,
     /// Bytes to ask for beyond the buffer, and what has come of them.
@@ -155,6 +157,7 @@ impl Source {
             end: self.clock.now() + DEADLINE,
             patience: PATIENCE,
             refusals: 0,
+            refused: None,
             target: None,
             ahead,
             stream: stream.filter(|stream| stream.at == offset),
@@ -295,14 +298,19 @@ impl Source {
         let failure = |kind, what, retry| Err(Failure::new(Error::new(kind, what), status, retry));
         match status {
             300..=303 | 307 | 308 | 400 | 401 | 403 | 410 => {
+                let kind = if matches!(status, 401 | 403) { Kind::Denied } else { Kind::Io };
+                if status >= 400 {
+                    task.refused = Some((kind, head.clone()));
+                }
                 task.refusals += 1;
                 if task.refusals > MAX_REFUSALS {
-                    return failure(Kind::Io, format!("{head}: sent round in circles"), Retry::Never);
+                    let (kind, head) = task.refused.take().unwrap_or((Kind::Io, head));
+                    return failure(kind, format!("{head}: sent round in circles"), Retry::Never);
                 }
                 if self.locate.refused(status, &response.headers, target)? {
                     return Ok(None);
                 }
-                failure(if matches!(status, 401 | 403) { Kind::Denied } else { Kind::Io }, head, Retry::Never)
+                failure(kind, head, Retry::Never)
             }
             404 => failure(Kind::NotFound, head, Retry::Never),
             416 => {
