@@ -19,7 +19,7 @@ def status(code: int, **headers: str) -> Action:
 def gone(code: int, kind: str, *says: str, **headers: str) -> Scenario:
     """A status that is believed at once."""
     failure = fails(kind, f"GET {{url}}: {code}", *says)
-    return Scenario(f"status {code}", status(code, **headers), once=failure, lasting=failure)
+    return Scenario(f"status {code}", status(code, **headers), once=failure, lasting=failure, requests=1)
 
 
 def passing(code: int) -> Scenario:
@@ -30,6 +30,12 @@ def passing(code: int) -> Scenario:
 def in_a_while(call: Call) -> None:
     """Retry-After as a date, a second from now."""
     call.status(503, {"Retry-After": formatdate(time() + 1, usegmt=True)})
+
+
+def hinted(call: Call) -> None:
+    """A hint that an answer will come, and then it comes."""
+    call.x.head(100)
+    call.part()
 
 
 def linked(code: int) -> Action:
@@ -46,7 +52,7 @@ STATUSES = Section(
             "status 429 with `Retry-After: 1`",
             status(429, Retry_After="1"),
             Right("after that second"),
-            fails("busy", "GET {url}: 429"),
+            fails("busy", GAVE_UP, "GET {url}: 429"),
             times=1,
         ),
         Scenario(
@@ -84,6 +90,11 @@ STATUSES = Section(
                 lasting=fails("corrupt", f"GET {{url}}: {code}", "not an answer to a range"),
             )
             for code in (201, 204, 207)
+        ),
+        Scenario(
+            "status 100 before the right answer",
+            hinted,
+            lasting=RIGHT,
         ),
         Scenario(
             "a status that is no number",
@@ -312,5 +323,11 @@ REDIRECTS = Section(
         nowhere("to another protocol", to("ftp://127.0.0.1/x")),
         nowhere("to nonsense", to("http://[::1/x")),
         nowhere("to a port that is none", to("http://127.0.0.1:99999/x")),
+        Scenario(
+            "to a host that is not there",
+            to("http://127.0.0.1:1/x?signature=hidden"),
+            once=RIGHT,
+            lasting=fails("io", "GET http://127.0.0.1:1/x"),
+        ),
     ),
 )

@@ -25,11 +25,11 @@ def restart(site: Site, lasting: bool) -> None:
     site.registry.drop_connections()
 
 
-def greet(greeting: Greeting) -> Callable[[Site, bool], None]:
+def greet(greeting: Greeting, times: int = 2) -> Callable[[Site, bool], None]:
     """Connections are dealt with before anything is read from them."""
 
     def breaks(site: Site, lasting: bool) -> None:
-        site.greetings[:] = [] if lasting else [greeting] * 2
+        site.greetings[:] = [] if lasting else [greeting] * times
         site.greeting = greeting if lasting else None
         # What is open already would not be greeted any more.
         site.registry.drop_connections()
@@ -47,12 +47,6 @@ def close_at_once(connection: socket.socket) -> bool:
     """The end in place of the first byte."""
     connection.close()
     return False
-
-
-def no_tls(connection: socket.socket) -> bool:
-    """Plain HTTP where TLS is spoken."""
-    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-    return True
 
 
 def half_a_head(call: Call) -> None:
@@ -106,6 +100,12 @@ def drip_head(call: Call) -> None:
     call.x.trickle(b"x" * 10_000)
 
 
+def drip_body(call: Call) -> None:
+    """The right head, then a byte now and then."""
+    call.promise()
+    call.x.trickle(call.body)
+
+
 def endless_header(call: Call) -> None:
     """A header without end."""
     call.x.send(b"HTTP/1.1 206 OK\r\nX: ")
@@ -131,13 +131,9 @@ def endless_hints(call: Call) -> None:
         call.x.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-def bomb(name: str, fault: Callable[[Call], None], kind: str = "limit") -> Scenario:
-    """A head that is too much."""
-    failure = fails(kind, "GET {url}")
-    return Scenario(name, fault, failure if kind == "limit" else RIGHT, failure)
-
-
 SLOW = fails("timed-out", "GET {url}")
+ENDLESS = fails("limit", "GET {url}", "the head of the answer is too long")
+HINTS = fails("limit", "GET {url}", "answers of status 1xx only")
 GONE = fails("io", GAVE_UP, "GET {url}")
 
 CONNECTIONS = Section(
@@ -147,14 +143,16 @@ CONNECTIONS = Section(
         Scenario("refused", breaks=refuse, once=RIGHT, lasting=fails("io", GAVE_UP, "GET {url}")),
         Scenario("reset when accepted", breaks=greet(reset_at_once), lasting=GONE),
         Scenario("closed when accepted", breaks=greet(close_at_once), lasting=GONE),
-        Scenario("closed between two requests", breaks=restart, once=Right("at no cost"), when=("read",)),
+        Scenario(
+            "closed between two requests", breaks=restart, once=Right("at no cost"), when=("read",), free=True
+        ),
         Scenario("closed in place of an answer", then(nothing, "close"), lasting=GONE),
         Scenario("reset in place of an answer", then(nothing, "reset"), lasting=GONE),
         Scenario("closed in the head", then(half_a_head, "close"), lasting=GONE),
         Scenario("reset in the head", then(half_a_head, "reset"), lasting=GONE),
         Scenario("reset in the body", then(half_a_body, "reset"), RIGHT, None),
-        Scenario("closed after each answer", answer_and_close, lasting=Right("at no cost")),
-        Scenario("reset after each answer", answer_and_reset, lasting=Right("at no cost")),
+        Scenario("closed after each answer", answer_and_close, lasting=Right("at no cost"), free=True),
+        Scenario("reset after each answer", answer_and_reset, lasting=Right("at no cost"), free=True),
         Scenario("garbage in place of an answer", garbage, lasting=GONE),
         Scenario(
             "silence in place of an answer",
@@ -168,9 +166,14 @@ CONNECTIONS = Section(
         ),
         Scenario("silence in the body", then(half_a_body, "hold"), ON, None, times=1),
         Scenario("a head that drips", drip_head, None, SLOW),
-        bomb("a header without end", endless_header),
-        bomb("headers without end", endless_headers, "io"),
-        bomb("five thousand headers", many_headers, "io"),
-        bomb("`100 Continue` without end", endless_hints),
+        Scenario("a body that drips", drip_body, None, SLOW),
+        Scenario("a header without end", endless_header, None, ENDLESS),
+        Scenario(
+            "headers without end", endless_headers, lasting=fails("io", GAVE_UP, "GET {url}", "not HTTP")
+        ),
+        Scenario(
+            "five thousand headers", many_headers, lasting=fails("io", GAVE_UP, "GET {url}", "not HTTP")
+        ),
+        Scenario("`100 Continue` without end", endless_hints, None, HINTS),
     ),
 )

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tests.e2e.faults.answers import status
 from tests.e2e.faults.scenario import RIGHT, Right, Scenario, Section, fails
-from tests.e2e.faults.site import Action, Call, Site
+from tests.e2e.faults.site import REPOSITORY, Action, Call, Site
 
 BEARER: Mapping[str, Any] = {"auth": "bearer"}
 BASIC: Mapping[str, Any] = {"auth": "basic"}
@@ -46,8 +47,14 @@ def lower_case(call: Call) -> None:
 
 def expire(call: Call) -> None:
     """All tokens given out so far have expired; new ones are good."""
-    call.site.tokens.clear()
+    call.site.expire_tokens(call)
     call.site.blob(call)
+
+
+def expire_with_403(call: Call) -> None:
+    """As `expire`, for a registry that says 403."""
+    call.site.expire_tokens(call)
+    asking(call.site.bearer() + ',error="invalid_token"', 403)(call)
 
 
 def refuse(call: Call) -> None:
@@ -74,7 +81,7 @@ def challenged(name: str, challenge: str, *says: str, code: int = 401) -> Scenar
 
 def at_token(name: str, fault: Action, kind: str, *says: str, once: bool = True) -> Scenario:
     """A token server that does not do its work. With `once` a repetition helps."""
-    failure = fails(kind, "token of ", *says)
+    failure = fails(kind, "/token", *says)
     outcome = RIGHT if once else failure
     return Scenario(name, fault, outcome, failure, part="token", site=BEARER, when=("open",))
 
@@ -122,17 +129,22 @@ CREDENTIALS = Section(
         challenged("status 401 with nonsense as challenge", 'Basic"=,, =;'),
         challenged("status 401 with another scheme", "Negotiate abc="),
         challenged("status 403 with a challenge that is met already", 'Basic realm="x"', code=403),
+        Scenario("a token that expires in mid-read", expire, RIGHT, site=BEARER, times=1),
+        Scenario(
+            "a token that expires in mid-read, said by 403", expire_with_403, RIGHT, site=BEARER, times=1
+        ),
         Scenario("tokens that have always expired", refuse, None, REFUSED, site=BEARER),
         *(
             Scenario(
                 f"a signed link that has expired, status {code}",
                 expired_link(code),
                 Right("another link is asked for"),
+                fails(kind, f"/bucket/object: {code}"),
                 part="store",
                 site=STORE,
                 times=1,
             )
-            for code in (400, 401, 403, 410)
+            for code, kind in ((400, "io"), (401, "denied"), (403, "denied"), (410, "io"))
         ),
         Scenario("token and link expire together", expire, RIGHT, site=BOTH, times=1),
     ),
@@ -158,7 +170,23 @@ TOKENS = Section(
             "not a token",
             once=False,
         ),
+        replace(at_token("5 MiB of answer", says(bytes(5 << 20)), "limit", "longer than"), once=None),
+        at_token("connection closed", lambda call: call.x.close(), "io"),
+        at_token("connection reset", lambda call: call.x.reset(), "io"),
         Scenario("`access_token` in place of `token`", other_name, RIGHT, RIGHT, part="token", site=BEARER),
         Scenario("a life of less than nothing", short_lived, RIGHT, RIGHT, part="token", site=BEARER),
+        Scenario(
+            "is not there",
+            asking(f'Bearer realm="http://127.0.0.1:1/token",scope="repository:{REPOSITORY}:pull"'),
+            RIGHT,
+            fails("io", "http://127.0.0.1:1/token"),
+            times=1,
+        ),
+        Scenario(
+            "is a file",
+            asking('Bearer realm="file:///etc/passwd"'),
+            fails("invalid", "no usable realm"),
+            fails("invalid", "no usable realm"),
+        ),
     ),
 )

@@ -25,10 +25,6 @@ class Fails:
     says: tuple[str, ...]
     note: str = ""
 
-    def shown(self, site: Site) -> list[str]:
-        """What the line must hold for `site`."""
-        return [piece.replace("{url}", site.blob_url) for piece in self.says]
-
 
 Outcome = Right | Fails
 RIGHT = Right()
@@ -61,6 +57,12 @@ class Scenario:
     breaks: Callable[[Site, bool], None] | None = None
     offset: int = FAR
     when: tuple[str, ...] = ("open", "read")
+    # What a line of the log holds too, as `Site.shown` spells it.
+    logs: str = ""
+    # How many requests the failing read of an open image costs (0: any number).
+    requests: int = 0
+    # Whether no attempt counts as failed.
+    free: bool = False
     # Whether all is right as soon as the site is.
     heals: bool = True
 

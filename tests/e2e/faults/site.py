@@ -4,16 +4,19 @@ import base64
 import json
 import re
 import socket
-import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.e2e.faults.server import Exchange, Header, Server
+from tests.e2e.tls import Authority
 
 USER, PASSWORD = "ann", "hidden-password"
 REPOSITORY = "team/app"
+# The shortest life of a token.
+LIFE_S = 1.1
 
 
 class Call:
@@ -81,8 +84,8 @@ class Site:
     """A registry of one blob, `data`, with the parts that are asked for; a context that stops them all.
 
     Parts are `blob` (the registry itself) and `token` on one server; `store`, `mirror` and `proxy` on one
-    each. `auth` is "", "basic" or "bearer"; `redirects` sends readers to the store by signed links; `tls` is
-    what the registry speaks TLS with.
+    each. `auth` is "", "basic" or "bearer"; `redirects` sends readers to the store by signed links; `secure`
+    puts the registry behind TLS with a certificate of `authority`.
     """
 
     def __init__(
@@ -92,12 +95,14 @@ class Site:
         *,
         auth: str = "",
         redirects: bool = False,
-        tls: ssl.SSLContext | None = None,
+        secure: bool = False,
+        authority: Authority | None = None,
     ) -> None:
         self.data = data
         self.digest = digest
         self.auth = auth
         self.redirects = redirects
+        self._authority = authority
         self.tokens: set[str] = set()
         self.links: set[str] = set()
         self.scripts = {part: Script() for part in ("blob", "token", "store", "mirror", "proxy")}
@@ -107,9 +112,10 @@ class Site:
         # What each part got as Authorization.
         self.authorizations: dict[str, list[str]] = {part: [] for part in self.scripts}
         self._issued = 0
+        self._token_at = 0.0
         self._lock = threading.Lock()
         self._servers: dict[str, Server] = {}
-        self.registry = self.server("registry", context=tls)
+        self.registry = self.server("registry", context=self.authority.context() if secure else None)
 
     def server(self, name: str, **options: Any) -> Server:
         """The server `name`, started when it is first asked for."""
@@ -123,9 +129,25 @@ class Site:
             return found
 
     @property
+    def authority(self) -> Authority:
+        """Who signed the registry's certificate."""
+        assert self._authority
+        return self._authority
+
+    @property
     def host(self) -> str:
         """The registry's host and port."""
         return f"127.0.0.1:{self.registry.port}"
+
+    def shown(self, text: str) -> str:
+        """`text` with the names of servers in it: `{url}` of the blob, `{host}`, `{mirror}`, `{proxy}`."""
+        names = {"{url}": self.blob_url, "{host}": self.host}
+        for part in ("mirror", "proxy"):
+            if part in self._servers:
+                names[f"{{{part}}}"] = self.server(part).url
+        for name, value in names.items():
+            text = text.replace(name, value)
+        return text
 
     @property
     def repository_url(self) -> str:
@@ -187,6 +209,11 @@ class Site:
         else:
             call.part()
 
+    def expire_tokens(self, call: Call) -> None:
+        """All tokens given out so far have expired. Each had a life, if a short one."""
+        call.x.server.ended.wait(self._token_at + LIFE_S - time.monotonic())
+        self.tokens.clear()
+
     def challenge(self, call: Call) -> str:
         """What `call` has to answer first; "" if it may pass."""
         if self.auth == "basic" and call.authorization != basic(USER, PASSWORD):
@@ -209,6 +236,7 @@ class Site:
             self._issued += 1
             token = f"hidden-token-{self._issued}"
             self.tokens.add(token)
+            self._token_at = time.monotonic()
         call.x.answer(200, body=json.dumps({name: token, "expires_in": life_s}).encode())
 
     def store(self, call: Call) -> None:
