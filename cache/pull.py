@@ -30,6 +30,8 @@ _MAX_RANGE_BYTES: Final = 32 << 20
 # What is hashed at a time: it stays in a processor's own cache.
 _HASH_BYTES: Final = 256 << 10
 _PROGRESS_S: Final = 0.1
+# Time for what is under way when the work is interrupted, so that as much as can be is kept.
+_STOP_S: Final = 2.0
 _BUSY_S: Final = 0.5
 
 
@@ -63,17 +65,19 @@ class Pull:
     def run(self, progress: Callable[[int, int], object]) -> bool:
         """Whether all are here in the end. `progress(done, total)` is called often, and may raise."""
         total = sum(each.layer.blob.size for each in self.outcomes)
-        with (
-            ThreadPoolExecutor(self._jobs, "obd-pull") as ranges,
-            ThreadPoolExecutor(self._at_once, "obd-layer") as layers,
-        ):
-            waiting: set[Future[None]] = {layers.submit(self._layer, each, ranges) for each in self.outcomes}
-            try:
-                while waiting:
-                    waiting = wait(waiting, timeout=_PROGRESS_S).not_done
-                    progress(sum(map(_done_bytes, self.outcomes)), total)
-            finally:
-                self._stop.set()
+        ranges = ThreadPoolExecutor(self._jobs, "obd-pull")
+        layers = ThreadPoolExecutor(self._at_once, "obd-layer")
+        waiting: set[Future[None]] = {layers.submit(self._layer, each, ranges) for each in self.outcomes}
+        try:
+            while waiting:
+                waiting = wait(waiting, timeout=_PROGRESS_S).not_done
+                progress(sum(map(_done_bytes, self.outcomes)), total)
+        finally:
+            self._stop.set()
+            # Who is interrupted waits for no range of a registry that says nothing.
+            wait(waiting, timeout=_STOP_S)
+            layers.shutdown(wait=False, cancel_futures=True)
+            ranges.shutdown(wait=False, cancel_futures=True)
         for each in self.outcomes:
             if each.state == "done" and not each.layer.directory:
                 self._check_kept(each)

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import random
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from obd.push import MANIFEST_TYPE, Repository
 from obd.registry import PUSH
 from obd.registry import Registry as Dialogue
 from tests.e2e import servers
-from tests.e2e.commands import Done, names, ok, run
+from tests.e2e.commands import BIN, START_S, Done, names, ok, run
 
 DISK_BYTES = 20 << 20
 
@@ -181,6 +183,41 @@ class Wrong(servers.QuietHandler):
         type(self).served += end + 1 - start
         span = f"bytes {start}-{end}/{len(self.data)}"
         self.answer(206, self.data[start : end + 1], {"Content-Range": span})
+
+
+class Silent(servers.QuietHandler):
+    """A registry that begins to answer and then says nothing more."""
+
+    asked = threading.Event()
+    end = threading.Event()
+
+    def do_GET(self) -> None:
+        first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{64 << 20}")
+        self.send_header("Content-Length", str(int(last) + 1 - int(first)))
+        self.end_headers()
+        self.asked.set()
+        self.end.wait()
+
+
+@pytest.mark.parametrize("place", ["directory", "cache"])
+def test_a_signal_ends_it_whatever_the_registry_does(host: Host, place: str) -> None:
+    with servers.serving(Silent) as url:
+        lower: dict[str, Any] = {"digest": digest_of(b"other"), "size": 64 << 20}
+        if place == "directory":
+            lower["dir"] = str(host.home)
+        config = host.home / "config.json"
+        config.write_text(json.dumps({"repoBlobUrl": f"{url}/v2/a/blobs", "lowers": [lower]}))
+        Silent.asked.clear()
+        Silent.end.clear()
+        command = [str(BIN / "obd"), "pull", "--full", str(config), "--service", str(host.service)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+            assert Silent.asked.wait(START_S)
+            process.send_signal(signal.SIGTERM)
+            # Far below the half minute after which the registry is given up.
+            assert process.wait(15) == -signal.SIGTERM
+        Silent.end.set()
 
 
 @pytest.mark.parametrize("place", ["directory", "cache"])
