@@ -123,7 +123,8 @@ fn bodies_of_all_framings_are_read_and_connections_kept() {
     let (client, url, heard) = scripted(vec![
         vec![
             "HTTP/1.1 206 P\r\nContent-Length: 5\r\n\r\nfirst",
-            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nsec\r\n3\r\nond\r\n0\r\nT: r\r\n\r\n",
+            "HTTP/1.1 100 Continue\r\n\r\n\
+             HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nsec\r\n3\r\nond\r\n0\r\nT: r\r\n\r\n",
             "HTTP/1.1 204 No Content\r\n\r\n",
             "HTTP/1.1 200 OK\r\n\r\nto the end",
         ],
