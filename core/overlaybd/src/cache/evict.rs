@@ -150,13 +150,14 @@ impl Shared {
         if !store.lock(true)? {
             return Ok(None);
         }
-        let (taken, empty) = store.take_away(cut, amount, BATCH)?;
-        match &store.home {
-            Home::Directory(media) if empty => {
+        let outcome = store.take_away(cut, amount, BATCH);
+        match (&store.home, outcome) {
+            // Where no holes can be punched, files that nobody uses go as a whole.
+            (Home::Directory(media), Ok((_, true)) | Err(_)) => {
                 self.remove(&blob.digest, &**media)?;
-                Ok(Some(blob.bytes.max(taken)))
+                Ok(Some(blob.bytes))
             }
-            _ => Ok(Some(taken)),
+            (_, outcome) => Ok(Some(outcome?.0)),
         }
     }
 

@@ -27,6 +27,7 @@ struct Plan {
     at: u64,
     fault: Fault,
     follow_up: AtomicBool,
+    no_holes: bool,
 }
 
 impl Plan {
@@ -59,7 +60,14 @@ pub struct FaultDisk {
 impl FaultDisk {
     /// Plans one fault.
     pub fn new(inner: Arc<dyn Disk>, at: u64, fault: Fault) -> Self {
-        let plan = Plan { seen: AtomicU64::new(0), at, fault, follow_up: AtomicBool::new(false) };
+        let plan = Plan { seen: AtomicU64::new(0), at, fault, follow_up: AtomicBool::new(false), no_holes: false };
+        FaultDisk { inner, plan: Arc::new(plan) }
+    }
+
+    /// A disk of which nothing goes wrong but that no file can have a hole punched, as on some file systems.
+    pub fn without_holes(inner: Arc<dyn Disk>) -> Self {
+        let (seen, follow_up) = (AtomicU64::new(0), AtomicBool::new(false));
+        let plan = Plan { seen, at: u64::MAX, fault: Fault::Errno(0), follow_up, no_holes: true };
         FaultDisk { inner, plan: Arc::new(plan) }
     }
 
@@ -157,6 +165,9 @@ impl File for FaultFile {
     }
 
     fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        if self.plan.no_holes {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
         self.plan.fail()?;
         self.inner.punch_hole(offset, len)
     }

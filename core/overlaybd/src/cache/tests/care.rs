@@ -91,3 +91,31 @@ fn what_is_pinned_or_open_stays() {
     assert_eq!(cache.shrink(0).unwrap(), 0);
     assert_eq!(fs::read_dir(bench.dir.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn files_that_cannot_be_made_smaller_neither_hang_eviction_nor_stay_for_ever() {
+    use crate::sys::fault::FaultDisk;
+
+    let bench = Bench { capacity: 50 * CHUNK as u64, ..Bench::new() };
+    let server = Server::new(pattern(20 * CHUNK));
+    let cache = bench.cache_on(Arc::new(FaultDisk::without_holes(Arc::new(OsDisk))));
+    let mut open = Vec::new();
+    for round in 0..6 {
+        let digest = format!("sha256:0{round}");
+        let blob = CachedBlob::open(&cache, &digest, source(&server), Some(server.bytes.len() as u64)).unwrap().blob;
+        check(&*blob, &server, 0, server.bytes.len());
+        open.push(blob);
+        assert!(disk_usage(bench.dir.path()) <= bench.capacity + EXTENTS);
+    }
+    assert!(cache.stats().uncached.load(Relaxed) > 0 && !bench.notices.lock().is_empty());
+    for blob in &open {
+        check(&**blob, &server, 0, server.bytes.len());
+    }
+    // Once nobody has them open any more they go as a whole.
+    drop((open, cache));
+    let cache = bench.cache_on(Arc::new(FaultDisk::without_holes(Arc::new(OsDisk))));
+    let blob = CachedBlob::open(&cache, "sha256:0f", source(&server), Some(server.bytes.len() as u64)).unwrap().blob;
+    check(&*blob, &server, 0, server.bytes.len());
+    assert!(blob.is_ready(0, blob.len()), "there was no room for it");
+    assert!(disk_usage(bench.dir.path()) <= bench.capacity + EXTENTS);
+}
