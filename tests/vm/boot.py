@@ -17,6 +17,7 @@ from tests.vm.kernels import HERE, Kernel, Unavailable
 
 PROJECT = HERE.parents[1]
 JAIL = (sys.executable, "-I", "-S", HERE / "jail.py")
+QEMU = "qemu-system-x86_64"
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 MEMORY_MIB = 2048  # taken from the host as the guest touches it
 END_S = 10.0
@@ -146,8 +147,9 @@ class Guest:
 
     def _start_qemu(self, kernel: Kernel, far: socket.socket, console: IO[bytes] | None) -> None:
         """Starts QEMU, and a server beside it that shares the host's files."""
-        if not Path(VIRTIOFSD).exists():
-            raise Unavailable(f"no {VIRTIOFSD}")
+        for program in (QEMU, VIRTIOFSD):
+            if not shutil.which(program, path=kernels.ENVIRONMENT["PATH"]):
+                raise Unavailable(f"no program {program}")
         with socket.socket(socket.AF_UNIX) as files:
             files.bind(path := str(self._directory / "files"))
             files.listen(1)
@@ -169,7 +171,7 @@ class Guest:
         )
         words: list[str | Path] = [*QEMU_MACHINE.split(), *devices, *lines, "-kernel", kernel.image]
         append = " ".join((*QEMU_ARGUMENTS.split(), *self._arguments()))
-        self._start(["qemu-system-x86_64", *words, "-append", append], console, far)
+        self._start([QEMU, *words, "-append", append], console, far)
 
     def _arguments(self) -> list[str]:
         """What either kernel is told."""

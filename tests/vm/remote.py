@@ -17,6 +17,14 @@ from tests.vm.kernels import Unavailable
 # How long a test may take unless it is marked otherwise, and a guest to boot and to collect its tests.
 TEST_S = {"uml": 60.0, "qemu": 240.0}
 BOOT_S = {"uml": 40.0, "qemu": 120.0}
+OPTIONS = (
+    "-q",
+    "--color=no",
+    "-p",
+    "no:cacheprovider",
+    "-o",
+    "addopts=--import-mode=importlib --strict-markers",
+)
 
 
 def limit_s(item: pytest.Item, kind: str) -> float:
@@ -26,20 +34,24 @@ def limit_s(item: pytest.Item, kind: str) -> float:
 
 
 class Remote:
-    """The tests of a session for one kind of guest; `items` by their node ids, in order."""
+    """The tests of a session for one kind of guest.
+
+    `items` are those tests by their node ids, in order; `longest_s` is how long any of them may take.
+    """
 
     def __init__(
-        self, config: pytest.Config, kind: str, items: Mapping[str, pytest.Item], silence_s: float
+        self, config: pytest.Config, kind: str, items: Mapping[str, pytest.Item], longest_s: float
     ) -> None:
         self._config = config
         self._kind = kind
         self._items = items
-        self._silence_s = silence_s + BOOT_S[kind]
+        self._silence_s = longest_s + BOOT_S[kind]
         self._guest: Guest | None = None
         self._messages: Iterator[dict[str, Any]] = iter(())
         self._reports: dict[str, list[pytest.TestReport]] = {name: [] for name in items}
         self._finished: set[str] = set()
         self._running = ""
+        self._fruitless = True  # no test has been started in this boot
         self._broken = ""
 
     def run(self, name: str) -> list[pytest.TestReport]:
@@ -67,24 +79,16 @@ class Remote:
 
     def _boot(self) -> None:
         """Starts a guest that runs what has not been run."""
-        words = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            f"--timeout={TEST_S[self._kind]:g}",
-        ]
-        words += ["-o", "addopts=--import-mode=importlib --strict-markers --color=no -q"]
+        words = [sys.executable, "-m", "pytest", *OPTIONS, f"--timeout={TEST_S[self._kind]:g}"]
         words += [name for name in self._items if name not in self._finished]
-        self._running = ""
+        self._running, self._fruitless = "", True
         self._guest = Guest(self._kind, shlex.join(words))
         self._messages = self._guest.messages(self._silence_s)
 
     def _receive(self, message: dict[str, Any]) -> None:
         """Takes what the guest tells: a test starts, reports, is finished, or there will be no more."""
         if "starts" in message:
-            self._running = message["starts"]
+            self._running, self._fruitless = message["starts"], False
         elif "finished" in message:
             self._finished.add(message["finished"])
             self._running = ""
@@ -99,10 +103,10 @@ class Remote:
             raise Lost(f"pytest in the guest ended with status {message['ended']}")
 
     def _lose(self, name: str, reason: str) -> None:
-        """Blames the loss of a guest on the test that ran, or on all if none could be started."""
+        """Blames the loss of a guest on the test that ran or was next, or on all if none could be started."""
         console = self._guest.console() if self._guest else ""
         self.stop()
-        if not self._running:
+        if self._fruitless:
             self._broken = reason
         self._finish(self._running or name, "failed", reason, console)
 

@@ -6,11 +6,13 @@ boot: `uml`, which is there in a second and is the usual one, `qemu`, or `uml,qe
 
 import pytest
 
-from tests.vm.plugin import INSIDE, KINDS, WANTED, Inside, Outside, kind_of
+from tests.vm.plugin import INSIDE, KINDS, TESTS, WANTED, Inside, Outside, kind_of
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "guest(kind): only for guests of this kind")
+    if unknown := set(WANTED) - set(KINDS):
+        raise pytest.UsageError(f"OVERLAYBD_GUESTS: no guests of the kind {', '.join(sorted(unknown))}")
     config.pluginmanager.register(Inside(config) if INSIDE else Outside())
 
 
@@ -28,7 +30,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    here = [item for item in items if __file__.rpartition("/")[0] in map(str, item.path.parents)]
-    unwanted = {item for item in here if not kind_of(item)}
+    unwanted = [item for item in items if TESTS in item.path.parents and not kind_of(item)]
     config.hook.pytest_deselected(items=unwanted)
     items[:] = [item for item in items if item not in unwanted]
