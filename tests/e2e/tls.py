@@ -2,6 +2,7 @@
 
 import ssl
 import subprocess
+import threading
 from pathlib import Path
 
 # What the servers of tests are called.
@@ -14,16 +15,18 @@ class Authority:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
+        self._lock = threading.Lock()
         self.file = directory / "ca.pem"
         _openssl(self.file, "-subj", "/CN=authority of the tests")
 
     def sign(self, name: str, *, extension: str = NAMES) -> tuple[Path, Path]:
-        """The files of a new certificate and of its key."""
+        """The files of a certificate and of its key, made once."""
         cert = self._directory / f"{name}.pem"
-        if not cert.exists():
-            leaf = ["-addext", "basicConstraints=CA:FALSE", "-addext", extension]
-            signed = ["-CA", str(self.file), "-CAkey", str(_key(self.file))]
-            _openssl(cert, "-subj", f"/CN={name}", *leaf, *signed)
+        with self._lock:
+            if not cert.exists():
+                leaf = ["-addext", "basicConstraints=CA:FALSE", "-addext", extension]
+                signed = ["-CA", str(self.file), "-CAkey", str(_key(self.file))]
+                _openssl(cert, "-subj", f"/CN={name}", *leaf, *signed)
         return cert, _key(cert)
 
     def context(self) -> ssl.SSLContext:
