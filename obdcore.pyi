@@ -246,13 +246,15 @@ class ChunkCache:
         *,
         min_free_bytes: int = 1073741824,
         pool_line_bytes: int | None = None,
+        readahead: bool = True,
     ) -> None:
         """Opens (or creates) the directory; "" for blobs in layer directories only.
 
         With `pool_line_bytes` all blobs share one preallocated file of `capacity_bytes`, cut into such lines; if
         another process has it, or it cannot be made, all is read uncached, with a notice.
 
-        Raises `Error` for a chunk size that is no power of two from 4096.
+        `readahead`: whether to fetch in advance what sequential readers will want. Raises `Error` for a chunk size
+        that is no power of two from 4096.
         """
 
     def flush(self) -> None:
@@ -265,6 +267,7 @@ class ChunkCache:
         """Reads: hits, misses. Fetches: fetches, fetched_bytes, uncached (served, not kept).
 
         Chunks: repairs (found wrong, dropped), evictions. `used_bytes`: what the directory takes on disk.
+        Of the bytes fetched, `ahead_bytes` were by readahead or from traces, and `ahead_used_bytes` wanted later.
         """
 
     def entries(self) -> list[dict[str, Any]]:

@@ -113,6 +113,13 @@ pub const MAX_TRACED_BYTES: u64 = 4 << 40;
 /// Fetches that one trace may amount to: 1 TiB.
 pub const MAX_PREFETCH_PIECES: usize = 1 << 20;
 
+/// Bytes fetched ahead of one sequential reader, half of them by one request: what a line of 10 Gbit/s carries in
+/// 25 ms, and enough for the cost of a request not to count.
+pub const MAX_READAHEAD_BYTES: u64 = 32 << 20;
+
+/// Fetches for sequential readers of one cache at a time.
+pub const READAHEAD_THREADS: usize = 8;
+
 /// Time that a fetch made in advance lets urgent ones pass: short, since what it brings is wanted soon.
 pub const MAX_PREFETCH_YIELD: std::time::Duration = std::time::Duration::from_millis(100);
 

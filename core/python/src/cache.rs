@@ -27,7 +27,8 @@ pub struct ChunkCache {
 impl ChunkCache {
     #[new]
     #[pyo3(signature = (
-        directory, capacity_bytes, chunk_bytes = 262_144, *, min_free_bytes = 1 << 30, pool_line_bytes = None
+        directory, capacity_bytes, chunk_bytes = 262_144, *, min_free_bytes = 1 << 30, pool_line_bytes = None,
+        readahead = true
     ))]
     fn new(
         py: Python<'_>,
@@ -36,6 +37,7 @@ impl ChunkCache {
         chunk_bytes: u32,
         min_free_bytes: u64,
         pool_line_bytes: Option<u32>,
+        readahead: bool,
     ) -> PyResult<Self> {
         let notices = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&notices);
@@ -50,6 +52,7 @@ impl ChunkCache {
             chunk_bytes,
             min_free_bytes,
             pool_line_bytes,
+            readahead,
             notice: Arc::new(notice),
             ..cache::Options::new(directory, capacity_bytes)
         };
@@ -77,6 +80,8 @@ impl ChunkCache {
             ("repairs", &stats.repairs),
             ("evictions", &stats.evictions),
             ("uncached", &stats.uncached),
+            ("ahead_bytes", &stats.ahead_bytes),
+            ("ahead_used_bytes", &stats.ahead_used_bytes),
         ] {
             dict.set_item(name, counter.load(Relaxed))?;
         }

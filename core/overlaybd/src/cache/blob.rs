@@ -1,21 +1,22 @@
 //! A blob read through the cache: from the media if it is there, else by one fetch for all who wait.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use super::fill::Fill;
 use super::flight::Flight;
 use super::open::Place;
 use super::origin::Origin;
 use super::sequence::Sequence;
-use super::store::{Step, Store};
+use super::store::{Read, Step, Store};
 use super::writer::Job;
 use super::{count, ChunkCache};
 use crate::audit::Access;
 use crate::blob::{check_range, Blob};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{Source, Stream, LANE};
-use crate::limits::{MAX_FETCH_BYTES, MAX_PREFETCH_BYTES, MAX_PREFETCH_YIELD, MAX_YIELD};
+use crate::limits::{MAX_FETCH_BYTES, MAX_YIELD};
 use crate::metrics;
 
 /// Times that a read starts over at one place because chunks were taken away under it (eviction, damage) or
@@ -24,12 +25,14 @@ pub(super) const MAX_TURNS: u32 = 4;
 
 /// A blob with a source to fetch from and a place in a [`ChunkCache`].
 pub struct CachedBlob {
-    cache: Arc<ChunkCache>,
+    /// Itself, for what it does in other threads.
+    pub(super) me: Weak<CachedBlob>,
+    pub(super) cache: Arc<ChunkCache>,
     pub(super) store: Arc<Store>,
     origin: Origin,
     /// Tells this blob's source from those of others that share store and cache.
-    id: usize,
-    sequence: Sequence,
+    pub(super) id: usize,
+    pub(super) sequence: Sequence,
 }
 
 /// What [`CachedBlob::open`] and its like give.
@@ -99,8 +102,15 @@ impl CachedBlob {
             }
         };
         cache.writer.start();
-        let (id, sequence) = (cache.parked.new_id(), Sequence::default());
-        let blob = Arc::new(CachedBlob { cache: Arc::clone(cache), store, origin, id, sequence });
+        let (id, sequence) = (cache.ids.fetch_add(1, Ordering::Relaxed), Sequence::default());
+        let blob = Arc::new_cyclic(|me| CachedBlob {
+            me: Weak::clone(me),
+            cache: Arc::clone(cache),
+            store,
+            origin,
+            id,
+            sequence,
+        });
         if let Some(bytes) = first {
             blob.adopt(bytes);
         }
@@ -111,7 +121,7 @@ impl CachedBlob {
     fn adopt(&self, bytes: Vec<u8>) {
         let end = self.store.shape.chunk_of(bytes.len() as u64 - 1) + 1;
         if bytes.len() == self.store.shape.bytes(0, end) {
-            if let Step::Lead(flight) = self.store.step(0, end, bytes.len(), self.id) {
+            if let Step::Lead(flight) = self.store.step(0, end, bytes.len(), self.id, false) {
                 if flight.end == end {
                     self.landed(&flight, Arc::new(bytes));
                 } else {
@@ -123,7 +133,7 @@ impl CachedBlob {
     }
 
     /// Carries out a fetch, whose bytes the media gets later; at once if nobody waits for what comes next.
-    fn lead(&self, flight: &Arc<Flight>, purpose: For<'_>) -> Result<Arc<Vec<u8>>> {
+    pub(super) fn lead(&self, flight: &Arc<Flight>, purpose: For<'_>) -> Result<Arc<Vec<u8>>> {
         let shape = self.store.shape;
         let filling = matches!(purpose, For::Fill(_));
         // Also if the source panics: others wait for this fetch.
@@ -151,13 +161,13 @@ impl CachedBlob {
         match purpose {
             For::Reader => {
                 let _urgent = LANE.urgent();
-                let ahead = self.sequence.ahead(offset, buf.len() as u64);
-                let stream = self.cache.parked.take(self.id, offset);
-                if let Some(rest) = self.take(Access::Download, offset, buf, ahead, stream)? {
-                    self.cache.parked.put(self.id, rest);
-                }
+                self.take(Access::Download, offset, buf, 0, None)?;
             }
-            For::Prefetch => drop(self.take(Access::Download, offset, buf, 0, None)?),
+            For::Prefetch(fill) => {
+                let ahead = fill.stop.saturating_sub(offset + buf.len() as u64);
+                fill.stream = self.take(Access::Download, offset, buf, ahead, fill.stream.take())?;
+                count(&self.cache.stats().ahead_bytes, buf.len() as u64);
+            }
             For::Fill(fill) => {
                 LANE.give_way(MAX_YIELD);
                 let ahead = fill.stop.saturating_sub(offset + buf.len() as u64);
@@ -200,6 +210,7 @@ impl CachedBlob {
     fn read_missing(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let stop = offset + buf.len() as u64;
         let end = self.store.fetch_end(self.store.shape.chunk_of(stop - 1) + 1);
+        self.read_ahead(offset, stop, false);
         let (mut at, mut turns) = (offset, 0);
         while at < stop {
             let out = &mut buf[(at - offset) as usize..];
@@ -215,7 +226,7 @@ impl CachedBlob {
             let n = match self.turn(at, end, MAX_FETCH_BYTES, For::Reader)? {
                 Turn::Ready(until) => {
                     let n = (until.min(stop) - at) as usize;
-                    if !self.store.read_ready(&mut out[..n], at) {
+                    if self.store.read_ready(&mut out[..n], at) == Read::Missing {
                         continue;
                     }
                     n
@@ -237,18 +248,21 @@ impl CachedBlob {
     pub(super) fn turn(&self, at: u64, end: usize, max_bytes: usize, purpose: For<'_>) -> Result<Turn> {
         let shape = self.store.shape;
         let chunk = shape.chunk_of(at);
-        let (bytes, first) = match self.store.step(chunk, end, max_bytes, self.id) {
+        let (bytes, first) = match self.store.step(chunk, end, max_bytes, self.id, false) {
             Step::Ready(until) => return Ok(Turn::Ready(shape.start(until))),
             Step::Verify => match self.store.verify(chunk) {
                 Some(bytes) => (Arc::new(bytes), chunk),
                 None => return Ok(Turn::Again),
             },
-            Step::Join(flight) => match metrics::network(|| flight.wait()) {
-                Ok(bytes) => (bytes, flight.first),
-                // Another source may be refused where this one is not.
-                Err(_) if flight.owner != self.id => return Ok(Turn::Again),
-                Err(e) => return Err(e),
-            },
+            Step::Join(flight) => {
+                let _urgent = LANE.urgent();
+                match metrics::network(|| flight.wait()) {
+                    Ok(bytes) => (bytes, flight.first),
+                    // Another source may be refused where this one is not; and nobody counted on this one.
+                    Err(_) if flight.owner != self.id || flight.ahead => return Ok(Turn::Again),
+                    Err(e) => return Err(e),
+                }
+            }
             Step::Lead(flight) => (self.lead(&flight, purpose)?, flight.first),
         };
         Ok(Turn::Bytes(bytes, shape.start(first)))
@@ -266,8 +280,8 @@ impl CachedBlob {
 pub(super) enum For<'a> {
     /// Somebody waits for it.
     Reader,
-    /// Somebody may want it soon.
-    Prefetch,
+    /// Somebody may want it soon, and perhaps what follows.
+    Prefetch(&'a mut Fill),
     /// The media is to be filled, which knows itself what it wants next.
     Fill(&'a mut Fill),
 }
@@ -284,17 +298,16 @@ pub(super) enum Turn {
 
 impl Drop for CachedBlob {
     fn drop(&mut self) {
-        self.cache.parked.forget(self.id);
         // When it was used last counts beside when the others were.
         self.cache.shared.look();
     }
 }
 
 /// Ends a fetch that brought nothing, when dropped.
-struct Abandoned<'a> {
-    store: &'a Store,
-    flight: &'a Arc<Flight>,
-    why: Option<Error>,
+pub(super) struct Abandoned<'a> {
+    pub store: &'a Store,
+    pub flight: &'a Arc<Flight>,
+    pub why: Option<Error>,
 }
 
 impl Drop for Abandoned<'_> {
@@ -323,8 +336,12 @@ impl Blob for CachedBlob {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self, offset, buf.len())?;
-        if buf.is_empty() || self.store.read_ready(buf, offset) {
+        let read = if buf.is_empty() { Read::Done } else { self.store.read_ready(buf, offset) };
+        if read != Read::Missing {
             count(&self.cache.stats().hits, 1);
+            if read == Read::Fresh {
+                self.read_ahead(offset, offset + buf.len() as u64, true);
+            }
             return Ok(());
         }
         count(&self.cache.stats().misses, 1);
@@ -365,26 +382,7 @@ impl Blob for CachedBlob {
 
     fn prefetch(&self, offset: u64, len: u64) -> Result<u64> {
         check_range(self, offset, len as usize)?;
-        let shape = self.store.shape;
-        let (mut chunk, mut fetched) = (shape.chunk_of(offset), 0);
-        let end = if len == 0 { chunk } else { shape.chunk_of(offset + len - 1) + 1 };
-        while chunk < end {
-            if !self.store.is_present(shape.start(chunk), 1) {
-                // Before the chunk is this fetch's: who wants it meanwhile must not wait for those who go first.
-                LANE.give_way(MAX_PREFETCH_YIELD);
-            }
-            chunk = match self.store.step(chunk, end, MAX_PREFETCH_BYTES, self.id) {
-                Step::Ready(until) => until,
-                // Its checksum is compared when it is read.
-                Step::Verify => chunk + 1,
-                Step::Join(flight) => flight.end,
-                Step::Lead(flight) => {
-                    fetched += self.lead(&flight, For::Prefetch)?.len() as u64;
-                    flight.end
-                }
-            };
-        }
-        Ok(fetched)
+        self.fetch_ahead(offset, len)
     }
 
     /// Drops every chunk that the range touches, so that it is fetched again. False once a chunk was dropped too

@@ -9,6 +9,7 @@ use crate::fetch::Stream;
 const FILL_BYTES: usize = 256 << 10;
 
 /// A filling under way.
+#[derive(Default)]
 pub(super) struct Fill {
     /// Up to where it goes on fetching.
     pub stop: u64,

