@@ -142,7 +142,8 @@ def read_body(response: requests.Response, *, limit: int = MAX_BODY_BYTES) -> by
     body = bytearray()
     with response:
         try:
-            for part in response.iter_content(64 << 10):
+            # Whatever has come, however little: a read that waits for more could be kept waiting for ever.
+            while part := response.raw.read1(64 << 10, decode_content=True):
                 body += part
                 if len(body) > limit:
                     raise ObdError("limit", f"{where}: answer longer than {limit} bytes")
