@@ -91,6 +91,12 @@ def says(body: bytes) -> Action:
     return lambda call: call.x.answer(200, body=body)
 
 
+def drip(call: Call) -> None:
+    """The head, then a byte of token now and then."""
+    call.x.head(200, [("Content-Length", "10000")])
+    call.x.trickle(b" " * 10_000)
+
+
 def other_name(call: Call) -> None:
     """A token under its OAuth name."""
     call.site.token(call, name="access_token")
@@ -172,6 +178,12 @@ TOKENS = Section(
         ),
         replace(at_token("5 MiB of answer", says(bytes(5 << 20)), "limit", "longer than"), once=None),
         at_token("connection closed", lambda call: call.x.close(), "io"),
+        replace(
+            at_token("silence", lambda call: call.x.hold(), "timed-out", "no answer in time"),
+            once=Right("after the time limit"),
+            times=1,
+        ),
+        replace(at_token("an answer that drips", drip, "timed-out"), once=None),
         at_token("connection reset", lambda call: call.x.reset(), "io"),
         Scenario("`access_token` in place of `token`", other_name, RIGHT, RIGHT, part="token", site=BEARER),
         Scenario("a life of less than nothing", short_lived, RIGHT, RIGHT, part="token", site=BEARER),

@@ -227,6 +227,10 @@ def check(outcome: Fails, site: Site, error: Any) -> None:
     assert error.kind == outcome.kind, line
     for piece in (site.blob_url, *map(site.shown, outcome.says)):
         assert piece in line, f"no {piece!r} in: {line}"
+    # Which credentials were tried; but not for bytes that came and are wrong.
+    assert "(credentials: file " in line or "(anonymous: " in line or "checksum" in line or "magic" in line, (
+        line
+    )
     assert "hidden" not in line and "\n" not in line, line
 
 
