@@ -47,7 +47,12 @@ def shorter(call: Call) -> None:
         call.part(call.site.data[call.first : last + 1], call.range(last=last, total=half))
 
 
-WRONG = fails("corrupt", "checksum", note="the registry's copy is wrong: push the layer again")
+WRONG = fails(
+    "corrupt",
+    "its source gave the same",
+    "checksum",
+    note="the registry's copy is wrong: push the layer again",
+)
 AGAIN = Right("the checksum of the block tells, and it is fetched again")
 
 CONTENTS = Section(

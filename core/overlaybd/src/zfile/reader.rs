@@ -177,7 +177,8 @@ impl Reader {
             let at = self.table.start(block);
             let error = error.context(format_args!("block {block}")).in_file(self.name()).at(at);
             if reloads == MAX_BLOCK_RELOADS || !self.blob.distrust(at, stored.len() as u64)? {
-                return Err(error);
+                let again = format!("fetched {} times, and its source gave the same", reloads + 1);
+                return Err(if reloads > 0 { error.context(again) } else { error });
             }
             self.blob.read_at(stored, at)?;
             reloads += 1;
