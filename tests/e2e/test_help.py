@@ -17,6 +17,7 @@ COMMANDS = [
     "obd",
     *(f"obd {name}" for name in SUBCOMMANDS),
     *(f"obd cache {name}" for name in ("stat", "verify", "repair", "evict", "pin", "unpin")),
+    *(f"obd trace {name}" for name in ("show", "record")),
     "obd config check",
     "obd config show",
 ]

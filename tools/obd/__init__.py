@@ -19,6 +19,7 @@ SUBCOMMANDS = {
     "mount": "tools.obd.mount",
     "umount": "tools.obd.umount",
     "cache": "tools.obd.cache",
+    "trace": "tools.obd.trace",
     "push": "tools.obd.push",
     "pull": "tools.obd.pull",
     "demo": "tools.obd.demo",
