@@ -21,8 +21,8 @@ this, once while it is opened and once when it is open.
   opened, that fails, and the result file has the line after `failed:`. `URL` stands for that of the blob,
   which names registry, repository and digest. There is never a password, a token or a signature in it.
 - When the fault is over, the next read is right again: nothing that was wrong is kept, and nothing has to be
-  restarted. One exception: a place of a layer that was fetched wrong 16 times, which is some five failing
-  reads, is not fetched again before the program is restarted.
+  restarted. Only a place of a layer that was fetched wrong 16 times within a minute, which is some five
+  failing reads, is left alone for the rest of that minute.
 
 **Passing** is a fault that hits one or two requests and is over, **lasting** one that hits all of them.
 """

@@ -18,7 +18,8 @@ pub(super) struct Flight {
     used: AtomicBool,
     outcome: Mutex<Option<std::result::Result<Arc<Vec<u8>>, Error>>>,
     done: Condvar,
-    disowned: AtomicBool,
+    /// Whether the bytes proved wrong. Held while they are written.
+    disowned: Mutex<bool>,
     landed: Mutex<bool>,
     gone: Condvar,
 }
@@ -33,7 +34,7 @@ impl Flight {
             used: AtomicBool::new(false),
             outcome: Mutex::default(),
             done: Condvar::new(),
-            disowned: AtomicBool::new(false),
+            disowned: Mutex::new(false),
             landed: Mutex::new(false),
             gone: Condvar::new(),
         })
@@ -87,12 +88,22 @@ impl Flight {
         self.gone.wait_while(&mut self.landed.lock(), |landed| !*landed);
     }
 
-    /// Says that the bytes proved wrong: they must not be recorded as present.
+    /// Says that the bytes proved wrong: they must be neither written nor recorded from now on. Waits for a write
+    /// that is under way, whose place others may get next.
     pub fn disown(&self) {
-        self.disowned.store(true, Ordering::Release);
+        *self.disowned.lock() = true;
     }
 
     pub fn is_disowned(&self) -> bool {
-        self.disowned.load(Ordering::Acquire)
+        *self.disowned.lock()
+    }
+
+    /// Has `write` write the bytes, unless they have been disowned.
+    pub fn write(&self, write: impl FnOnce() -> Result<()>) -> Result<()> {
+        let disowned = self.disowned.lock();
+        if *disowned {
+            return Ok(());
+        }
+        write()
     }
 }

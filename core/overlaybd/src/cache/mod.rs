@@ -22,6 +22,7 @@ mod room;
 mod sequence;
 mod space;
 mod store;
+mod strikes;
 #[cfg(test)]
 mod tests;
 mod writer;

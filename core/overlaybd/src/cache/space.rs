@@ -102,12 +102,10 @@ impl Shared {
             return false;
         }
         if let Home::Pool(pool) = &store.home {
-            let outcome = self.promise_lines(pool, bytes);
-            if !matches!(outcome, Ok(true)) {
-                self.pause(store, &outcome.err().map_or_else(|| "all lines are in use".into(), |e| e.to_string()));
-                return false;
-            }
-            return true;
+            return self.promise_lines(pool, bytes).unwrap_or_else(|e| {
+                self.pause(store, &e.to_string());
+                false
+            });
         }
         self.look();
         let _making = space.making.lock();

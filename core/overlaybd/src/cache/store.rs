@@ -10,6 +10,7 @@ use super::flight::Flight;
 use super::map::{checksum, Shape};
 use super::media::Media;
 use super::pool::Pool;
+use super::strikes::Strikes;
 use super::{count, Shared};
 use crate::error::Result;
 use crate::sys::File;
@@ -29,9 +30,6 @@ const STRIKE: u32 = 8;
 /// copy that is wrong, and fetching in a loop would only load it. Far above what concurrent readers of
 /// one bad chunk use up together.
 const MAX_STRIKES: u32 = 16;
-/// Strikes that a blob may have in all, beyond one for each of its chunks: a blob that is wrong all over is not
-/// fetched more than about twice.
-const MAX_BLOB_STRIKES: u32 = 256;
 
 /// To whom the room of a blob belongs.
 pub(super) enum Home {
@@ -56,8 +54,7 @@ pub(super) struct Store {
     crcs: Vec<AtomicU32>,
     /// The last use before it was opened.
     since: u32,
-    /// How often readers found any chunk wrong.
-    strikes: AtomicU32,
+    strikes: Strikes,
     /// Held for reading while bytes of the media are read, for writing while chunks are taken away.
     pub guard: RwLock<()>,
     /// Fetches under way. Also orders all changes of the map; taken before `guard`.
@@ -101,7 +98,7 @@ impl Store {
             states[chunk].store(RECORDED, Ordering::Relaxed);
         });
         let (guard, flights, allocated) = (RwLock::new(()), Mutex::default(), AtomicU64::new(held));
-        let strikes = AtomicU32::new(0);
+        let strikes = Strikes::default();
         Store { shared, shape, media, home, states, ticks, crcs, since: tick, strikes, guard, flights, allocated }
     }
 
@@ -274,7 +271,7 @@ impl Store {
     ///
     /// Errors: those of the disk; nothing is recorded then.
     pub fn keep(&self, flight: &Arc<Flight>, bytes: &[u8]) -> Result<()> {
-        let done = self.media.write(flight.first, bytes).and_then(|()| {
+        let done = flight.write(|| self.media.write(flight.first, bytes)).and_then(|()| {
             let crcs: Vec<u32> = bytes.chunks(self.shape.chunk as usize).map(checksum).collect();
             let flights = self.flights.lock();
             if flight.is_disowned() {
@@ -303,9 +300,13 @@ impl Store {
     /// stays as it is.
     pub fn forget(&self, first: usize, end: usize, strike: bool) -> bool {
         let mut flights = self.flights.lock();
+        if strike && self.strikes.lapse(self.shared.clock.now()) {
+            for word in &self.states {
+                word.fetch_and(STRIKE - 1, Ordering::Relaxed);
+            }
+        }
         let word = |chunk: usize| self.states[chunk].load(Ordering::Relaxed);
-        let most = MAX_BLOB_STRIKES.saturating_add(self.shape.chunks() as u32);
-        let hopeless = self.strikes.load(Ordering::Relaxed) >= most;
+        let hopeless = self.strikes.are_too_many(self.shape.chunks());
         let spent = |chunk: usize| strike && (hopeless || word(chunk) / STRIKE >= MAX_STRIKES);
         // A fetch whose bytes were read from memory and found wrong must not be recorded after this.
         let held: Vec<_> = flights
@@ -324,7 +325,7 @@ impl Store {
             } else if word(chunk) & STATE != ABSENT || held.iter().any(|flight| flight.covers(chunk)) {
                 let struck = word(chunk) + if strike { STRIKE } else { 0 };
                 self.states[chunk].store(struck & !STATE, Ordering::Release);
-                self.strikes.fetch_add(u32::from(strike), Ordering::Relaxed);
+                self.strikes.add(u32::from(strike));
                 count(&self.shared.stats.repairs, 1);
             }
         }

@@ -18,6 +18,8 @@ pub(crate) struct PoolMedia {
     pool: Arc<Pool>,
     key: Key,
     number: u32,
+    /// Names this opening of the blob: tells its unrecorded lines from those of one that is just being closed.
+    opening: u32,
     shape: Shape,
     /// Slot of each line plus 1; 0 for none. Changed under the store's lock of flights, or of what is written.
     slots: Vec<AtomicU32>,
@@ -28,18 +30,19 @@ impl PoolMedia {
     pub fn new(pool: Arc<Pool>, digest: &str, shape: Shape) -> Self {
         let key = key_of(digest, shape);
         let slots: Vec<_> = (0..shape.chunks()).map(|_| AtomicU32::new(0)).collect();
-        let number = {
+        let (number, opening) = {
             let mut table = pool.table.lock();
             let number = table.number(key);
-            table.blobs[number as usize].1 = true;
+            table.blobs[number as usize].1 += 1;
+            table.openings += 1;
             for (slot, line) in table.lines.iter().enumerate().filter(|(_, line)| line.blob == number) {
                 if let Some(place) = slots.get(line.number as usize) {
                     place.store(slot as u32 + 1, Ordering::Relaxed);
                 }
             }
-            number
+            (number, table.openings)
         };
-        PoolMedia { pool, key, number, shape, slots }
+        PoolMedia { pool, key, number, opening, shape, slots }
     }
 
     fn slot(&self, chunk: usize) -> Option<u32> {
@@ -91,6 +94,7 @@ impl Media for PoolMedia {
                 if self.slot(chunk).is_none() {
                     let full = || Error::new(Kind::Limit, "no line is free").in_file(self.path());
                     let slot = table.free.pop().ok_or_else(full)?;
+                    table.lines[slot as usize].number = self.opening;
                     self.slots[chunk].store(slot + 1, Ordering::Release);
                 }
             }
@@ -116,7 +120,7 @@ impl Media for PoolMedia {
         let mut table = self.pool.table.lock();
         for slot in (first..end).filter_map(|chunk| self.slot(chunk)) {
             if table.lines[slot as usize].blob != NOBODY {
-                table.lines[slot as usize].blob = NOBODY;
+                table.lines[slot as usize] = Line { number: self.opening, ..Line::default() };
                 self.pool.index.erase(slot as usize)?;
             }
         }
@@ -171,11 +175,13 @@ impl Media for PoolMedia {
 impl Drop for PoolMedia {
     fn drop(&mut self) {
         let mut table = self.pool.table.lock();
-        table.blobs[self.number as usize].1 = false;
+        table.blobs[self.number as usize].1 -= 1;
         // Lines that were written but never recorded.
         for chunk in 0..self.shape.chunks() {
             if let Some(slot) = self.slot(chunk) {
-                if table.lines[slot as usize].blob == NOBODY {
+                let line = &mut table.lines[slot as usize];
+                if line.blob == NOBODY && line.number == self.opening {
+                    line.number = 0;
                     table.free.push(slot);
                 }
             }

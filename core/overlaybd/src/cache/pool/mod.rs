@@ -45,6 +45,7 @@ pub(super) struct Pool {
 #[derive(Clone, Copy, Default)]
 struct Line {
     blob: u32,
+    /// Which line of the blob. Of [`NOBODY`]'s lines: whose it is to write and to give back, 0 if it is free.
     number: u32,
     crc: u32,
     tick: u32,
@@ -56,14 +57,17 @@ struct Table {
     free: Vec<u32>,
     /// Blobs by key; a number stays with a key.
     numbers: HashMap<Key, u32>,
-    /// The keys, and whether the blob is open. Number 0 is nobody's.
-    blobs: Vec<(Key, bool)>,
+    /// The keys, and how often the blob is open: twice for a moment when it is closed and opened at once. Number 0
+    /// is nobody's.
+    blobs: Vec<(Key, u32)>,
+    /// The last name given to an opening of a blob.
+    openings: u32,
 }
 
 impl Table {
     fn number(&mut self, key: Key) -> u32 {
         *self.numbers.entry(key).or_insert_with(|| {
-            self.blobs.push((key, false));
+            self.blobs.push((key, 0));
             self.blobs.len() as u32 - 1
         })
     }
@@ -103,7 +107,7 @@ impl Pool {
             file.allocate(bytes).map_err(fail)?;
         }
         let mut table = Table { lines: vec![Line::default(); index.lines], ..Table::default() };
-        table.blobs.push((Key::default(), false));
+        table.blobs.push((Key::default(), 0));
         let (mut newest, mut taken) = (0, HashMap::new());
         if known {
             index.load(&mut |slot, record| {
@@ -133,8 +137,8 @@ impl Pool {
 
     /// Gives a line back.
     fn release(&self, table: &mut Table, slot: u32) -> Result<()> {
-        if table.lines[slot as usize].blob != NOBODY {
-            table.lines[slot as usize].blob = NOBODY;
+        let line = std::mem::take(&mut table.lines[slot as usize]);
+        if line.blob != NOBODY {
             self.index.erase(slot as usize)?;
         }
         table.free.push(slot);
@@ -144,7 +148,7 @@ impl Pool {
     /// Last uses of the lines whose blobs nobody has open.
     fn ages(&self, ages: &mut Vec<(u32, u64)>) {
         let table = self.table.lock();
-        let idle = table.lines.iter().filter(|line| line.blob != NOBODY && !table.blobs[line.blob as usize].1);
+        let idle = table.lines.iter().filter(|line| line.blob != NOBODY && table.blobs[line.blob as usize].1 == 0);
         ages.extend(idle.map(|line| (line.tick, u64::from(self.line))));
     }
 
@@ -154,7 +158,7 @@ impl Pool {
         let mut taken = 0;
         for slot in 0..table.lines.len() {
             let line = table.lines[slot];
-            if taken < amount && line.blob != NOBODY && !table.blobs[line.blob as usize].1 && line.tick <= cut {
+            if taken < amount && line.blob != NOBODY && table.blobs[line.blob as usize].1 == 0 && line.tick <= cut {
                 self.release(&mut table, slot as u32)?;
                 taken += u64::from(self.line);
             }

@@ -106,3 +106,28 @@ fn media_deleted_under_a_running_process_is_not_missed() {
     check(&*open(&bench.cache(), &server), &server, 0, 20 * CHUNK);
     assert!(bench.notices.lock().iter().any(|line| line.contains("read uncached")));
 }
+
+#[test]
+fn a_place_that_was_wrong_too_often_gets_another_chance_after_a_while() {
+    let (bench, clock) = (Bench::new(), Arc::new(TestClock::default()));
+    let server = Server::new(pattern(40_000));
+    let options = Options { min_free_bytes: 0, ..Options::new(bench.dir.path(), 1 << 20) };
+    let cache = ChunkCache::open(options, Arc::new(OsDisk), Arc::clone(&clock) as _).unwrap();
+    let blob = open(&cache, &server);
+    let distrusted = || {
+        let mut times = 0;
+        while times < 100 && blob.distrust(5000, 1).unwrap() {
+            times += 1;
+            check(&*blob, &server, 4096, 4096);
+            cache.flush();
+        }
+        times
+    };
+    check(&*blob, &server, 0, 40_000);
+    let first = distrusted();
+    assert!((3..100).contains(&first) && distrusted() == 0, "{first}");
+    clock.sleep(std::time::Duration::from_secs(59));
+    assert_eq!(distrusted(), 0);
+    clock.sleep(std::time::Duration::from_secs(2));
+    assert_eq!(distrusted(), first);
+}

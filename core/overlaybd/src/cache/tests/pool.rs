@@ -133,8 +133,40 @@ fn readers_beside_eviction_get_right_bytes() {
             }
         });
         cache.flush();
-        assert!(cache.stats().evictions.load(Relaxed) > 100 && cache.used_bytes() <= bench.capacity);
+        let (evictions, used) = (cache.stats().evictions.load(Relaxed), cache.used_bytes());
+        assert!(evictions > 100 && used <= bench.capacity, "{evictions} evictions, {used} bytes used");
     }
+}
+
+#[test]
+fn blobs_that_are_closed_and_opened_beside_eviction_keep_their_lines_apart() {
+    let bench = Bench { behind: 1 << 20, ..bench(40) };
+    // Bytes of one must not pass for those of another.
+    let servers: Vec<_> = (0..3u8).map(|n| Server::new(vec![n + 1; 100 * CHUNK])).collect();
+    let cache = bench.cache();
+    std::thread::scope(|scope| {
+        for seed in 0..6u64 {
+            let (cache, servers) = (&cache, &servers);
+            scope.spawn(move || {
+                let mut x = seed + 1;
+                for round in 0..150 {
+                    x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(seed + 99);
+                    let n = (x >> 60) as usize % 3;
+                    let digest = format!("sha256:0{n}");
+                    let len = Some(servers[n].bytes.len() as u64);
+                    let blob = CachedBlob::open(cache, &digest, source(&servers[n]), len).unwrap().blob;
+                    let offset = (x >> 20) as usize % (90 * CHUNK);
+                    check(&*blob, &servers[n], offset, 1 + (x >> 50) as usize % 20_000);
+                    if round % 5 == 0 {
+                        blob.distrust(offset as u64, 1).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    cache.flush();
+    let (evictions, used) = (cache.stats().evictions.load(Relaxed), cache.used_bytes());
+    assert!(evictions > 50 && used <= bench.capacity, "{evictions} evictions, {used} bytes used");
 }
 
 #[test]
