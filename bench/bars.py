@@ -87,12 +87,17 @@ BARS: dict[str, dict[str, Bar]] = {
     "metrics": {
         "metrics.hit": at_most(1.02),
     },
+    # Peer: the same reads of the same image, compressed or not, without a recording.
+    "trace": {
+        "trace.record_cost": at_most(1.02),
+        "trace.record_cost_plain": at_most(1.02),
+    },
     # Peer: curl -o /dev/null of the same URL.
     "fetch": {
         "fetch.cold_sequential": at_least(0.8),
         "fetch.requests_per_cold_read": value_at_most(1),
     },
-    # A server 20 ms away. Peers: what the delay alone takes; reading a chunk at a time.
+    # A server 20 ms away. Peers: what the delay alone takes; the same reader without readahead.
     "latency": {
         "latency.cold_random_32": at_most(1.15),
         "latency.crowd_requests": value_at_most(1),
