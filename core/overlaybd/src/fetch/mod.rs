@@ -18,6 +18,8 @@ pub(crate) mod testing;
 mod tests;
 
 pub use blob::RemoteBlob;
+#[cfg(fuzzing)]
+pub use http::fuzzing::answer as fuzzed_answer;
 pub use http::{Client, ClientOptions, TlsOptions};
 pub use intake::Stream;
 pub use lane::{Lane, Urgent, LANE};

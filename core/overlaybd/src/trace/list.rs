@@ -37,7 +37,7 @@ pub(super) struct Listing<'a> {
 ///
 /// # Errors
 /// `Unsupported` without a file system that is known; those of reading it.
-pub(super) fn list(
+pub fn list(
     stack: &Arc<Stack>,
     text: &[u8],
     feed: &mut dyn FnMut(Piece) -> bool,

@@ -9,6 +9,8 @@ mod replay;
 mod seen;
 
 pub use format::{encode, is_trace, parse, Record, HEADER_BYTES, RECORD_BYTES};
+#[cfg(fuzzing)]
+pub use list::list as path_list;
 pub use plan::{plan, Piece};
 pub use recorder::Recorder;
 pub use replay::{Prefetch, PrefetchOptions, PrefetchStats};

@@ -6,6 +6,8 @@
 mod body;
 mod conn;
 mod dial;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod head;
 mod names;
 mod pool;
