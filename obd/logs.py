@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import re
@@ -110,12 +111,15 @@ class LogFile:
             self._fd = -1
 
     def _follow(self) -> None:
-        try:
-            same = os.path.samestat(os.stat(self.path), os.fstat(self._fd))
-        except FileNotFoundError:
-            same = False
-        if not same:
+        if not self._has_name():
             self._replace()
+
+    def _has_name(self) -> bool:
+        """Whether the file that is open is the one that has the name."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
 
     def _replace(self) -> None:
         fresh = self._open()
@@ -123,6 +127,17 @@ class LogFile:
         self._fd = fresh
 
     def _rotate(self) -> None:
+        # Other processes may write to the file too: one of them rotates it, the others follow.
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # a file system without locks
+        # The lock goes with this descriptor: it holds until the file has another name and we have left it.
+        if not self._has_name():
+            self._replace()
+            return
         number = self._files
         # Also those that a configuration with more files left.
         while number < MAX_FILES and os.path.lexists(f"{self.path}.{number}"):

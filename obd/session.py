@@ -2,6 +2,7 @@
 
 import logging
 import ssl
+import threading
 import time
 import warnings
 from collections.abc import Mapping
@@ -12,12 +13,17 @@ import requests.adapters
 import urllib3
 
 import obdcore
-from obd.errors import ObdError
+from obd.credentials.watched import stamp
+from obd.errors import ObdError, line_of
 from obd.secret import without_secrets
 from obd.tls import USUAL, Tls
 
+_log: Final = logging.getLogger("overlaybd.registry")
+
 # Seconds to connect, and of silence before a request is given up.
 TIMEOUTS_S: Final = (5.0, 10.0)
+# Kept for each host.
+_CONNECTIONS: Final = 16
 # Answers that are read whole (tokens, manifests, errors) are never longer.
 MAX_BODY_BYTES: Final = 4 << 20
 MAX_BODY_S: Final = 30.0
@@ -41,13 +47,15 @@ class _OwnTrust(requests.adapters.HTTPAdapter):
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        super().__init__(pool_maxsize=16)
+        super().__init__(pool_maxsize=_CONNECTIONS)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        return super().proxy_manager_for(*args, ssl_context=self._context, **kwargs)
+        # For the host behind the proxy, and for a proxy that is itself behind TLS.
+        kwargs["ssl_context"] = kwargs["proxy_ssl_context"] = self._context
+        return super().proxy_manager_for(*args, **kwargs)
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         conn.cert_reqs = "CERT_REQUIRED" if self._context.check_hostname else "CERT_NONE"
@@ -57,6 +65,40 @@ class _OwnTrust(requests.adapters.HTTPAdapter):
     def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
         host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
         return host, {"cert_reqs": "CERT_REQUIRED" if self._context.check_hostname else "CERT_NONE"}
+
+
+class _Watched(_OwnTrust):
+    """Trusts and shows what the files of `tls` say, as they are when a request is made."""
+
+    def __init__(self, tls: Tls) -> None:
+        self._tls = tls
+        self._lock = threading.Lock()
+        # Before the files are read: a change meanwhile is noticed the next time.
+        self._seen = _stamps(tls)
+        super().__init__(_context(tls))
+
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        self._renew()
+        return super().send(*args, **kwargs)
+
+    def _renew(self) -> None:
+        seen = _stamps(self._tls)
+        with self._lock:
+            if seen == self._seen:
+                return
+            self._seen = seen
+            try:
+                self._context = _context(self._tls)
+            except OSError as error:
+                _log.warning("%s: what was good last counts", line_of(error))
+                return
+            # Connections in use end by themselves, idle ones with the managers.
+            self.proxy_manager.clear()
+            self.init_poolmanager(requests.adapters.DEFAULT_POOLSIZE, _CONNECTIONS)
+
+
+def _stamps(tls: Tls) -> list[object]:
+    return [stamp(file) for file in (tls.ca_file, tls.cert_file, tls.key_file) if file]
 
 
 def _as_given(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -69,25 +111,31 @@ def make_session(
 ) -> requests.Session:
     """A session for any number of threads; proxies are those of the environment.
 
-    The parameters are those of `obdcore.HttpClient`. Raises `OSError` for certificates that cannot be used.
+    The parameters are those of `obdcore.HttpClient`. Files of certificates that change count from the next
+    request on. Raises `OSError` for certificates that cannot be used.
     """
-    session = session_over(_context(tls), user_agent=user_agent)
+    session = _session(_Watched(tls), user_agent)
     for host, settings in (hosts or {}).items():
         # The slash ends the host: a longer name, or another port, is another host.
-        session.mount(f"https://{host}/", _OwnTrust(_context(settings)))
+        adapter = _Watched(settings)
+        session.mount(f"https://{host}/", adapter)
         if host.endswith(":443"):
-            session.mount(f"https://{host.removesuffix(':443')}/", _OwnTrust(_context(settings)))
+            session.mount(f"https://{host.removesuffix(':443')}/", adapter)
         elif ":" not in host.rpartition("]")[2]:
-            session.mount(f"https://{host}:443/", _OwnTrust(_context(settings)))
+            session.mount(f"https://{host}:443/", adapter)
     return session
 
 
-def session_over(context: ssl.SSLContext, *, user_agent: str = "") -> requests.Session:
+def session_over(context: ssl.SSLContext) -> requests.Session:
     """A session that trusts and shows what `context` does; proxies are those of the environment."""
+    return _session(_OwnTrust(context), "")
+
+
+def _session(adapter: _OwnTrust, user_agent: str) -> requests.Session:
     session = requests.Session()
     session.auth = _as_given
     session.headers["User-Agent"] = user_agent or f"overlaybd/{obdcore.__version__}"
-    session.mount("https://", _OwnTrust(context))
+    session.mount("https://", adapter)
     return session
 
 
@@ -95,7 +143,8 @@ def _context(tls: Tls) -> ssl.SSLContext:
     context = ssl.create_default_context()
     try:
         if tls.cert_file and tls.key_file:
-            context.load_cert_chain(tls.cert_file, tls.key_file)
+            # A key with a passphrase must fail here: nobody is there to be asked for it.
+            context.load_cert_chain(tls.cert_file, tls.key_file, password="")
         if tls.ca_file:
             context.load_verify_locations(cafile=tls.ca_file)
     except OSError as error:

@@ -4,8 +4,10 @@ import http.client
 import json
 import os
 import random
+import re
 import select
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -94,8 +96,9 @@ class Proxy(servers.QuietHandler):
             self.wfile.flush()
             pair = {self.connection: there, there: self.connection}
             while True:
-                ready, _, _ = select.select(list(pair), [], [], 30)
-                for end in ready:
+                # What TLS has decoded already no descriptor tells of.
+                ready = [end for end in pair if isinstance(end, ssl.SSLSocket) and end.pending()]
+                for end in ready or select.select(list(pair), [], [], 30)[0]:
                     data = end.recv(65536)
                     if not data:
                         self.close_connection = True
@@ -282,7 +285,18 @@ def test_proxies_of_the_environment(places: Places, tmp_path: Path) -> None:
     with servers.serving(type("Secure", (Origin,), {"seen": []}), authority.context()) as secure:
         tls = Tls(ca_file=str(authority.file))
         assert read_elsewhere(secure + PATH, {"HTTPS_PROXY": proxy}, tls) == first
-    assert {url for url, _ in at_proxy} == {urlsplit(secure).netloc}
+        assert {url for url, _ in at_proxy} == {urlsplit(secure).netloc}
+        # And in TLS to a proxy that has it too: to both it is checked.
+        inner: list[Seen] = []
+        with servers.serving(type("SecureProxy", (Proxy,), {"seen": inner}), authority.context()) as outer:
+            assert outer.startswith("https://")
+            assert read_elsewhere(secure + PATH, {"HTTPS_PROXY": outer}, tls) == first
+            assert {url for url, _ in inner} == {urlsplit(secure).netloc} and len(inner) >= 2
+            inner.clear()
+            with pytest.raises(subprocess.CalledProcessError) as caught:
+                read_elsewhere(secure + PATH, {"HTTPS_PROXY": outer})
+            assert re.search(r"the proxy [\d.:]+'s certificate is not trusted", caught.value.stderr)
+            assert not inner
 
 
 def test_a_registry_with_an_ipv6_address(places: Places) -> None:
@@ -321,7 +335,8 @@ def test_the_service_configuration_says_all_of_it(
     registry = service.make_registry(None, p2p=True)
     read(registry.open_blob(origin + PATH, size=SIZE))
     assert at_proxy and not at_mirror
-    assert f"registries[{host}].insecure: its certificate is NOT verified" in caplog.text.replace('"', "")
+    said = f"registries[{host}].insecure: its certificate is NOT verified"
+    assert caplog.text.replace('"', "").count(said) == 1
     handler.fault = "broken"
     read(service.make_registry(None, p2p=True).open_blob(origin + PATH, size=SIZE))
     assert at_mirror, "behind the proxy come the mirrors"

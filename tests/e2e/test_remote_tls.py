@@ -159,3 +159,65 @@ def test_client_certificates_and_settings_by_host(authority: Path, tmp_path: Pat
             Registry(hosts={"other.example": ours}).open_blob(base + PATH)
         with pytest.raises(obdcore.Error, match="do not go together"):
             Registry(tls=Tls(str(authority), str(leaf), f"{middle}.key")).open_blob(base + PATH)
+
+
+def test_certificates_that_are_renewed_on_disk_count_at_once(
+    authority: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One process and one `Registry`: what it trusts, and then what it shows, is replaced."""
+    own, other = tmp_path / "own.pem", tmp_path / "other.pem"
+    for cert in (own, other):
+        leaf = ["-addext", "basicConstraints=CA:FALSE", "-CA", str(authority), "-CAkey", f"{authority}.key"]
+        openssl(cert, "-subj", "/CN=node", *leaf)
+    stranger = tmp_path / "stranger.pem"
+    openssl(stranger, "-subj", "/CN=stranger")
+    server = authority.with_name("server.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server, f"{server}.key")
+    context.load_verify_locations(cafile=str(authority))
+    context.verify_mode = ssl.CERT_REQUIRED
+    ca, cert, key = (tmp_path / name for name in ("used-ca.pem", "used.pem", "used.key"))
+
+    def use(source: Path, target: Path) -> None:
+        fresh = tmp_path / "fresh"
+        fresh.write_bytes(source.read_bytes())
+        fresh.rename(target)
+
+    def both_work(registry: Registry, url: str) -> bool:
+        """Whether the core and the dialogue are let in; they have to agree."""
+        worked = []
+        for attempt in (
+            lambda: registry.open_blob(url).read_at(100, 1000),
+            lambda: registry.request("GET", url, action=PULL, headers={"Range": "bytes=0-9"}).close(),
+        ):
+            try:
+                attempt()
+                worked.append(True)
+            except OSError:
+                worked.append(False)
+        assert worked[0] == worked[1]
+        return worked[0]
+
+    use(stranger, ca)
+    use(stranger, cert)
+    use(Path(f"{stranger}.key"), key)
+    with servers.serving(Handler, context) as base:
+        registry = Registry(tls=Tls(str(ca), str(cert), str(key)))
+        assert not both_work(registry, base + PATH), "neither is the server trusted nor are we"
+        use(authority, ca)
+        assert not both_work(registry, base + PATH), "we are not"
+        use(own, cert)
+        assert not both_work(registry, base + PATH), "the key is not that of the certificate yet"
+        use(Path(f"{own}.key"), key)
+        assert both_work(registry, base + PATH)
+        # Half of a renewal: what was good last serves until the other half is there.
+        caplog.clear()
+        use(other, cert)
+        key.unlink()
+        assert both_work(registry, base + PATH)
+        assert "what was good last counts" in caplog.text
+        use(Path(f"{other}.key"), key)
+        assert both_work(registry, base + PATH)
+        # And what is taken back does count, though nothing else changed.
+        use(stranger, ca)
+        assert not both_work(Registry(tls=Tls(str(ca), str(cert), str(key))), base + PATH)

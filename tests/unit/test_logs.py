@@ -1,5 +1,6 @@
 """Log files: upstream's line format, rotation by us and by others, and no secrets."""
 
+import fcntl
 import logging
 import os
 import re
@@ -56,6 +57,52 @@ def test_rotation_keeps_as_many_files_as_asked_for(tmp_path: Path) -> None:
     found = {path.name: re.findall(r"^\d", path.read_text(), re.MULTILINE) for path in tmp_path.iterdir()}
     # Rotated after the write that goes beyond the limit.
     assert found == {"log": ["6"], "log.1": ["4", "5"], "log.2": ["2", "3"]}
+
+
+def test_processes_that_share_a_file_rotate_it_once(tmp_path: Path) -> None:
+    """Each is beyond the limit before any has rotated. A `LogFile` each, as in processes of their own."""
+    path = str(tmp_path / "log")
+    first, second = LogFile(path, 30, 3), LogFile(path, 30, 3)
+
+    class Between:
+        """At the look at the size: by now the other has rotated."""
+
+        def __init__(self) -> None:
+            self.real = os.fstat
+
+        def __call__(self, fd: int) -> os.stat_result:
+            size = self.real(fd)
+            if size.st_size > 30 and fd == second._fd and not rotated:
+                rotated.append(True)
+                first.write("first\n")
+            return size
+
+    rotated: list[bool] = []
+    first.write("a line that fills half of it\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("obd.logs.os.fstat", Between())
+        second.write("a line of the second\n")
+    second.write("after\n")
+    for file in (first, second):
+        file.close()
+    assert rotated
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "log": "after\n",
+        "log.1": "a line that fills half of it\na line of the second\nfirst\n",
+    }
+
+
+def test_a_file_that_another_rotates_just_now_is_left_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = LogFile(str(path), 5, 3)
+    with path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        file.write("too long\n")
+        assert [entry.name for entry in tmp_path.iterdir()] == ["log"]
+        path.rename(tmp_path / "log.1")
+    file.write("new\n")
+    file.close()
+    assert path.read_text() == "new\n"
 
 
 def test_one_file_is_begun_anew(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 //! Making a connection: addresses one after another, through a proxy or not, with TLS or not.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -38,11 +39,11 @@ impl Way<'_> {
             let wire = Wire::Plain(self.tcp(url, limits)?);
             return Ok(Conn::new(secured(wire, self.tls.as_ref(), &url.host)?));
         };
-        let there = self.tcp(&proxy.url, limits).map_err(|e| of_proxy(proxy, &e))?;
-        let wire = secured(Wire::Plain(there), proxy_tls.as_ref(), &proxy.url.host).map_err(|e| of_proxy(proxy, &e))?;
+        let there = self.tcp(&proxy.url, limits).map_err(|e| of_proxy(proxy, e))?;
+        let wire = secured(Wire::Plain(there), proxy_tls.as_ref(), &proxy.url.host).map_err(|e| of_proxy(proxy, e))?;
         let mut conn = Conn::new(wire);
         if self.tls.is_some() {
-            tunnel(&mut conn, url, proxy).map_err(|e| of_proxy(proxy, &e))?;
+            tunnel(&mut conn, url, proxy).map_err(|e| of_proxy(proxy, e))?;
             conn = Conn::new(secured(conn.wire, self.tls.as_ref(), &url.host)?);
         }
         Ok(conn)
@@ -103,6 +104,22 @@ fn secured(wire: Wire, tls: Option<&Arc<ClientConfig>>, host: &str) -> io::Resul
     Ok(Wire::Tls(Box::new(stream)))
 }
 
-fn of_proxy(proxy: &Proxy, e: &io::Error) -> io::Error {
-    io::Error::new(e.kind(), format!("proxy {}: {e}", proxy.url.endpoint()))
+/// What went wrong on the way to a proxy, not to the server behind it.
+#[derive(Debug)]
+pub(super) struct OfProxy {
+    /// `host:port` of the proxy.
+    pub endpoint: String,
+    pub error: io::Error,
+}
+
+impl fmt::Display for OfProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "proxy {}: {}", self.endpoint, self.error)
+    }
+}
+
+impl std::error::Error for OfProxy {}
+
+fn of_proxy(proxy: &Proxy, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), OfProxy { endpoint: proxy.url.endpoint(), error })
 }

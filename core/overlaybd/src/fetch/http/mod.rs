@@ -24,12 +24,11 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
 use rustls::ClientConfig;
 
 use self::body::WireBody;
 use self::conn::{Conn, Limits};
-use self::dial::Way;
+use self::dial::{OfProxy, Way};
 use self::head::Answer;
 use self::names::Names;
 use self::pool::Pool;
@@ -49,14 +48,13 @@ pub struct ClientOptions {
     pub hosts: HashMap<String, TlsOptions>,
 }
 
-/// An HTTP client on sockets. Certificates are read when the first `https` request is made.
+/// An HTTP client on sockets. Certificates are read for the first `https` connection, and again when they changed.
 pub struct Client {
     options: ClientOptions,
     environment: Environment,
     names: Names,
     pool: Pool,
-    /// What was made of the settings so far.
-    configs: Mutex<HashMap<TlsOptions, Arc<ClientConfig>>>,
+    configs: tls::Configs,
 }
 
 impl Client {
@@ -70,7 +68,7 @@ impl Client {
             environment: Environment::read(|name| std::env::var(name).ok()),
             names: Names::default(),
             pool: Pool::default(),
-            configs: Mutex::default(),
+            configs: tls::Configs::default(),
         }
     }
 
@@ -81,13 +79,16 @@ impl Client {
         }
         let hosts = &self.options.hosts;
         let options = hosts.get(&url.authority()).or_else(|| hosts.get(&url.endpoint())).unwrap_or(&self.options.tls);
-        if let Some(config) = self.configs.lock().get(options) {
-            return Ok(Some(Arc::clone(config)));
-        }
-        // Without the lock: reads files. Made twice at worst.
-        let config = tls::config(options)?;
-        self.configs.lock().insert(options.clone(), Arc::clone(&config));
-        Ok(Some(config))
+        self.configs.get(options).map(Some)
+    }
+
+    /// A new connection for requests for `url`.
+    fn connect(&self, url: &Url, proxy: Option<&Proxy>, limits: Limits, shown: &str) -> Result<Conn> {
+        let place = |e: Error| e.context(format!("GET {}", public_url(shown)));
+        let proxy_tls = proxy.map(|proxy| self.tls(&proxy.url)).transpose().map_err(place)?.flatten();
+        let tls = self.tls(url).map_err(place)?;
+        let way = Way { names: &self.names, proxy: proxy.map(|proxy| (proxy, proxy_tls)), tls };
+        way.connect(url, limits).map_err(|e| translate(e, shown))
     }
 
     fn proxy(&self, url: &Url, via: &Via) -> Result<Option<Proxy>> {
@@ -126,9 +127,6 @@ impl Http for Client {
         let url = Url::parse(request.url).ok_or_else(unusable)?;
         let proxy = self.proxy(&url, request.via).map_err(place)?;
         let text = self.text(request, &url, proxy.as_ref()).ok_or_else(unusable)?;
-        let proxy_tls = proxy.as_ref().map(|proxy| self.tls(&proxy.url)).transpose().map_err(place)?.flatten();
-        let tls = self.tls(&url).map_err(place)?;
-        let way = Way { names: &self.names, proxy: proxy.as_ref().map(|proxy| (proxy, proxy_tls)), tls };
         let through = proxy.as_ref().map_or(String::new(), |proxy| proxy.url.endpoint());
         let key = format!("{}{} {through}", if url.tls { "s:" } else { "" }, url.endpoint());
         let Some(slot) = self.pool.enter(&key, limits.end) else {
@@ -138,7 +136,7 @@ impl Http for Client {
         let (conn, answer) = loop {
             let (mut conn, old) = match kept.take() {
                 Some(conn) => (conn, true),
-                None => (way.connect(&url, limits).map_err(|e| translate(e, request.url))?, false),
+                None => (self.connect(&url, proxy.as_ref(), limits, request.url)?, false),
             };
             conn.limit(limits);
             match send(&mut conn, &text) {
@@ -169,17 +167,20 @@ fn is_hangup(e: &io::Error) -> bool {
 /// Chooses the kind: what may pass is `Io` or `TimedOut`, what a repetition cannot mend is something else.
 fn translate(e: io::Error, url: &str) -> Error {
     let what = format!("GET {}", public_url(url));
-    if let Some(tls) = e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+    let proxy = e.get_ref().and_then(|inner| inner.downcast_ref::<OfProxy>());
+    let who = proxy.map_or("the server".to_owned(), |proxy| format!("the proxy {}", proxy.endpoint));
+    let source = proxy.map_or(&e, |proxy| &proxy.error);
+    if let Some(tls) = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         let error = Error::new(Kind::Denied, what);
         return match tls {
-            rustls::Error::InvalidCertificate(_) if tls::is_authority(tls) => error.because(
-                "the server's certificate is one for an authority (CA:TRUE): to accept it, make it the caFile itself",
-            ),
+            rustls::Error::InvalidCertificate(_) if tls::is_authority(tls) => error.because(format!(
+                "{who}'s certificate is one for an authority (CA:TRUE): to accept it, make it the caFile itself"
+            )),
             rustls::Error::InvalidCertificate(why) => {
-                error.because(format!("the server's certificate is not trusted: {why}"))
+                error.because(format!("{who}'s certificate is not trusted: {why}"))
             }
-            rustls::Error::AlertReceived(alert) => error.because(format!("the server refused TLS: {alert:?}")),
-            _ => Error::new(Kind::Io, error.what()).because(format!("TLS: {tls}")),
+            rustls::Error::AlertReceived(alert) => error.because(format!("{who} refused TLS: {alert:?}")),
+            _ => Error::new(Kind::Io, error.what()).because(format!("TLS with {who}: {tls}")),
         };
     }
     let kind = match e.kind() {

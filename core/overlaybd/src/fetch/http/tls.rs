@@ -1,7 +1,11 @@
 //! TLS: whom to trust, and which certificate to show.
 
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_name, WebPkiServerVerifier};
@@ -28,10 +32,52 @@ pub struct TlsOptions {
     pub insecure: bool,
 }
 
+/// What was made of settings so far. Made again when their files are others than before: certificates are renewed
+/// while a process runs.
+#[derive(Default)]
+pub(super) struct Configs(Mutex<HashMap<TlsOptions, (Stamps, Arc<ClientConfig>)>>);
+
+impl Configs {
+    /// The settings made ready for a new connection.
+    ///
+    /// Errors: those of the files, named, if they were never good. Later what was good last stays: a certificate and
+    /// its key may be replaced one after the other.
+    pub fn get(&self, options: &TlsOptions) -> Result<Arc<ClientConfig>> {
+        // Before the files are read: a change meanwhile is noticed the next time.
+        let now = options.stamps();
+        let known = self.0.lock().get(options).cloned();
+        if let Some((_, config)) = known.as_ref().filter(|(before, _)| *before == now) {
+            return Ok(Arc::clone(config));
+        }
+        // Without the lock: reads files. Made twice at worst.
+        match (config(options), known) {
+            (Ok(fresh), _) => {
+                self.0.lock().insert(options.clone(), (now, Arc::clone(&fresh)));
+                Ok(fresh)
+            }
+            (Err(_), Some((_, last))) => Ok(last),
+            (Err(error), None) => Err(error),
+        }
+    }
+}
+
+/// What differs when one of the files was changed or replaced: times of change, length and inode, in file order.
+type Stamps = [Option<(i64, i64, i64, i64, u64, u64)>; 3];
+
+impl TlsOptions {
+    fn stamps(&self) -> Stamps {
+        let (cert, key) = self.client.as_ref().map_or((None, None), |(cert, key)| (Some(cert), Some(key)));
+        [self.ca_file.as_ref(), cert, key].map(|path| {
+            let m = std::fs::metadata(path?).ok()?;
+            Some((m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec(), m.size(), m.ino()))
+        })
+    }
+}
+
 /// The settings made ready for use; reads the files.
 ///
 /// Errors: those of the files, named.
-pub(super) fn config(options: &TlsOptions) -> Result<Arc<ClientConfig>> {
+fn config(options: &TlsOptions) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let own = match &options.ca_file {
         Some(path) => certificates(path)?,
