@@ -477,6 +477,38 @@ class NbdServer:
     def stop(self) -> None:
         """Stops accepting, answers what is under way, closes all connections; returns when done."""
 
+class TcmuDevice:
+    """Serves an image on the ring of a TCMU backstore, the UIO device `uio_path` such as /dev/uio0, as a SCSI disk.
+
+    `serial` tells the unit from all others (1 to 128 printable characters, of which the hexadecimal digits make its
+    NAA name); `name` says what it is, to initiators and to `on_error`. Sectors have 512 or 4096 bytes. `workers` and
+    `on_error(name, error)` are as for `NbdServer`. A ring that is open elsewhere is an error with errno EBUSY.
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        uio_path: str,
+        *,
+        serial: str,
+        name: str,
+        block_bytes: int = 512,
+        workers: int = 16,
+        on_error: Callable[[str, Error], None] | None = None,
+    ) -> None: ...
+    def stats(self) -> dict[str, int]:
+        """Counters: serving (0 or 1), active, requests, read_bytes, written_bytes, errors, refused, kicks."""
+
+    def oldest(self) -> tuple[float, str] | None:
+        """The command that workers have been at for longest: seconds, and what it is."""
+
+    def stop(self, drain_s: float = 0.0) -> bool:
+        """Takes no more commands once the ring is empty or `drain_s` have passed; lets go of ring and image.
+
+        Waits for what is being carried out. False if commands are left: these the kernel hands out again when the
+        ring is reset.
+        """
+
 class FuseMount:
     """A FUSE directory with one regular file per image: for losetup, mount -o loop, cp.
 

@@ -1,1 +1,24 @@
-"""Binding of libtcmu and configfs."""
+"""SCSI targets of the kernel whose commands are served here: announcements, devices, configfs.
+
+The ring of a device is served by `obdcore.TcmuDevice`; this room brings it together with its backstore.
+"""
+
+from tcmu.configfs import Backstore, serial
+from tcmu.fabric import IscsiTarget, Loopback
+from tcmu.netlink import Change, Event, Link, quiet
+from tcmu.recover import take_over
+from tcmu.uio import Device, devices
+
+__all__ = [
+    "Backstore",
+    "Change",
+    "Device",
+    "Event",
+    "IscsiTarget",
+    "Link",
+    "Loopback",
+    "devices",
+    "quiet",
+    "serial",
+    "take_over",
+]

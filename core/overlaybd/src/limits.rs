@@ -162,6 +162,30 @@ pub const FUSE_MAX_QUEUE: usize = 4096;
 /// Threads that take FUSE requests.
 pub const FUSE_MAX_THREADS: usize = 4;
 
+/// Commands of one TCMU device that may wait for a worker; beyond that none is taken from its ring.
+pub const TCMU_MAX_QUEUE: usize = 4096;
+
+/// Largest transfer that a TCMU device asks initiators for: more brings no speed, and keeps others waiting.
+pub const TCMU_MAX_TRANSFER_BYTES: usize = 1 << 20;
+
+/// Bytes that one UNMAP may discard: holes in the file of a sparse layer take time.
+pub const TCMU_MAX_UNMAP_BYTES: u64 = 1 << 30;
+
+/// Ranges of one UNMAP: initiators use one; the list fits a page.
+pub const TCMU_MAX_UNMAP_RANGES: usize = 64;
+
+/// Bytes that one WRITE SAME may write: some tens of milliseconds.
+pub const TCMU_MAX_WRITE_SAME_BYTES: u64 = 32 << 20;
+
+/// Characters of a serial number: the designator around it has a length of 8 bits.
+pub const TCMU_MAX_SERIAL: usize = 128;
+
+/// Characters of a device's name that initiators are told, likewise.
+pub const TCMU_MAX_NAME: usize = 240;
+
+/// Memory that a TCMU device shares with the kernel: its largest ring and data area.
+pub const TCMU_MAX_REGION_BYTES: u64 = 8 << 30;
+
 /// Kernel contexts that threads hold for reading local files: AIO contexts are scarce on the whole machine
 /// (`fs.aio-max-nr`, of which each takes many times the processors). Further threads read without.
 pub const MAX_ENGINE_CONTEXTS: usize = 64;

@@ -12,6 +12,7 @@ mod observe;
 mod progress;
 mod remote;
 mod serve;
+mod tcmu;
 mod trace;
 mod zfile;
 
@@ -25,6 +26,7 @@ fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     observe::register(module)?;
     remote::register(module)?;
     serve::register(module)?;
+    tcmu::register(module)?;
     trace::register(module)?;
     zfile::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

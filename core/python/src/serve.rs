@@ -27,7 +27,7 @@ fn devices(images: &Bound<'_, PyMapping>) -> PyResult<Vec<(String, Arc<dyn Block
 }
 
 /// A Python callable as the hearer of failures. What it raises is reported as unraisable.
-fn report(on_error: Option<Py<PyAny>>) -> Option<Report> {
+pub fn report(on_error: Option<Py<PyAny>>) -> Option<Report> {
     let call = on_error?;
     Some(Arc::new(move |image: &str, error: overlaybd::Error| {
         // None while the interpreter ends: nobody is left to hear.

@@ -5,6 +5,7 @@ pub mod fuse;
 pub mod nbd;
 pub mod pool;
 mod report;
+pub mod tcmu;
 #[cfg(test)]
 mod test_device;
 
@@ -28,8 +29,10 @@ fn guarded<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// A pool for the slow requests to one device, which hears how long they wait for a thread.
 fn pool_of(device: &Arc<dyn BlockDevice>, name: &str, max_threads: usize, max_queue: usize) -> Pool {
-    let device = Arc::clone(device);
-    Pool::new(name, max_threads, max_queue, move |waited| device.queued(waited))
+    // Weakly, so that a thread that is just ending does not keep a device that everybody else let go.
+    let device = Arc::downgrade(device);
+    let queued = move |waited| device.upgrade().iter().for_each(|device| device.queued(waited));
+    Pool::new(name, max_threads, max_queue, queued)
 }
 
 /// Whether a read can be answered on the spot.

@@ -1,0 +1,79 @@
+//! `TcmuDevice`: an image behind a SCSI target of the kernel.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use overlaybd::device::BlockDevice;
+use overlaybd::serve::tcmu;
+use overlaybd::{Error, Kind};
+
+use crate::errors::to_py;
+use crate::image::PyImage;
+use crate::serve::report;
+
+/// A served ring.
+#[pyclass(frozen, module = "obdcore")]
+pub struct TcmuDevice(tcmu::Server);
+
+#[pymethods]
+impl TcmuDevice {
+    #[new]
+    #[pyo3(signature = (image, uio_path, *, serial, name, block_bytes = 512, workers = 16, on_error = None))]
+    // The parameters of the Python class.
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        py: Python<'_>,
+        image: PyRef<'_, PyImage>,
+        uio_path: PathBuf,
+        serial: String,
+        name: String,
+        block_bytes: u32,
+        workers: usize,
+        on_error: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let options = tcmu::Options { block_bytes, serial, name, workers, report: report(on_error) };
+        let device = image.device()? as Arc<dyn BlockDevice>;
+        py.detach(|| tcmu::start(device, &uio_path, options)).map(TcmuDevice).map_err(to_py)
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.0.stats();
+        let dict = PyDict::new(py);
+        dict.set_item("serving", u64::from(stats.serving))?;
+        dict.set_item("active", stats.active)?;
+        dict.set_item("requests", stats.requests)?;
+        dict.set_item("read_bytes", stats.read_bytes)?;
+        dict.set_item("written_bytes", stats.written_bytes)?;
+        dict.set_item("errors", stats.errors)?;
+        dict.set_item("refused", stats.refused)?;
+        dict.set_item("kicks", stats.kicks)?;
+        Ok(dict)
+    }
+
+    fn oldest(&self) -> Option<(f64, String)> {
+        self.0.oldest().map(|(age, what)| (age.as_secs_f64(), what))
+    }
+
+    #[pyo3(signature = (drain_s = 0.0))]
+    fn stop(&self, py: Python<'_>, drain_s: f64) -> PyResult<bool> {
+        let wrong = |_| to_py(Error::new(Kind::Invalid, format!("{drain_s} is no time to wait")));
+        let drain = Duration::try_from_secs_f64(drain_s).map_err(wrong)?;
+        Ok(py.detach(|| self.0.stop(drain)))
+    }
+}
+
+impl Drop for TcmuDevice {
+    fn drop(&mut self) {
+        // A request under way may need the interpreter to end.
+        Python::attach(|py| py.detach(|| self.0.stop(Duration::ZERO)));
+    }
+}
+
+/// Adds the class to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<TcmuDevice>()
+}

@@ -1,0 +1,208 @@
+"""How disks on TCMU come and go, and what they survive: slow opens, daemons that die, removal in use."""
+
+import errno
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import tcmu
+from tests.e2e.disks import MIB, tool
+from tests.vm.guest.tcmu_disk import (
+    HBA,
+    Daemon,
+    Disk,
+    attach,
+    attached,
+    configured,
+    of_zeros,
+    running,
+)
+from tests.vm.guest.test_tcmu import fio, stored, write
+
+SIZE = 16 * MIB
+END_S = 30.0
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with running(tmp_path) as daemon:
+        yield daemon
+
+
+class Opened(ExitStack):
+    """Makes a file at the end, for which an open waits that would else hang for ever."""
+
+    def __init__(self, gate: Path) -> None:
+        super().__init__()
+        self.callback(gate.touch)
+
+
+def room(directory: Path, name: str) -> Path:
+    """A directory in a directory."""
+    (path := directory / name).mkdir()
+    return path
+
+
+def test_a_slow_open_delays_no_other(tmp_path: Path, daemon: Daemon) -> None:
+    gate = tmp_path / "gate"
+    slow = of_zeros(room(tmp_path, "slow"), MIB, block=str(gate))
+    others = {f"vol{n}": of_zeros(room(tmp_path, str(n)), MIB) for n in range(20)}
+    with ThreadPoolExecutor(21) as pool, Opened(gate):
+        waits = pool.submit(attach, "slow", slow)
+        daemon.hear("opening slow")
+        disks = list(pool.map(attach, others, others.values()))
+        assert not waits.done()
+        for number, disk in enumerate(disks):
+            write(disk, bytes([number]) * 4096)
+        gate.touch()
+        disks.append(waits.result(END_S))
+        for number, disk in enumerate(disks[:-1]):
+            assert stored(disk)[:4096] == bytes([number]) * 4096
+        list(pool.map(Disk.remove, disks))
+
+
+def test_who_creates_a_device_is_told_why_it_cannot_be_had(tmp_path: Path, daemon: Daemon) -> None:
+    backstore = tcmu.Backstore(HBA, "vol")
+    for number in (errno.EACCES, errno.ETIMEDOUT, errno.ENODATA):
+        with pytest.raises(OSError) as caught:
+            backstore.create(configured(tmp_path, lowers=[], errno=number))
+        assert caught.value.errno == number
+        assert not backstore.directory.exists()
+        daemon.hear("refused vol")
+    with pytest.raises(FileNotFoundError):
+        backstore.create("overlaybd//nowhere")
+    with attached("vol", of_zeros(room(tmp_path, "good"), SIZE)) as disk:
+        write(disk, b"x" * 4096)
+
+
+def test_devices_of_other_programs_are_left_to_them(daemon: Daemon) -> None:
+    backstore = tcmu.Backstore(HBA, "theirs")
+    with tcmu.Link() as link, ThreadPoolExecutor(1) as pool:
+        for subtype in ("other", "overlaybd2", "over"):
+            for change, act in (
+                (tcmu.Change.ADDED, lambda subtype=subtype: backstore.create(f"{subtype}//x")),
+                (tcmu.Change.REMOVED, backstore.remove),
+            ):
+                done = pool.submit(act)
+                while not (events := link.receive()):
+                    time.sleep(0.001)
+                (event,) = events
+                assert (event.change, event.device.backstore, event.device.subtype) == (
+                    change,
+                    backstore,
+                    subtype,
+                )
+                link.reply(event)
+                done.result(END_S)
+    assert daemon.process.poll() is None
+
+
+def test_a_daemon_that_dies_under_load_is_succeeded_by_the_next(tmp_path: Path, daemon: Daemon) -> None:
+    disks = [attach(f"vol{n}", of_zeros(room(tmp_path, str(n)), 2 * SIZE)) for n in range(3)]
+    load = [
+        subprocess.Popen([*fio(disk), "--iodepth=16", "--fsync=32", "--rate=,16m"], stdout=subprocess.PIPE)
+        for disk in disks
+    ]
+    for _ in range(4):
+        before = [sectors(disk) for disk in disks]
+        while all(sectors(disk) < was + 2048 for disk, was in zip(disks, before, strict=True)):
+            assert any(one.poll() is None for one in load), "the load is too small for this test"
+            time.sleep(0.005)
+        daemon.end(signal.SIGKILL)
+        daemon.start()
+        for disk in disks:
+            daemon.hear("took over", disk.backstore.name)
+    for one in load:
+        said, _ = one.communicate(timeout=END_S)
+        assert one.returncode == 0, said.decode()
+    for disk in disks:
+        disk.remove()
+
+
+def sectors(disk: Disk) -> int:
+    """Sectors written to the disk so far."""
+    return int(disk.setting("stat").split()[6])
+
+
+def test_a_daemon_that_is_stopped_leaves_nothing_under_way(tmp_path: Path, daemon: Daemon) -> None:
+    with attached("vol", of_zeros(tmp_path, 8 * SIZE)) as disk:
+        load = subprocess.Popen([*fio(disk), "--iodepth=16"], stdout=subprocess.PIPE)
+        while not sectors(disk):
+            time.sleep(0.005)
+        for _ in range(2):
+            daemon.end(signal.SIGTERM)
+            assert daemon.left() == ["left vol True"]
+            daemon.start()
+        said, _ = load.communicate(timeout=END_S)
+        assert load.returncode == 0, said.decode()
+
+
+def test_who_waits_for_a_daemon_that_dies_is_served_by_the_next(tmp_path: Path, daemon: Daemon) -> None:
+    gate = tmp_path / "gate"
+    config = of_zeros(tmp_path, SIZE, block=str(gate))
+    with ThreadPoolExecutor(1) as pool, Opened(gate):
+        waits = pool.submit(attach, "vol", config)
+        daemon.hear("opening vol")
+        daemon.end(signal.SIGKILL)
+        gate.touch()
+        daemon.start()
+        disk = waits.result(END_S)
+    write(disk, b"x" * 4096)
+    disk.remove()
+
+
+def test_a_disk_can_be_taken_from_its_users(tmp_path: Path, daemon: Daemon) -> None:
+    disk = attach("vol", of_zeros(room(tmp_path, "first"), SIZE))
+    with pytest.raises(OSError) as caught:
+        disk.backstore.remove()
+    assert caught.value.errno == errno.EBUSY
+    load = subprocess.Popen(
+        [*fio(disk), "--iodepth=16", "--loops=1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while sectors(disk) < 2048:
+        time.sleep(0.005)
+    disk.remove()
+    load.communicate(timeout=END_S)
+    assert load.returncode > 0
+    with attached("vol", of_zeros(room(tmp_path, "second"), SIZE)) as disk:
+        write(disk, b"x" * 4096)
+
+
+def test_many_rounds_leave_nothing_behind(tmp_path: Path, daemon: Daemon) -> None:
+    config = of_zeros(tmp_path, SIZE)
+
+    def held() -> tuple[int, int]:
+        process = Path("/proc", str(daemon.process.pid))
+        return len(os.listdir(process / "fd")), len((process / "maps").read_text().split("/dev/uio"))
+
+    after = []
+    for number in range(30):
+        with attached("vol", config) as disk:
+            write(disk, bytes([number]) * 4096)
+        daemon.hear("removed vol")
+        after.append(held())
+    assert after[-1] == after[9]
+    assert after[-1][1] == 1
+    assert not list(Path("/dev").glob("uio*")) + list(Path("/sys/kernel/config/target/core").glob("user_*"))
+
+
+def test_it_can_be_exported_by_iscsi(tmp_path: Path, daemon: Daemon) -> None:
+    tool("modprobe", "iscsi_target_mod")
+    backstore = tcmu.Backstore(HBA, "vol")
+    backstore.create(of_zeros(tmp_path, SIZE))
+    target = tcmu.IscsiTarget("iqn.2024-01.org.example:vol", "127.0.0.1:3260")
+    target.create(backstore)
+    try:
+        listening = Path("/proc/net/tcp").read_text()
+        assert "0100007F:0CBC" in listening  # 127.0.0.1:3260
+    finally:
+        target.remove()
+        backstore.remove()
+    assert not target.directory.exists()
