@@ -13,8 +13,8 @@ def take_over(device: Device, serve: Callable[[Device], T]) -> T:
 
     Meanwhile the kernel holds commands back; those that were under way go out again. If `serve` fails the
     device stays blocked, so that its users wait instead of getting errors: call this again. `OSError` with
-    EINVAL or ENOENT, and no call of `serve`, if the device is gone or was never there for its users: whoever was
-    creating it when `quiet` began is told to try again, and that is announced.
+    EINVAL or ENOENT, and no call of `serve`, if the device is gone or was never there for its users: whoever
+    was creating it when `quiet` began is told to try again, and that is announced.
     """
     device.backstore.block()
     device.backstore.reset_ring()
