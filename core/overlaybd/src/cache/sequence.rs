@@ -10,6 +10,10 @@ use parking_lot::Mutex;
 /// Readers of one blob that are told apart.
 const MAX_RUNS: usize = 16;
 
+/// Chunks that are read in a row before anything is fetched in advance: files of that size are read whole all the time,
+/// and what lies behind them is another file's.
+const MIN_LENGTH: usize = 4;
+
 /// Chunks for which a run notes what was read out of order.
 const SLACK: usize = 64;
 
@@ -67,7 +71,7 @@ impl Run {
 
 impl Sequence {
     /// Takes note of a read of `chunks`. If it belongs to a sequential reader: what to fetch in advance now, at most
-    /// `max` chunks ahead of it, and no more than twice what it has read. A read that was a `hit` begins no sequence:
+    /// `max` chunks ahead of it, and no more than it has read. A read that was a `hit` begins no sequence:
     /// it counts if it is of what was fetched for one.
     pub fn note(&self, chunks: Range<usize>, max: usize, hit: bool) -> Option<Range<usize>> {
         let mut runs = self.runs.lock();
@@ -94,10 +98,11 @@ impl Sequence {
             !covered
         });
         run.ahead = run.ahead.max(run.next);
-        let window = (2 * run.length).min(max);
+        let window = run.length.min(max);
         let (start, end) = (run.ahead, run.next + window);
         // Half of it at a time, so that requests are few, and one is under way while another is read.
-        let wanted = (end >= start + (window / 2).max(2) - 1).then_some(start..end);
+        let enough = window >= MIN_LENGTH.min(max) && end >= start + (window / 2).max(2) - 1;
+        let wanted = enough.then_some(start..end);
         if wanted.is_some() {
             run.ahead = end;
         }
@@ -139,9 +144,9 @@ mod tests {
     fn what_is_fetched_ahead_grows_to_a_bound_and_stays_ahead() {
         let sequence = Sequence::default();
         assert_eq!(fetched(&sequence, [10]), []);
-        assert_eq!(fetched(&sequence, [11]), [(12, 16)]);
-        let mut ranges = vec![(12, 16)];
-        for chunk in 12..1000 {
+        assert_eq!(fetched(&sequence, [11, 12, 13]), [(14, 18)], "a file of three chunks is no sequence");
+        let mut ranges = vec![(14, 18)];
+        for chunk in 14..1000 {
             ranges.extend(fetched(&sequence, [chunk]));
             let end = ranges.last().map_or(0, |range| range.1);
             assert!(end > chunk && end <= chunk + 1 + MAX, "{chunk}: {end}");
@@ -193,7 +198,7 @@ mod tests {
     #[test]
     fn what_is_read_unnoticed_holds_nobody_up() {
         let sequence = Sequence::default();
-        let mut ranges = fetched(&sequence, [0, 1]);
+        let mut ranges = fetched(&sequence, 0..4);
         while ranges.len() < 20 {
             // Only the first chunk of each fetch of four is seen, and as a hit.
             let (start, end) = ranges[ranges.len() - 1];
@@ -220,6 +225,6 @@ mod tests {
         let sequence = Sequence::default();
         fetched(&sequence, 0..100);
         assert_eq!(fetched(&sequence, [5000]), []);
-        assert_eq!(fetched(&sequence, [5001]), [(5002, 5006)], "begins small again");
+        assert_eq!(fetched(&sequence, 5001..5004), [(5004, 5008)], "begins small again");
     }
 }
