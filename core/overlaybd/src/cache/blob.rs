@@ -210,7 +210,8 @@ impl CachedBlob {
     fn read_missing(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let stop = offset + buf.len() as u64;
         let end = self.store.fetch_end(self.store.shape.chunk_of(stop - 1) + 1);
-        self.read_ahead(offset, stop, false);
+        // What an earlier run left is as good as a hit: nothing more is fetched than was wanted then.
+        self.read_ahead(offset, stop, self.store.is_present(offset, buf.len() as u64));
         let (mut at, mut turns) = (offset, 0);
         while at < stop {
             let out = &mut buf[(at - offset) as usize..];
