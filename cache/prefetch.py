@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import tarfile
@@ -132,7 +133,7 @@ def load_file(path: str) -> bytes:
 def load_layer(blob: Readable, name: str) -> bytes:
     """Trace or list in an acceleration layer, a tar with one file `trace`. Raises `OSError`."""
     if blob.size > MAX_TAR_BYTES:
-        raise OSError(7, f"{name}: {blob.size} bytes are too many for an acceleration layer")
+        raise OSError(errno.E2BIG, f"{name}: {blob.size} bytes are too many for an acceleration layer")
     layer = io.BytesIO(
         b"".join(
             blob.read_at(at, min(_PIECE_BYTES, blob.size - at)) for at in range(0, blob.size, _PIECE_BYTES)
@@ -145,13 +146,13 @@ def load_layer(blob: Readable, name: str) -> bytes:
                     file = tar.extractfile(member)
                     return check_size(file.read(MAX_TRACE_BYTES + 1), name) if file else b""
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise OSError(5, f"{name}: not a tar that can be read: {error}") from error
-    raise OSError(2, f"{name}: no file {TRACE_NAME} in it: not an acceleration layer")
+        raise OSError(errno.EIO, f"{name}: not a tar that can be read: {error}") from error
+    raise OSError(errno.ENOENT, f"{name}: no file {TRACE_NAME} in it: not an acceleration layer")
 
 
 def check_size(data: bytes, name: str) -> bytes:
     """`data`, unless it is larger than a trace, or a list, may be. Raises `OSError`."""
     limit = MAX_TRACE_BYTES if obdcore.trace_detect(data) else MAX_LIST_BYTES
     if len(data) > limit:
-        raise OSError(7, f"{name}: more than {limit} bytes")
+        raise OSError(errno.E2BIG, f"{name}: more than {limit} bytes")
     return data
