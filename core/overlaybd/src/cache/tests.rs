@@ -383,36 +383,39 @@ fn distrusted_chunks_are_fetched_again_but_not_for_ever() {
     }
 }
 
+/// Eight readers of three blobs that do not fit the cache, who now and then distrust what they have read.
+pub(super) fn read_beside_eviction(bench: &Bench) -> Arc<ChunkCache> {
+    let server = Server::new(pattern(100 * CHUNK));
+    let (cache, len) = (bench.cache(), Some(server.bytes.len() as u64));
+    let blobs = ["sha256:01", "sha256:02", "sha256:03"]
+        .map(|digest| CachedBlob::open(&cache, digest, source(&server), len).unwrap().blob);
+    std::thread::scope(|scope| {
+        for seed in 0..8u64 {
+            let (blobs, server) = (&blobs, &server);
+            scope.spawn(move || {
+                let mut x = seed + 1;
+                for round in 0..300 {
+                    x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(seed + 99);
+                    let offset = (x >> 20) as usize % (90 * CHUNK);
+                    let blob = &blobs[(x >> 60) as usize % 3];
+                    check(&**blob, server, offset, 1 + (x >> 50) as usize % 20_000);
+                    if round % 10 == 0 {
+                        blob.distrust(offset as u64, 1).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    cache.flush();
+    cache
+}
+
 #[test]
 fn readers_beside_eviction_and_distrust_get_right_bytes_within_bounds() {
     for behind in [0, 1 << 20] {
         let capacity = 40 * CHUNK as u64;
         let bench = Bench { capacity, behind, ..Bench::new() };
-        let server = Server::new(pattern(100 * CHUNK));
-        let cache = bench.cache();
-        let blobs: Vec<_> = ["sha256:01", "sha256:02", "sha256:03"]
-            .map(|digest| {
-                CachedBlob::open(&cache, digest, source(&server), Some(server.bytes.len() as u64)).unwrap().blob
-            })
-            .into();
-        std::thread::scope(|scope| {
-            for seed in 0..8u64 {
-                let (blobs, server) = (&blobs, &server);
-                scope.spawn(move || {
-                    let mut x = seed + 1;
-                    for round in 0..300 {
-                        x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(seed + 99);
-                        let offset = (x >> 20) as usize % (90 * CHUNK);
-                        let blob = &blobs[(x >> 60) as usize % 3];
-                        check(&**blob, server, offset, 1 + (x >> 50) as usize % 20_000);
-                        if round % 10 == 0 {
-                            blob.distrust(offset as u64, 1).unwrap();
-                        }
-                    }
-                });
-            }
-        });
-        cache.flush();
+        let cache = read_beside_eviction(&bench);
         assert!(cache.stats().evictions.load(Relaxed) > 100);
         let (used, known) = (disk_usage(bench.dir.path()), cache.used_bytes());
         assert!(used <= capacity + EXTENTS && used.abs_diff(known) <= EXTENTS, "{used} used, {known} known");

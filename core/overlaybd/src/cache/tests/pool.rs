@@ -108,31 +108,7 @@ fn a_second_process_reads_uncached_and_says_so() {
 fn readers_beside_eviction_get_right_bytes() {
     for behind in [0, 1 << 20] {
         let bench = Bench { behind, ..bench(40) };
-        let server = Server::new(pattern(100 * CHUNK));
-        let cache = bench.cache();
-        let blobs: Vec<_> = ["sha256:01", "sha256:02", "sha256:03"]
-            .map(|digest| {
-                CachedBlob::open(&cache, digest, source(&server), Some(server.bytes.len() as u64)).unwrap().blob
-            })
-            .into();
-        std::thread::scope(|scope| {
-            for seed in 0..8u64 {
-                let (blobs, server) = (&blobs, &server);
-                scope.spawn(move || {
-                    let mut x = seed + 1;
-                    for round in 0..300 {
-                        x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(seed + 99);
-                        let offset = (x >> 20) as usize % (90 * CHUNK);
-                        let blob = &blobs[(x >> 60) as usize % 3];
-                        check(&**blob, server, offset, 1 + (x >> 50) as usize % 20_000);
-                        if round % 10 == 0 {
-                            blob.distrust(offset as u64, 1).unwrap();
-                        }
-                    }
-                });
-            }
-        });
-        cache.flush();
+        let cache = read_beside_eviction(&bench);
         let (evictions, used) = (cache.stats().evictions.load(Relaxed), cache.used_bytes());
         assert!(evictions > 100 && used <= bench.capacity, "{evictions} evictions, {used} bytes used");
     }
