@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help build demo test test-vm check bench fuzz wheel lock clean
-.PHONY: $(addprefix system-,build check test vm fuzz demo bench)
+.PHONY: $(addprefix system-,build check test fuzz demo bench)
 
 # Debian's own Python, 3.11 or newer: what a version manager puts first on the PATH may be any other.
 PYTHON ?= /usr/bin/python3
@@ -30,7 +30,7 @@ test: build | system-test system-fuzz ## every test: the core's, the fuzz target
 	PATH="$$(scripts/rust-path)" core/fuzz/run.sh
 	$(BIN)/python -m pytest
 
-test-vm: build | system-test system-vm ## the tests for a real kernel, in User Mode Linux and in QEMU
+test-vm: build | system-test ## the tests for a real kernel, all of them in User Mode Linux and in QEMU
 	OVERLAYBD_GUESTS=uml,qemu $(BIN)/python -m pytest tests/vm
 
 check: build | system-check ## format, lint, types, style and floors
@@ -64,7 +64,7 @@ clean: ## remove all that the other targets made
 	rm -rf .venv core/target core/fuzz/target bench/out dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -r {} +
 
-system-build system-check system-test system-vm system-fuzz system-demo system-bench: system-%:
+system-build system-check system-test system-fuzz system-demo system-bench: system-%:
 	@scripts/system-packages $*
 
 # The stamps: each is newer than what it was made of, or it is made again.

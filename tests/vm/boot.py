@@ -17,7 +17,8 @@ from tests.vm.kernels import HERE, Kernel, Unavailable
 
 PROJECT = HERE.parents[1]
 JAIL = (sys.executable, "-I", "-S", HERE / "jail.py")
-QEMU = "qemu-system-x86_64"
+KINDS = ("uml", "qemu", "qemu2")
+QEMU_DATA = ("/usr/share/qemu", "/usr/share/seabios")
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 MEMORY_MIB = 2048  # taken from the host as the guest touches it
 END_S = 10.0
@@ -30,9 +31,8 @@ UML_ARGUMENTS = """
 """
 QEMU_ARGUMENTS = "root=host rootfstype=virtiofs mitigations=off nokaslr tsc=reliable random.trust_cpu=on"
 ARGUMENTS = "ro quiet panic=-1 audit=0 console=ttyS0"
-# Emulation of one processor: with several, QEMU 7.2 lets a guest die now and then.
 QEMU_MACHINE = f"""
-    -nodefaults -no-user-config -display none -no-reboot -M q35 -accel tcg -cpu qemu64 -smp 1 -m {MEMORY_MIB}
+    -nodefaults -no-user-config -display none -no-reboot -M q35 -accel tcg -cpu qemu64 -m {MEMORY_MIB}
     -object memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on -numa node,memdev=memory
     -device virtio-rng-pci -device vhost-user-fs-pci,queue-size=1024,chardev=root,tag=host
 """
@@ -53,23 +53,25 @@ def check_jail() -> None:
 
 
 class Guest:
-    """A guest of a kind (`uml` or `qemu`) that runs one shell command in the project's directory.
+    """A guest that runs one shell command in the project's directory.
 
-    With `terminal` its console is this process's terminal, else a file. Raises `Unavailable` where there can
-    be no such guest.
+    Its kind is `uml`, `qemu`, or `qemu2`, which has two processors. With `terminal` its console is this
+    process's terminal, else a file. Raises `Unavailable` where there can be no such guest.
     """
 
     def __init__(self, kind: str, command: str, *, terminal: bool = False) -> None:
         check_jail()
-        kernel = {"uml": kernels.uml, "qemu": kernels.cloud}[kind]()
+        kernel = kernels.uml() if kind == "uml" else kernels.cloud()
         self._directory = Path(tempfile.mkdtemp(prefix="guest-"))
         self._processes: list[subprocess.Popen[bytes]] = []
         try:
             self._control, far = socket.socketpair()
             self._write_job(kind, kernel, command)
             with far, (self._directory / "console").open("wb") as console:
-                start = self._start_uml if kind == "uml" else self._start_qemu
-                start(kernel, far, None if terminal else console)
+                if kind == "uml":
+                    self._start_uml(kernel, far, None if terminal else console)
+                else:
+                    self._start_qemu(kernel, far, None if terminal else console, 2 if kind == "qemu2" else 1)
         except BaseException:
             self.stop()
             raise
@@ -145,11 +147,15 @@ class Guest:
         ]
         self._start(["env", f"LD_PRELOAD={kernels.xstate()}", "TMPDIR=/dev/shm", *words], console, far)
 
-    def _start_qemu(self, kernel: Kernel, far: socket.socket, console: IO[bytes] | None) -> None:
+    def _start_qemu(
+        self, kernel: Kernel, far: socket.socket, console: IO[bytes] | None, processors: int
+    ) -> None:
         """Starts QEMU, and a server beside it that shares the host's files."""
-        for program in (QEMU, VIRTIOFSD):
-            if not shutil.which(program, path=kernels.ENVIRONMENT["PATH"]):
-                raise Unavailable(f"no program {program}")
+        # With several processors the QEMU of Debian 12 lets a guest die now and then.
+        program = "qemu-system-x86_64" if processors == 1 else kernels.emulator()
+        for needed in (program, VIRTIOFSD):
+            if not shutil.which(needed, path=kernels.ENVIRONMENT["PATH"]):
+                raise Unavailable(f"no program {needed}")
         with socket.socket(socket.AF_UNIX) as files:
             files.bind(path := str(self._directory / "files"))
             files.listen(1)
@@ -169,9 +175,10 @@ class Guest:
             "-serial",
             "chardev:control",
         )
-        words: list[str | Path] = [*QEMU_MACHINE.split(), *devices, *lines, "-kernel", kernel.image]
+        data = (word for path in QEMU_DATA for word in ("-L", path))
+        words: list[str | Path] = [*QEMU_MACHINE.split(), "-smp", str(processors), *data, *devices, *lines]
         append = " ".join((*QEMU_ARGUMENTS.split(), *self._arguments()))
-        self._start([QEMU, *words, "-append", append], console, far)
+        self._start([program, *words, "-kernel", kernel.image, "-append", append], console, far)
 
     def _arguments(self) -> list[str]:
         """What either kernel is told."""

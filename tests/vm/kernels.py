@@ -1,4 +1,4 @@
-"""Kernels for guests: packages of Debian, downloaded once and unpacked in a cache, never installed."""
+"""Kernels for guests, and other packages of Debian: downloaded once, unpacked in a cache, never installed."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).parent
 APT = ("apt-get", "-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=0")
+BACKPORTS = "deb http://deb.debian.org/debian bookworm-backports main\n"
 ENVIRONMENT = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
 
 
@@ -37,14 +38,21 @@ def cache() -> Path:
 
 def uml() -> Kernel:
     """User Mode Linux 6.1, as Debian 12 has it."""
-    root = _kept("user-mode-linux_*", lambda: "user-mode-linux")
+    root = _kept("user-mode-linux_*", lambda: _kernel("user-mode-linux"))
     return Kernel(root / "usr/bin/linux.uml", _modules(root))
 
 
 def cloud() -> Kernel:
     """The kernel 6.12 that Debian 12 has for virtual machines."""
-    root = _kept("linux-image-6.12*-cloud-amd64_*", lambda: _dependency("linux-image-6.12-cloud-amd64"))
+    root = _kept(
+        "linux-image-6.12*-cloud-amd64_*", lambda: _kernel(_dependency("linux-image-6.12-cloud-amd64"))
+    )
     return Kernel(next(root.glob("boot/vmlinuz-*")), _modules(root))
+
+
+def emulator() -> Path:
+    """QEMU 10, of Debian's backports; the data that it needs is that of the installed one."""
+    return _kept("qemu-system-x86_*10.*", _backported) / "usr/bin/qemu-system-x86_64"
 
 
 def xstate() -> Path:
@@ -81,39 +89,67 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def _kept(pattern: str, package: Callable[[], str]) -> Path:
+def _kept(pattern: str, download: Callable[[], Path]) -> Path:
     """The unpacked package that matches in the cache, the newest; if there is none, it is downloaded."""
     if kept := sorted(cache().glob(pattern), key=lambda path: path.stat().st_mtime):
         return kept[-1]
     if reason := _missing.get(pattern):
         raise Unavailable(reason)
     try:
-        return _download(package)
+        cache().mkdir(parents=True, exist_ok=True)
+        return download()
     except Unavailable as e:
         _missing[pattern] = str(e)  # that need not be tried for every test
         raise
 
 
-def _download(package: Callable[[], str]) -> Path:
-    """Downloads and unpacks a package; its directory in the cache."""
-    cache().mkdir(parents=True, exist_ok=True)
+def _kernel(package: str) -> Path:
+    """Downloads and unpacks a kernel; its directory in the cache."""
     # It gets its name when it is complete: a run that is ended leaves nothing that looks like a kernel.
     with TemporaryDirectory(dir=cache()) as directory:
         try:
-            run(*APT, "download", package(), cwd=Path(directory))
+            root = _download(package, directory)
         except Unavailable:  # the lists are absent or old
             run(*APT, "update")
-            run(*APT, "download", package(), cwd=Path(directory))
-        deb = next(Path(directory).glob("*.deb"))
-        root = Path(directory, "root")
-        run("dpkg-deb", "-x", deb, root)
+            root = _download(package, directory)
         if (of_uml := root / "usr/lib/uml/modules").exists():
             (root / "lib").mkdir()
             of_uml.rename(root / "lib/modules")
         run("depmod", "-b", root, _modules(root).name)
-        final = cache() / deb.stem
-        if not final.exists():  # else another run was faster
-            root.rename(final)
+        return _keep(root)
+
+
+def _backported() -> Path:
+    """Downloads and unpacks QEMU of the backports, with lists of its own; its directory in the cache."""
+    with TemporaryDirectory(dir=cache()) as directory:
+        Path(directory, "sources.list").write_text(BACKPORTS)
+        Path(directory, "lists", "partial").mkdir(parents=True)
+        settings = {
+            "Dir::Etc::SourceList": f"{directory}/sources.list",
+            "Dir::Etc::SourceParts": "/dev/null",
+            "Dir::State::Lists": f"{directory}/lists",
+            "Dir::Cache::pkgcache": "",
+            "Dir::Cache::srcpkgcache": "",
+        }
+        options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+        run(*APT, *options, "update")
+        return _keep(_download("qemu-system-x86", directory, *options))
+
+
+def _download(package: str, directory: str, *options: str) -> Path:
+    """Downloads a package to a directory, and unpacks it in a directory there that has its name."""
+    run(*APT, *options, "download", package, cwd=Path(directory))
+    deb = next(Path(directory).glob("*.deb"))
+    root = Path(directory, deb.stem)
+    run("dpkg-deb", "-x", deb, root)
+    return root
+
+
+def _keep(root: Path) -> Path:
+    """Puts a complete directory into the cache."""
+    final = cache() / root.name
+    if not final.exists():  # else another run was faster
+        root.rename(final)
     return final
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm.boot import KINDS
 from tests.vm.remote import Remote, limit_s
 
-KINDS = ("uml", "qemu")
 INSIDE = os.environ.get("OVERLAYBD_GUEST", "")
-WANTED = [INSIDE] if INSIDE else os.environ.get("OVERLAYBD_GUESTS", KINDS[0]).split(",")
+NAMED = [kind for kind in (INSIDE or os.environ.get("OVERLAYBD_GUESTS", "")).split(",") if kind]
+# Guests that are booted if a test is marked for them, and those in which all others run.
+WANTED = NAMED or [*KINDS]
+USUAL = NAMED or [KINDS[0]]
 TESTS = Path(__file__).with_name("guest")
 
 
@@ -35,6 +38,9 @@ class Outside:
             self._remotes[kind] = Remote(session.config, kind, items, longest_s)
             for item in items.values():
                 item.add_marker(pytest.mark.timeout(0), append=False)  # time is kept in the guest
+        if not session.config.option.collectonly:
+            for kind in WANTED[1:]:
+                self._remotes[kind].begin()  # it takes its time, while others run
 
     def pytest_runtest_protocol(self, item: pytest.Item) -> object:
         if not (kind := kind_of(item)):

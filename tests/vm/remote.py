@@ -4,6 +4,7 @@ One boot serves all tests of a session that are for its kind of guest. A test th
 failed; the rest run in another boot.
 """
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,8 +16,8 @@ from tests.vm.boot import Guest, Lost
 from tests.vm.kernels import Unavailable
 
 # How long a test may take unless it is marked otherwise, and a guest to boot and to collect its tests.
-TEST_S = {"uml": 60.0, "qemu": 240.0}
-BOOT_S = {"uml": 40.0, "qemu": 120.0}
+TEST_S = {"uml": 60.0, "qemu": 240.0, "qemu2": 240.0}
+BOOT_S = {"uml": 40.0, "qemu": 120.0, "qemu2": 120.0}
 OPTIONS = (
     "-q",
     "--color=no",
@@ -53,6 +54,12 @@ class Remote:
         self._running = ""
         self._fruitless = True  # no test has been started in this boot
         self._broken = ""
+
+    def begin(self) -> None:
+        """Starts the guest if any test is for it; it is heard when the first of them is asked for."""
+        if self._items:
+            with contextlib.suppress(Unavailable):  # which then will be told
+                self._boot()
 
     def run(self, name: str) -> list[pytest.TestReport]:
         """The reports of one test, which runs now or has run while the others were waited for."""

@@ -1,4 +1,4 @@
-"""A shell in a guest, or one command there: `python -m tests.vm.shell [uml|qemu] [COMMAND...]`."""
+"""A shell in a guest, or one command there: `python -m tests.vm.shell [uml|qemu|qemu2] [COMMAND...]`."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import sys
 import termios
 from collections.abc import Sequence
 
-from tests.vm.boot import Guest, Lost
+from tests.vm.boot import KINDS, Guest, Lost
 from tests.vm.kernels import Unavailable
 
 FOREVER_S = 1e6
@@ -15,9 +15,7 @@ FOREVER_S = 1e6
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the shell or the command; its exit status."""
-    kind, command = (
-        ("uml", arguments) if arguments[:1] not in (["uml"], ["qemu"]) else (arguments[0], arguments[1:])
-    )
+    kind, command = (arguments[0], arguments[1:]) if {*arguments[:1]} & {*KINDS} else ("uml", arguments)
     before = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
     job = f"exec {shlex.join(command or ['bash', '-i'])}"
     if before:

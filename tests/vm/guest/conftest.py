@@ -1,12 +1,14 @@
 """Tests for a real kernel: named on the host as any others, run in a guest.
 
-A test is for guests of all kinds unless a marker `guest` names one. `OVERLAYBD_GUESTS` says which kinds to
-boot: `uml`, which is there in a second and is the usual one, `qemu`, or `uml,qemu`.
+A test runs in User Mode Linux, which is there in a second, unless a marker `guest` names another kind.
+`OVERLAYBD_GUESTS` names the kinds to boot instead (`uml`, `qemu`, `qemu2`, with commas); those tests that are
+not marked run in each of them.
 """
 
 import pytest
 
-from tests.vm.plugin import INSIDE, KINDS, TESTS, WANTED, Inside, Outside, kind_of
+from tests.vm.boot import KINDS
+from tests.vm.plugin import INSIDE, TESTS, USUAL, WANTED, Inside, Outside, kind_of
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,7 +27,7 @@ def guest(request: pytest.FixtureRequest) -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     named = [kind for marker in metafunc.definition.iter_markers("guest") for kind in marker.args]
-    kinds = [kind for kind in WANTED if kind in (named or KINDS)]
+    kinds = [kind for kind in WANTED if kind in (named or USUAL)]
     metafunc.parametrize("guest", kinds, indirect=True, scope="session")
 
 
