@@ -4,11 +4,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm check bench fuzz wheel lock clean
-.PHONY: $(addprefix system-,build check test fuzz demo bench)
+.PHONY: help build demo test test-vm check bench fuzz wheel install uninstall lock clean
+.PHONY: $(addprefix system-,build check test fuzz demo bench install)
 
 # Debian's own Python, 3.11 or newer: what a version manager puts first on the PATH may be any other.
 PYTHON ?= /usr/bin/python3
+PREFIX ?= /opt/overlaybd
 BIN := .venv/bin
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 # Property tests try the same cases each time; another number tries others.
@@ -18,7 +19,7 @@ cargo = PATH="$$(scripts/rust-path)" cargo
 core_sources := $(shell find core/overlaybd/src core/python -type f) $(wildcard core/Cargo.* core/*/Cargo.toml)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: .venv/.core ## set up all that is needed: system packages, .venv with every command, the core
 
@@ -52,6 +53,14 @@ wheel: .venv/.deps ## a wheel in dist/, tried in an environment of its own
 	PATH="$$(scripts/rust-path)" $(BIN)/maturin build --release --locked --out dist
 	scripts/try-wheel dist/*.whl
 
+install: build | system-install ## into PREFIX, its configuration and units into /etc and /lib; DESTDIR= for another /
+	$(BIN)/python scripts/install.py --root "$(DESTDIR)/" --prefix "$(PREFIX)"
+	[[ -n "$(DESTDIR)" || ! -d /run/systemd/system ]] || systemctl daemon-reload
+
+uninstall: | .venv/.deps ## what was changed since, and caches, stay
+	$(BIN)/python scripts/install.py --root "$(DESTDIR)/" --prefix "$(PREFIX)" --remove
+	[[ -n "$(DESTDIR)" || ! -d /run/systemd/system ]] || systemctl daemon-reload
+
 lock: .venv/.deps ## pin anew what pyproject.toml and core/Cargo.toml ask for
 	$(BIN)/pip install --quiet --target .venv/uv uv
 	for set in "" -dev; do \
@@ -64,7 +73,7 @@ clean: ## remove all that the other targets made
 	rm -rf .venv core/target core/fuzz/target bench/out dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -r {} +
 
-system-build system-check system-test system-fuzz system-demo system-bench: system-%:
+system-build system-check system-test system-fuzz system-demo system-bench system-install: system-%:
 	@scripts/system-packages $*
 
 # The stamps: each is newer than what it was made of, or it is made again.
