@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm check bench fuzz wheel install uninstall lock clean
-.PHONY: $(addprefix system-,build check test fuzz demo bench install)
+.PHONY: help build demo test test-vm check bench fuzz wheel install uninstall deb lock clean
+.PHONY: $(addprefix system-,build check test fuzz demo bench install deb)
 
 # Debian's own Python, 3.11 or newer: what a version manager puts first on the PATH may be any other.
 PYTHON ?= /usr/bin/python3
@@ -61,6 +61,9 @@ uninstall: | .venv/.deps ## what was changed since, and caches, stay
 	$(BIN)/python scripts/install.py --root "$(DESTDIR)/" --prefix "$(PREFIX)" --remove
 	[[ -n "$(DESTDIR)" || ! -d /run/systemd/system ]] || systemctl daemon-reload
 
+deb: build | system-install system-deb ## a Debian package in dist/ of what `make install` installs
+	scripts/deb/build $(BIN)/python dist
+
 lock: .venv/.deps ## pin anew what pyproject.toml and core/Cargo.toml ask for
 	$(BIN)/pip install --quiet --target .venv/uv uv
 	for set in "" -dev; do \
@@ -73,7 +76,7 @@ clean: ## remove all that the other targets made
 	rm -rf .venv core/target core/fuzz/target bench/out dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -r {} +
 
-system-build system-check system-test system-fuzz system-demo system-bench system-install: system-%:
+system-build system-check system-test system-fuzz system-demo system-bench system-install system-deb: system-%:
 	@scripts/system-packages $*
 
 # The stamps: each is newer than what it was made of, or it is made again.

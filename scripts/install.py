@@ -23,8 +23,8 @@ TREE = Path(__file__).resolve().parents[1]
 PREFIX = "/opt/overlaybd"  # named by the files in etc/ and systemd/
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
-# What an installer notes about its own work: not true of a copy.
-NOTES = frozenset(("RECORD", "INSTALLER", "REQUESTED", "direct_url.json"))
+# What is not true of a copy: an installer's notes about its own work, and what names the place of a build.
+NOTES = frozenset(("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "sboms"))
 
 # Isolated: no variable of the environment, no file beside the command or in a home changes what is imported.
 COMMAND = """\
@@ -188,8 +188,7 @@ def _copy_distribution(name: str, version: str, packages: Path) -> None:
     if found.version != version:
         sys.exit(f"{name} {found.version} is here, requirements.lock pins {version}: make build")
     for file in found.files or ():
-        foreign = ".." in file.parts or "__pycache__" in file.parts
-        if not foreign and file.name not in NOTES and file.suffix != ".pth":
+        if not NOTES.union(("..", "__pycache__")).intersection(file.parts) and file.suffix != ".pth":
             _copy(Path(str(found.locate_file(file))), packages / file)
 
 
