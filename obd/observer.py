@@ -14,6 +14,8 @@ from obd.errors import line_of
 from obd.overview import Overview
 
 if TYPE_CHECKING:
+    from obd.api import Api
+    from obd.api.listen import Listeners
     from obd.control import Control
     from obd.exporter import Exporter
     from obd.metrics import Metrics
@@ -38,6 +40,9 @@ class Observer:
         self.audit: Final[Audit | None] = start_audit(service.config) if service.config.file else None
         self.exporter: Exporter | None = None
         self.control: Control | None = None
+        self.api: Api | None = None
+        """The routes of the control socket, once there is one (`listen`)."""
+        self.listeners: Listeners | None = None
         self._metrics: Metrics | None = None
         self._end: Final = threading.Event()
         self._thread: threading.Thread | None = None
@@ -48,13 +53,15 @@ class Observer:
         What cannot listen is a warning; with `must_export` an exporter that cannot is an `OSError`.
         """
         # Late: these libraries take longer to import than a small image to open.
+        from obd.api import Api
         from obd.metrics import Metrics
 
         exporter = self.overview.service.config.exporter
         metrics = self._metrics = Metrics(self.overview, legacy=exporter.legacy_names)
         if exporter.enable:
             self._export(metrics, must_export)
-        self._control(metrics)
+        self.api = Api(self.overview, metrics)
+        self._control(self.api)
         self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
         self._thread.start()
 
@@ -68,11 +75,11 @@ class Observer:
                 raise
             _log.warning("%s: no metrics are exported", line_of(error))
 
-    def _control(self, metrics: Metrics) -> None:
+    def _control(self, api: Api) -> None:
         from obd.control import Control
 
         try:
-            self.control = Control(self.overview, metrics)
+            self.control = Control(api.routes)
         except OSError as error:
             _log.warning("%s: `obd stat` will not see this process", line_of(error))
 
@@ -95,10 +102,10 @@ class Observer:
         self._end.set()
         if self._thread is not None:
             self._thread.join()
-        for part in (self.control, self.exporter, self.audit):
+        for part in (self.listeners, self.control, self.exporter, self.audit):
             if part is not None:
                 part.stop()
-        self.control = self.exporter = None
+        self.listeners = self.control = self.exporter = None
 
     def __enter__(self) -> Self:
         return self

@@ -22,11 +22,15 @@ QUANTILES: Final = (0.5, 0.99)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An open device: its name in the process, where it is served, and the image it is made of."""
+    """An open device: its name in the process, where it is served, and the image it is made of.
+
+    `dev_id` is the name that whoever attached it gave it for the management interface, "" if none.
+    """
 
     name: str
     address: str
     device: Device
+    dev_id: str = ""
 
     @property
     def image(self) -> str:
@@ -45,22 +49,25 @@ class Overview:
         self._entries: Final[dict[str, Entry]] = {}
         self._lock: Final = threading.Lock()
 
-    def add(self, name: str, device: Device, address: str) -> None:
+    def add(self, name: str, device: Device, address: str, dev_id: str = "") -> None:
         """A device was opened. One of the same name is replaced."""
         with self._lock:
-            self._entries[name] = Entry(name, address, device)
+            self._entries[name] = Entry(name, address, device, dev_id)
 
     def remove(self, name: str) -> None:
         """A device is about to be closed."""
         with self._lock:
             self._entries.pop(name, None)
 
+    def entries(self) -> list[Entry]:
+        """The devices, in the order of their names."""
+        with self._lock:
+            return [self._entries[name] for name in sorted(self._entries)]
+
     def devices(self) -> list[tuple[Entry, dict[str, Any], dict[str, obdcore.Histogram]]]:
         """Each device with its statistics and latencies; one that is closing meanwhile is left out."""
-        with self._lock:
-            entries = list(self._entries.values())
         found = []
-        for entry in entries:
+        for entry in self.entries():
             try:
                 found.append((entry, entry.device.statistics(), entry.device.native.latency()))
             except OSError:
@@ -84,6 +91,27 @@ class Overview:
             "remote": _remote(),
         }
 
+    def list(self) -> list[dict[str, Any]]:
+        """What each device is, for JSON."""
+        return [_facts(entry) for entry in self.entries()]
+
+    def one(self, entry: Entry) -> dict[str, Any]:
+        """All about a device, for JSON. Raises `OSError` if it is closed."""
+        return _device(entry, entry.device.statistics(), entry.device.native.latency())
+
+
+def _facts(entry: Entry) -> dict[str, Any]:
+    device = entry.device
+    return {
+        "name": entry.name,
+        "dev_id": entry.dev_id,
+        "address": entry.address,
+        "image": entry.image,
+        "size": device.size,
+        "read_only": device.read_only,
+        "recording": device.native.recording,
+    }
+
 
 def _device(
     entry: Entry, statistics: dict[str, Any], latency: dict[str, obdcore.Histogram]
@@ -94,12 +122,7 @@ def _device(
         for source, layer in zip(device.sources, statistics["layers"], strict=True)
     ]
     return {
-        "name": entry.name,
-        "address": entry.address,
-        "image": entry.image,
-        "size": device.size,
-        "read_only": device.read_only,
-        "recording": device.native.recording,
+        **_facts(entry),
         **statistics,
         "layers": layers,
         "latency": {cause: summary(histogram) for cause, histogram in latency.items()},

@@ -1,5 +1,6 @@
 """What a service configuration asks for together: what cannot be, and what has no effect or is unwise."""
 
+import ipaddress
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
@@ -8,6 +9,7 @@ from obd.config.errors import ConfigError, shown
 from obd.config.service import (
     DEFAULT_CREDENTIAL_FILE,
     MAX_LOG_FILES,
+    ApiConfig,
     CertConfig,
     CredentialConfig,
     RegistryConfig,
@@ -57,7 +59,7 @@ def check_service(config: ServiceConfig) -> None:
                 "must begin with /"
             )
         _check_given("exporterConfig.address", config.exporter.address)
-    if config.api.enable and (problem := url_problem(config.api.address, ("http",))):
+    if config.api.enable and (problem := _api_problem(config.api)):
         raise ConfigError(f"serviceConfig.address: {shown(config.api.address)} is not allowed: {problem}")
 
 
@@ -100,6 +102,8 @@ def named_files(config: ServiceConfig) -> Iterator[tuple[str, str]]:
     found.append(("credentialConfig.client_cert_path", given.client_cert_path))
     found.append(("credentialConfig.client_key_path", given.client_key_path))
     found.append(("credentialConfig.server_ca_path", given.server_ca_path))
+    if config.api.enable:
+        found.append(("serviceConfig.tokenFile", config.api.token_file))
     # The default credential file is a place to look.
     if given.mode not in ("http", "https") and config.credentials.path != DEFAULT_CREDENTIAL_FILE:
         key = "credentialConfig.path" if given.mode else "credentialFilePath"
@@ -120,6 +124,19 @@ def url_problem(url: str, schemes: tuple[str, ...] = ("http", "https")) -> str:
     if parts.query or parts.fragment:
         return f"{allowed}, without query or fragment"
     return ""
+
+
+def _api_problem(api: ApiConfig) -> str:
+    if not api.url:
+        return "" if api.socket.startswith("/") or not api.socket else "the path must begin with /"
+    if problem := url_problem(api.url, ("http",)):
+        return f"{problem}, or unix:PATH"
+    host = urlsplit(api.url).hostname or ""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    return "" if loopback else "only on the loopback interface (127.0.0.1, [::1]), or unix:PATH"
 
 
 def _shown_url(url: str) -> str:

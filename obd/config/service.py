@@ -33,6 +33,7 @@ _CACHE_TYPES: Final = ("", "file", "download", "ocf")
 # The daemon's log is at most this many files.
 MAX_LOG_FILES: Final = 30
 _FATAL: Final = 4
+_UNIX: Final = "unix:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -121,10 +122,24 @@ class ExporterConfig(Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ApiConfig(Table):
-    """The management interface (`serviceConfig`)."""
+    """The management interface (`serviceConfig`), which is at a unix socket in any case.
+
+    `address` is "unix:PATH", or the URL of a place on the loopback interface that upstream's clients know.
+    """
 
     enable: bool = flag("enable", False)
     address: str = text("address", "http://127.0.0.1:9862")
+    token_file: str = text("tokenFile")
+
+    @property
+    def socket(self) -> str:
+        """Path of the unix socket; "": the usual one."""
+        return self.address.removeprefix(_UNIX) if self.address.startswith(_UNIX) else ""
+
+    @property
+    def url(self) -> str:
+        """Where to listen by TCP too; "": nowhere."""
+        return "" if self.address.startswith(_UNIX) else self.address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

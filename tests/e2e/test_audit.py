@@ -80,7 +80,7 @@ def test_every_access_to_the_registry_is_a_line(tmp_path: Path, image: Path) -> 
             command = ["qemu-io", "-r", "-f", "raw", "-c", f"read 0 {SIZE}", uri]
             subprocess.run(command, check=True, capture_output=True)
         stat = statistics(process.pid)
-        metrics = ask(process.pid, "GET", "/metrics").decode()
+        metrics = ask(process.pid, "GET", "/v1/metrics").decode()
         process.send_signal(signal.SIGTERM)
         assert process.wait(START_S) == 0
         assert process.stderr is not None and process.stderr.read() == b""

@@ -150,13 +150,13 @@ def test_routes_and_methods(served: tuple["subprocess.Popen[bytes]", str]) -> No
     process, _ = served
     connection = UnixConnection(process.pid)
     wanted = [
-        ("GET", "/stat", 200),
-        ("GET", "/metrics", 200),
+        ("GET", "/v1/stat", 200),
+        ("GET", "/v1/metrics", 200),
         ("GET", "/nothing", 404),
-        ("GET", "/trace/start", 405),
-        ("POST", "/stat", 405),
-        ("POST", "/trace/start?device=other", 404),
-        ("POST", "/trace/stop?device=disk", 400),
+        ("GET", "/v1/devices/disk/trace/start", 405),
+        ("POST", "/v1/stat", 405),
+        ("POST", "/v1/devices/other/trace/start", 404),
+        ("POST", "/v1/devices/disk/trace/stop", 400),
     ]
     for method, target, status in wanted:  # all on one connection
         connection.request(method, target)
@@ -165,18 +165,18 @@ def test_routes_and_methods(served: tuple["subprocess.Popen[bytes]", str]) -> No
         assert answer.status == status, (method, target, body)
         if status != 200:
             assert set(json.loads(body)) == {"error", "message"}
-    connection.request("POST", "/trace/start", headers={"Content-Length": str(1 << 30)})
+    connection.request("POST", "/v1/devices/-/trace/start", headers={"Content-Length": str(1 << 30)})
     assert connection.getresponse().status == 413
 
 
 def test_a_trace_is_recorded_on_request(served: tuple["subprocess.Popen[bytes]", str]) -> None:
     process, uri = served
-    assert json.loads(ask(process.pid, "POST", "/trace/start")) == {"recording": True}
+    assert json.loads(ask(process.pid, "POST", "/v1/devices/-/trace/start")) == {"recording": True}
     assert statistics(process.pid)["devices"][0]["recording"] is True
     with pytest.raises(OSError, match="busy"):
-        ask(process.pid, "POST", "/trace/start?device=disk")
+        ask(process.pid, "POST", "/v1/devices/disk/trace/start")
     read_all(uri)
-    trace = ask(process.pid, "POST", "/trace/stop?device=disk")
+    trace = ask(process.pid, "POST", "/v1/devices/disk/trace/stop")
     assert sum(length for _, _, length in obdcore.trace_parse(trace)) > SIZE // 2
     assert statistics(process.pid)["devices"][0]["recording"] is False
 

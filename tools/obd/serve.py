@@ -15,6 +15,7 @@ def serve(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
     import obd
     import obdcore
+    from obd.api import start_api
     from obd.credentials.protect import no_core_dumps
     from obd.observer import Observer
     from obd.service import Service
@@ -34,6 +35,9 @@ def serve(args: Namespace) -> int:
             where = uri(server.address, args.name)
             observer.overview.add(args.name, device, where)
             observer.listen()
+            if args.service:
+                # The configuration of the host is the daemon's to answer for.
+                start_api(observer, service, must=False)
             tell(f"ready: {where}")
             os.read(end, 1)
         finally:

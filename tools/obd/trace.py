@@ -83,7 +83,7 @@ def describe_file(path: str) -> Facts:
 def record(args: Namespace) -> int:
     """Runs `obd trace record`; returns the exit status."""
     from cache.trace import write_file
-    from obd.sockets import ask
+    from obd.sockets import ask, device_path
 
     if (args.config is None) == (args.device is None):
         raise Failure("obd: trace record wants either an image configuration or --device")
@@ -94,11 +94,11 @@ def record(args: Namespace) -> int:
     # From here on a signal ends the recording, not the command.
     ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     signal.pthread_sigmask(signal.SIG_BLOCK, ending)
-    target = f"device={quoted(name)}"
-    ask(pid, "POST", f"/trace/start?{target}")
+    trace = f"{device_path(name)}/trace"
+    ask(pid, "POST", f"{trace}/start")
     say(f"obd: recording {name or 'the device'} of process {pid}; Ctrl-C ends it")
     wait(ending, args.seconds, pid)
-    data = ask(pid, "POST", f"/trace/stop?{target}")
+    data = ask(pid, "POST", f"{trace}/stop")
     write_file(args.output, data)
     tell(f"{args.output}: {len(data) // RECORD_BYTES - 1} records")
     return 0
@@ -136,13 +136,6 @@ def wait(ending: set[signal.Signals], seconds: int | None, pid: int) -> None:
         if left <= 0 or signal.sigtimedwait(ending, left):
             return
     raise Failure(f"obd: process {pid} has ended, and its recording with it")
-
-
-def quoted(name: str) -> str:
-    """A name as part of a URL."""
-    from urllib.parse import quote
-
-    return quote(name, safe="")
 
 
 COMMAND = Command(

@@ -1,0 +1,76 @@
+"""The management API: the same routes at the control socket of a process and where `serviceConfig` says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from obd.api.compatible import PREFIX, Compatible
+from obd.api.devices import Devices
+from obd.api.process import Process
+from obd.api.routes import Routes
+from obd.errors import line_of
+
+if TYPE_CHECKING:
+    from obd.metrics import Metrics
+    from obd.observer import Observer
+    from obd.overview import Overview
+    from obd.service import Service
+
+__all__ = ["Api", "start_api"]
+
+_log: Final = logging.getLogger("overlaybd.api")
+
+
+class Api:
+    """All routes for the devices of `overview`."""
+
+    def __init__(self, overview: Overview, metrics: Metrics) -> None:
+        self.devices: Final = Devices(overview)
+        self.process: Final = Process(overview, metrics)
+        self.routes: Final = Routes()
+        self.devices.add_to(self.routes)
+        self.process.add_to(self.routes)
+        self.routes.add_prefix(PREFIX, Compatible(overview, self.devices.snapshot_to).answer)
+
+
+def start_api(
+    observer: Observer,
+    service: Service,
+    *,
+    attach: Callable[[str, str, bool], dict[str, Any]] | None = None,
+    detach: Callable[[str], None] | None = None,
+    causes: Callable[[], list[str]] | None = None,
+    reload: Callable[[], dict[str, Any]] | None = None,
+    must: bool = True,
+) -> None:
+    """Gives the API of this process what only its program can do, and answers where `serviceConfig` says.
+
+    To be called once, after `observer.listen()`, whether `serviceConfig.enable` is set or not: the control
+    socket offers the same routes in any case. `observer.stop()` ends it.
+
+    `attach(config, via, rw)` opens the image configuration at the path `config` and returns the facts of the
+    new device for JSON, its `name` among them; `detach(name)` takes a device away. `causes()` are lines that
+    say why the process is not ready, none if it is. `reload()` reads the configuration anew and returns what
+    `obd.api.reload.reload` does, which is what happens without it. Each may be called by several threads at
+    a time; an `OSError` becomes the answer.
+
+    Raises `ObdError` if it cannot listen; without `must` that is a warning in the log.
+    """
+    api = observer.api
+    if api is None:
+        raise RuntimeError("observer.listen() comes first")
+    api.devices.attach, api.devices.detach = attach, detach
+    api.process.causes = causes or api.process.causes
+    api.process.reload = reload or api.process.reload
+    if not service.config.api.enable:
+        return
+    from obd.api.listen import Listeners
+
+    try:
+        observer.listeners = Listeners(service.config.api, api.routes.answer)
+    except OSError as error:
+        if must:
+            raise
+        _log.warning("%s: the API does not answer there", line_of(error))
