@@ -151,10 +151,26 @@ class LogFile:
         self._replace()
 
 
+class StandardOutput:
+    """The place of a `LogFile` where the configuration names none."""
+
+    def write(self, text: str) -> None:
+        """Adds whole lines. Raises `OSError` if nobody reads them."""
+        data = text.encode(errors="backslashreplace")
+        while data:
+            data = data[os.write(1, data) :]
+
+    def reopen(self) -> None:
+        """There is nothing to open."""
+
+    def close(self) -> None:
+        """It belongs to the process."""
+
+
 class LineHandler(logging.Handler):
     """Writes records to a `LogFile` in upstream's format, one line each, without secrets."""
 
-    def __init__(self, file: LogFile) -> None:
+    def __init__(self, file: LogFile | StandardOutput) -> None:
         super().__init__()
         self.file: Final = file
         self._stamp: Final = Stamp()
@@ -186,8 +202,12 @@ class LineHandler(logging.Handler):
 
 
 def start_log(config: LogConfig) -> LineHandler:
-    """Sends the log of this process to the file that `config` names. Raises `OSError` if it cannot."""
-    handler = LineHandler(LogFile(config.path, max(config.size_mib, 1) * _MIB, config.files))
+    """Sends the log of this process to the file that `config` names, or to standard output.
+
+    Raises `OSError` if it cannot.
+    """
+    path, max_bytes = config.path, max(config.size_mib, 1) * _MIB
+    handler = LineHandler(LogFile(path, max_bytes, config.files) if path else StandardOutput())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

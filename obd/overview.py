@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,9 +28,14 @@ class Entry:
     """
 
     name: str
-    address: str
+    where: str | Callable[[], str]
     device: Device
     dev_id: str = ""
+
+    @property
+    def address(self) -> str:
+        """Where it is served, now."""
+        return self.where if isinstance(self.where, str) else self.where()
 
     @property
     def image(self) -> str:
@@ -49,8 +54,8 @@ class Overview:
         self._entries: Final[dict[str, Entry]] = {}
         self._lock: Final = threading.Lock()
 
-    def add(self, name: str, device: Device, address: str, dev_id: str = "") -> None:
-        """A device was opened. One of the same name is replaced."""
+    def add(self, name: str, device: Device, address: str | Callable[[], str], dev_id: str = "") -> None:
+        """A device was opened. One of the same name is replaced. An `address` may change: it is asked for."""
         with self._lock:
             self._entries[name] = Entry(name, address, device, dev_id)
 

@@ -4,7 +4,7 @@ The ring of a device is served by `obdcore.TcmuDevice`; this room brings it toge
 """
 
 from tcmu.configfs import Backstore, serial
-from tcmu.fabric import IscsiTarget, Loopback
+from tcmu.fabric import IscsiTarget, Loopback, disk_of
 from tcmu.netlink import Change, Event, Link, quiet
 from tcmu.recover import take_over
 from tcmu.uio import Device, devices
@@ -18,6 +18,7 @@ __all__ = [
     "Link",
     "Loopback",
     "devices",
+    "disk_of",
     "quiet",
     "serial",
     "take_over",

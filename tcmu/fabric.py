@@ -137,6 +137,20 @@ class IscsiTarget:
         rmdir(self.directory)
 
 
+def disk_of(backstore: Backstore) -> Path | None:
+    """The node of the disk of this machine that a backstore has become, by whomever; None if it is none."""
+    members = backstore.directory / "alua" / "default_tg_pt_gp" / "members"
+    with suppress(OSError):
+        for line in members.read_text(errors="surrogateescape").splitlines():
+            fabric, name, group, lun = line.split("/")
+            if fabric != "loopback":
+                continue
+            address = (TARGET / fabric / name / group / "address").read_text().strip()
+            for entry in (SCSI / f"{address}:{lun.removeprefix('lun_')}" / "device" / "block").iterdir():
+                return Path("/dev") / entry.name
+    return None
+
+
 def remove_luns(directory: Path) -> None:
     """Removes all LUNs below a directory, if it is there."""
     for lun in directory.glob("lun_*"):

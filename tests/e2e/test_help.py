@@ -14,6 +14,7 @@ COMMANDS = [
     "overlaybd-zfile",
     "overlaybd-merge",
     "overlaybd-resize",
+    "overlaybd-tcmu",
     "obd",
     *(f"obd {name}" for name in SUBCOMMANDS),
     *(f"obd cache {name}" for name in ("stat", "verify", "repair", "evict", "pin", "unpin")),

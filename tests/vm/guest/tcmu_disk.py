@@ -1,11 +1,12 @@
-"""Disks of the kernel that the small daemon serves: made, attached and taken away by tests in a guest."""
+"""Disks of the kernel that the daemon serves: made, attached and taken away by tests in a guest."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,46 +23,57 @@ PATIENCE_S = 300
 
 
 class Daemon:
-    """The daemon as a process; what it says goes to a file."""
+    """`overlaybd-tcmu` as a process, whose log is its standard output. `limits` are set before it starts."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **limits: float) -> None:
+        self.config = directory / "overlaybd.json"
         self.said = directory / "said"
-        self._starts = 0
+        cache = {"cacheType": "file", "cacheDir": str(directory / "cache"), "cacheSizeGB": 1}
+        self.configure(logPath="", enableAudit=False, cacheConfig=cache)
+        setting = "".join(f"limits.{name} = {value}; " for name, value in limits.items())
+        program = f"import sys; from obd.daemon import limits; {setting}from tools.tcmu import main; "
+        self.command = [sys.executable, "-c", program + "sys.exit(main())", str(self.config)]
         self.start()
 
-    def start(self) -> None:
+    def configure(self, **settings: object) -> None:
+        """Writes its configuration."""
+        self.config.write_text(json.dumps(settings))
+
+    def start(self, *options: str, environment: dict[str, str] | None = None) -> None:
         """Starts it, and waits until it is ready."""
-        self._starts += 1
         with self.said.open("ab") as said:
-            command = [sys.executable, "-m", "tests.vm.guest.tcmu_daemon"]
             self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=said, cwd=PROJECT, bufsize=0
+                [*self.command, *options],
+                stdout=subprocess.PIPE,
+                stderr=said,
+                cwd=PROJECT,
+                bufsize=0,
+                env={**os.environ, **(environment or {})},
             )
         self._heard: list[str] = []
         self.hear("ready")
 
-    def hear(self, *words: str) -> str:
-        """Waits for a line that begins with these words; the line."""
+    def hear(self, words: str) -> str:
+        """Waits for a line of the log that holds these words; the line."""
         assert self.process.stdout is not None
-        wanted = " ".join(words)
-        while not (found := [line for line in self._heard if line.startswith(wanted)]):
+        while not (found := [line for line in self._heard if words in line]):
             line = self.process.stdout.readline().decode()
-            assert line, f"the daemon ended without {wanted!r}: {self._heard}\n{self.said.read_text()}"
+            assert line, f"the daemon ended without {words!r}: {self._heard}\n{self.said.read_text()}"
             self._heard.append(line.strip())
         self._heard.remove(found[0])
         return found[0]
 
-    def left(self) -> list[str]:
-        """What an ended daemon has said of the devices that it left."""
-        return [line for line in self._heard if line.startswith("left")]
+    def heard(self, words: str) -> list[str]:
+        """The lines that hold these words, of those that have been read."""
+        return [line for line in self._heard if words in line]
 
-    def end(self, number: int) -> None:
-        """Ends it by a signal, and waits."""
+    def end(self, number: int) -> int:
+        """Ends it by a signal, and waits; its status."""
         self.process.send_signal(number)
         assert self.process.stdout is not None
         with self.process.stdout as said:
             self._heard += said.read().decode().splitlines()
-        self.process.wait(END_S)
+        return self.process.wait(END_S)
 
 
 @dataclass(frozen=True)
@@ -98,15 +110,49 @@ def configured(directory: Path, **settings: object) -> str:
     return f"overlaybd/{config}"
 
 
+class Gate:
+    """A configuration that cannot be read before the gate is opened, which is at the end at the latest."""
+
+    def __init__(self, config: str) -> None:
+        self._file = Path(config.removeprefix("overlaybd/"))
+        self._content = self._file.read_bytes()
+        self._file.unlink()
+        os.mkfifo(self._file)
+
+        self._pipe = -1
+
+    def wait(self) -> None:
+        """Waits until somebody waits for it to open."""
+        self._pipe = os.open(self._file, os.O_WRONLY)
+
+    def open(self) -> None:
+        """Lets those who wait read it, and all who come later."""
+        if self._file.is_fifo():
+            pipe = self._file.rename(self._file.with_suffix(".pipe"))
+            self._file.write_bytes(self._content)
+            with suppress(OSError):  # nobody waits
+                if self._pipe < 0:
+                    self._pipe = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+                os.write(self._pipe, self._content)
+            if self._pipe >= 0:
+                os.close(self._pipe)
+
+    def __enter__(self) -> "Gate":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open()
+
+
 def of_data(directory: Path, data: bytes) -> str:
     """The configuration of a read-only image that holds `data`."""
-    return configured(directory, lowers=[str(layer(directory / "layer", data))])
+    return configured(directory, lowers=[{"file": str(layer(directory / "layer", data))}])
 
 
 def of_zeros(directory: Path, size: int, kind: str = "log", **settings: object) -> str:
     """The configuration of a writable image of `size` zeros."""
-    upper = [str(directory / "data"), str(directory / "index")]
-    lsmt_create(*upper, size=size, sparse=kind == "sparse")
+    upper = {"data": str(directory / "data"), "index": str(directory / "index")}
+    lsmt_create(*upper.values(), size=size, sparse=kind == "sparse")
     return configured(directory, lowers=[], upper=upper, **settings)
 
 
@@ -140,10 +186,10 @@ def clear() -> None:
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[Daemon]:
+def running(directory: Path, **limits: float) -> Iterator[Daemon]:
     """A daemon; what it serves at the end is removed."""
     modules()
-    daemon = Daemon(directory)
+    daemon = Daemon(directory, **limits)
     yield daemon
     if daemon.process.poll() is not None:
         daemon.start()

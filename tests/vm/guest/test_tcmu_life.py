@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from tests.vm.guest.tcmu_disk import (
     HBA,
     Daemon,
     Disk,
+    Gate,
     attach,
     attached,
     configured,
@@ -36,14 +36,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon
 
 
-class Opened(ExitStack):
-    """Makes a file at the end, for which an open waits that would else hang for ever."""
-
-    def __init__(self, gate: Path) -> None:
-        super().__init__()
-        self.callback(gate.touch)
-
-
 def room(directory: Path, name: str) -> Path:
     """A directory in a directory."""
     (path := directory / name).mkdir()
@@ -51,17 +43,15 @@ def room(directory: Path, name: str) -> Path:
 
 
 def test_a_slow_open_delays_no_other(tmp_path: Path, daemon: Daemon) -> None:
-    gate = tmp_path / "gate"
-    slow = of_zeros(room(tmp_path, "slow"), MIB, block=str(gate))
+    slow = of_zeros(room(tmp_path, "slow"), MIB)
     others = {f"vol{n}": of_zeros(room(tmp_path, str(n)), MIB) for n in range(20)}
-    with ThreadPoolExecutor(21) as pool, Opened(gate):
+    with ThreadPoolExecutor(21) as pool, Gate(slow) as gate:
         waits = pool.submit(attach, "slow", slow)
-        daemon.hear("opening slow")
         disks = list(pool.map(attach, others, others.values()))
         assert not waits.done()
         for number, disk in enumerate(disks):
             write(disk, bytes([number]) * 4096)
-        gate.touch()
+        gate.open()
         disks.append(waits.result(END_S))
         for number, disk in enumerate(disks[:-1]):
             assert stored(disk)[:4096] == bytes([number]) * 4096
@@ -70,14 +60,25 @@ def test_a_slow_open_delays_no_other(tmp_path: Path, daemon: Daemon) -> None:
 
 def test_who_creates_a_device_is_told_why_it_cannot_be_had(tmp_path: Path, daemon: Daemon) -> None:
     backstore = tcmu.Backstore(HBA, "vol")
-    for number in (errno.EACCES, errno.ETIMEDOUT, errno.ENODATA):
+    result = tmp_path / "result"
+    (broken := tmp_path / "broken").write_bytes(os.urandom(8192))
+    remote = {"repoBlobUrl": "http://127.0.0.1:1/v2/a/blobs", "resultFile": str(result)}
+    for number, said, config in (
+        (errno.ENOENT, "is in none of its places", {"lowers": [{"file": str(tmp_path / "none")}]}),
+        (errno.EIO, "failed to create overlaybd device", {"lowers": [{"file": str(broken)}]}),
+        (errno.ECONNREFUSED, "Connection failed", {"lowers": [{"digest": f"sha256:{0:064}"}]}),
+        (errno.EINVAL, "lowers", {"lowers": 7}),
+    ):
         with pytest.raises(OSError) as caught:
-            backstore.create(configured(tmp_path, lowers=[], errno=number))
-        assert caught.value.errno == number
+            backstore.create(configured(tmp_path, **remote, **config))
+        assert said in result.read_text()
+        assert (caught.value.errno, result.read_text()[:7]) == (number, "failed:")
         assert not backstore.directory.exists()
-        daemon.hear("refused vol")
-    with pytest.raises(FileNotFoundError):
-        backstore.create("overlaybd//nowhere")
+        daemon.hear("user_1/vol is refused")
+    for number, string in ((errno.ENOENT, "overlaybd//nowhere"), (errno.EINVAL, "overlaybd/;id")):
+        with pytest.raises(OSError) as caught:
+            backstore.create(string)
+        assert caught.value.errno == number
     with attached("vol", of_zeros(room(tmp_path, "good"), SIZE)) as disk:
         write(disk, b"x" * 4096)
 
@@ -118,7 +119,7 @@ def test_a_daemon_that_dies_under_load_is_succeeded_by_the_next(tmp_path: Path, 
         daemon.end(signal.SIGKILL)
         daemon.start()
         for disk in disks:
-            daemon.hear("took over", disk.backstore.name)
+            daemon.hear(f"user_1/{disk.backstore.name} is taken over")
     for one in load:
         said, _ = one.communicate(timeout=END_S)
         assert one.returncode == 0, said.decode()
@@ -137,21 +138,21 @@ def test_a_daemon_that_is_stopped_leaves_nothing_under_way(tmp_path: Path, daemo
         while not sectors(disk):
             time.sleep(0.005)
         for _ in range(2):
-            daemon.end(signal.SIGTERM)
-            assert daemon.left() == ["left vol True"]
+            assert daemon.end(signal.SIGTERM) == 0
+            (left,) = daemon.heard("is left to the next daemon")
+            assert left.endswith("user_1/vol is left to the next daemon")
             daemon.start()
         said, _ = load.communicate(timeout=END_S)
         assert load.returncode == 0, said.decode()
 
 
 def test_who_waits_for_a_daemon_that_dies_is_served_by_the_next(tmp_path: Path, daemon: Daemon) -> None:
-    gate = tmp_path / "gate"
-    config = of_zeros(tmp_path, SIZE, block=str(gate))
-    with ThreadPoolExecutor(1) as pool, Opened(gate):
+    config = of_zeros(tmp_path, SIZE)
+    with ThreadPoolExecutor(1) as pool, Gate(config) as gate:
         waits = pool.submit(attach, "vol", config)
-        daemon.hear("opening vol")
+        gate.wait()
         daemon.end(signal.SIGKILL)
-        gate.touch()
+        gate.open()
         daemon.start()
         disk = waits.result(END_S)
     write(disk, b"x" * 4096)
@@ -186,7 +187,7 @@ def test_many_rounds_leave_nothing_behind(tmp_path: Path, daemon: Daemon) -> Non
     for number in range(30):
         with attached("vol", config) as disk:
             write(disk, bytes([number]) * 4096)
-        daemon.hear("removed vol")
+        daemon.hear("user_1/vol is removed")
         after.append(held())
     assert after[-1] == after[9]
     assert after[-1][1] == 1

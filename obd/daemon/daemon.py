@@ -1,0 +1,171 @@
+"""The daemon's loop: hears what the kernel announces, answers it, and looks after the rest now and then."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from select import POLLIN, poll
+from typing import TYPE_CHECKING, Final
+
+import tcmu
+from obd.daemon import limits
+from obd.daemon.answer import Answer, Owed
+from obd.daemon.notify import Notifier
+from obd.daemon.reconcile import Reconciler
+from obd.daemon.roster import Roster
+from obd.daemon.served import Served
+from obd.daemon.watch import Watch
+from obd.observer import Observer
+
+if TYPE_CHECKING:
+    from obd.service import Service
+
+_log: Final = logging.getLogger("overlaybd.tcmu")
+
+
+class Daemon:
+    """Serves all TCMU devices of a subtype. One process of a host may have one: `InstanceLock` sees to it."""
+
+    def __init__(
+        self, service: Service, *, subtype: str = "overlaybd", command: str = "overlaybd-tcmu"
+    ) -> None:
+        self.observer: Final = Observer(service, command)
+        self.subtype: Final = subtype
+        self.notifier: Final = Notifier()
+        self.roster: Final = Roster(service, self.observer.overview)
+        self._owed: Final = Owed()
+        self._watch: Final = Watch()
+        self._wake: Final = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._calls: Final[list[Callable[[], None]]] = []
+        self._stopping = False
+        self._next_tick = self._next_look = 0.0
+
+    def stop(self) -> None:
+        """Ends `run` soon; for signal handlers and for other threads."""
+        self.call(self._stop)
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    def call(self, act: Callable[[], None]) -> None:
+        """Has the loop do something; for signal handlers and for other threads."""
+        self._calls.append(act)
+        with suppress(BlockingIOError):
+            os.write(self._wake[1], b"\0")
+
+    def run(self) -> None:
+        """Serves until `stop`; then leaves the devices so that the next daemon can take them over.
+
+        Raises `OSError` if the kernel cannot be heard.
+        """
+        with tcmu.quiet():
+            self._link = tcmu.Link()
+            found = tcmu.devices(self.subtype)
+        with self._link:
+            self._events = poll()
+            self._events.register(self._link, POLLIN)
+            self._events.register(self._wake[0], POLLIN)
+            self._reconciler = Reconciler(self.subtype, self.roster)
+            for device in found:
+                self.roster.take_over(device)
+            self._until(lambda: self._stopping or self.roster.idle, limits.READY_S)
+            self.notifier.send("READY=1")
+            _log.info("ready; %d devices", len(self.roster.all()))
+            self._until(lambda: self._stopping)
+            self._leave()
+
+    def _leave(self) -> None:
+        self.notifier.send("STOPPING=1")
+        self._stopping = True
+        for answer in self._owed.waiting():
+            if answer.event.change is tcmu.Change.ADDED and (served := self._of(answer)):
+                served.abandon()
+                # Its creator tries again, and meets the next daemon.
+                answer.give(errno.EAGAIN)
+        self.roster.leave()
+        if not self._until(lambda: self.roster.idle, limits.DRAIN_S + limits.CLOSE_LIMIT_S):
+            _log.error("some devices could not be closed in %g s", limits.DRAIN_S + limits.CLOSE_LIMIT_S)
+        _log.info("ended")
+
+    def _until(self, done: Callable[[], bool], limit_s: float = float("inf")) -> bool:
+        """Runs the loop until something is so; False if it is not in time."""
+        end = time.monotonic() + limit_s
+        pause_s = limits.TICK_S if limit_s == float("inf") else 0.01
+        while not done():
+            if time.monotonic() > end:
+                return False
+            self._events.poll(1000 * pause_s)
+            with suppress(BlockingIOError):
+                os.read(self._wake[0], 4096)
+            while self._calls:
+                self._calls.pop(0)()
+            for event in self._link.receive():
+                if event.device.subtype == self.subtype:
+                    self._deal_with(event)
+            if time.monotonic() >= self._next_tick:
+                self._next_tick = time.monotonic() + limits.TICK_S
+                self._tick()
+        return True
+
+    def _tick(self) -> None:
+        self._owed.check()
+        self.roster.retry()
+        devices = self.roster.all()
+        slow = self._watch.look(devices)
+        if time.monotonic() >= self._next_look and not self._stopping:
+            self._next_look = time.monotonic() + limits.RECONCILE_S
+            self._reconciler.look()
+        serving = sum(served.ring is not None for served in devices)
+        self.notifier.status(
+            f"{serving} devices"
+            + (f", {len(devices) - serving} being opened" if serving < len(devices) else "")
+            + (f", {slow} with slow requests" if slow else "")
+        )
+        self.notifier.alive()
+
+    def _deal_with(self, event: tcmu.Event) -> None:
+        """Takes care that an event is answered."""
+        answer = Answer(self._link, event, _LIMITS_S[event.change])
+        try:
+            match event.change:
+                case tcmu.Change.ADDED if self._stopping:
+                    answer.give(errno.EAGAIN)
+                case tcmu.Change.ADDED:
+                    self._owed.add(answer, self._open_is_overdue)
+                    self.roster.add(event.device, answer)
+                case tcmu.Change.REMOVED:
+                    self._owed.add(answer, self._close_is_overdue)
+                    self.roster.remove(event.device, answer)
+                case tcmu.Change.RECONFIGURED if event.size_bytes is not None:
+                    self._owed.add(answer, lambda answer: answer.give(errno.ETIMEDOUT))
+                    self.roster.resize(event.device, event.size_bytes, answer)
+                case _:
+                    answer.give(errno.EOPNOTSUPP)
+        except Exception:
+            _log.exception("%s: cannot deal with its announcement", event.device.backstore)
+            answer.give(errno.EIO)
+
+    def _of(self, answer: Answer) -> Served | None:
+        return self.roster.find(answer.event.device.minor)
+
+    def _open_is_overdue(self, answer: Answer) -> None:
+        if served := self._of(answer):
+            self.roster.give_up(served, f"timed-out: not open after {limits.OPEN_LIMIT_S:g} s")
+        answer.give(errno.ETIMEDOUT)
+
+    def _close_is_overdue(self, answer: Answer) -> None:
+        device = answer.event.device
+        _log.error("%s: not closed after %g s", device.backstore, limits.REMOVE_LIMIT_S)
+        self.roster.set_free(device.minor)
+        answer.give()
+
+
+_LIMITS_S: Final = {
+    tcmu.Change.ADDED: limits.OPEN_LIMIT_S,
+    tcmu.Change.REMOVED: limits.REMOVE_LIMIT_S,
+    tcmu.Change.RECONFIGURED: limits.RECONFIGURE_LIMIT_S,
+}

@@ -1,0 +1,33 @@
+"""overlaybd-tcmu: the daemon that serves images as disks of the kernel."""
+
+from __future__ import annotations
+
+from tools.main import run
+from tools.options import Command, Namespace, positional
+
+
+def tcmu(args: Namespace) -> int:
+    """Runs the command; returns the exit status."""
+    from obd.daemon.start import serve
+
+    serve(args.service_config)
+    return 0
+
+
+COMMAND = Command(
+    "overlaybd-tcmu",
+    "Serves the images of all TCMU backstores with the configuration overlaybd/PATH[;ID] until SIGTERM.",
+    positionals=[
+        positional(
+            "service_config",
+            required=False,
+            help="service configuration (default /etc/overlaybd/overlaybd.json if it exists)",
+        )
+    ],
+    run=tcmu,
+)
+
+
+def main() -> int:
+    """Entry point of the program."""
+    return run(COMMAND)
