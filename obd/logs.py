@@ -172,7 +172,7 @@ class LineHandler(logging.Handler):
 
     def __init__(self, file: LogFile | StandardOutput) -> None:
         super().__init__()
-        self.file: Final = file
+        self.file = file
         self._stamp: Final = Stamp()
 
     def format(self, record: logging.LogRecord) -> str:
@@ -195,10 +195,22 @@ class LineHandler(logging.Handler):
         except Exception:
             self.handleError(record)
 
+    def move(self, config: LogConfig) -> None:
+        """Goes on as `config` says. Raises `OSError` if it cannot; then all stays as it was."""
+        file = _place(config)
+        with self.lock or contextlib.nullcontext():
+            before, self.file = self.file, file
+        before.close()
+
     def close(self) -> None:
         """Gives the file back."""
         self.file.close()
         super().close()
+
+
+def _place(config: LogConfig) -> LogFile | StandardOutput:
+    path, max_bytes = config.path, max(config.size_mib, 1) * _MIB
+    return LogFile(path, max_bytes, config.files) if path else StandardOutput()
 
 
 def start_log(config: LogConfig) -> LineHandler:
@@ -206,8 +218,7 @@ def start_log(config: LogConfig) -> LineHandler:
 
     Raises `OSError` if it cannot.
     """
-    path, max_bytes = config.path, max(config.size_mib, 1) * _MIB
-    handler = LineHandler(LogFile(path, max_bytes, config.files) if path else StandardOutput())
+    handler = LineHandler(_place(config))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

@@ -37,7 +37,8 @@ class Observer:
         """`command` is what the process was started as, for people."""
         self.overview: Final = Overview(service, command)
         # Without a service configuration nobody asked for files in /var/log.
-        self.audit: Final[Audit | None] = start_audit(service.config) if service.config.file else None
+        self.audit: Audit | None = None
+        self.begin_audit()
         self.exporter: Exporter | None = None
         self.control: Control | None = None
         self.api: Api | None = None
@@ -60,7 +61,7 @@ class Observer:
         metrics = self._metrics = Metrics(self.overview, legacy=exporter.legacy_names)
         if exporter.enable:
             self._export(metrics, must_export)
-        self.api = Api(self.overview, metrics)
+        self.api = Api(self, self.overview.service, metrics)
         self._control(self.api)
         self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
         self._thread.start()
@@ -74,6 +75,29 @@ class Observer:
             if must:
                 raise
             _log.warning("%s: no metrics are exported", line_of(error))
+
+    def begin_audit(self) -> bool:
+        """Writes the audit log that the configuration asks for now, and no other; whether there is one."""
+        if self.audit is not None:
+            self.audit.stop()
+        config = self.overview.service.config
+        # Without a service configuration nobody asked for files in /var/log.
+        self.audit = start_audit(config) if config.file else None
+        return self.audit is not None
+
+    def begin_export(self) -> str:
+        """Exports metrics as the configuration asks now. Returns what went wrong, "" if nothing did."""
+        if self._metrics is None:
+            return ""
+        if self.exporter is not None:
+            self.exporter.stop()
+            self.exporter = None
+        if self.overview.service.config.exporter.enable:
+            try:
+                self._export(self._metrics, True)
+            except OSError as error:
+                return f"{line_of(error)}: no metrics are exported"
+        return ""
 
     def _control(self, api: Api) -> None:
         from obd.control import Control

@@ -79,6 +79,10 @@ class Registry:
                 self._speech = session, TokenCache(session)
             return self._speech
 
+    def use(self, credentials: CredentialSource | None) -> None:
+        """Asks these for credentials from now on, for blobs too that are open already."""
+        self._credentials = credentials
+
     def open_blob(
         self,
         url: str,
@@ -176,16 +180,16 @@ class Registry:
 
     def _changed(self, url: str, credential: Credential | None) -> bool:
         """Whether the source has another credential than this one, which was refused."""
-        if self._credentials is None:
+        if (credentials := self._credentials) is None:
             return False
-        self._credentials.forget(url)
+        credentials.forget(url)
         return self._credential(url) != credential
 
     def describe_credentials(self, url: str) -> str:
         """Which credentials go with a request for `url`, for messages: the source and the user, no secret."""
-        if self._credentials is None:
+        if (credentials := self._credentials) is None:
             return "anonymous: no credentials are configured"
-        source = self._credentials.describe()
+        source = credentials.describe()
         credential = self._credential(url)
         if credential is None:
             return f"anonymous: no credentials for this registry in {source}"
@@ -230,7 +234,7 @@ class Registry:
         return response
 
     def _credential(self, url: str) -> Credential | None:
-        return self._credentials.lookup(url) if self._credentials else None
+        return credentials.lookup(url) if (credentials := self._credentials) else None
 
     def _key(self, url: str, action: str, challenge: Challenge, credential: Credential | None) -> TokenKey:
         realm = challenge.get("realm")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import obdcore
@@ -29,13 +31,52 @@ class Service:
 
     def __init__(self, config: ServiceConfig | str | os.PathLike[str] | None = None) -> None:
         """`config` may be the path of a service configuration; None means the host's, or the defaults."""
-        self.config: Final = config if isinstance(config, ServiceConfig) else load_service(config)
+        self._config = config if isinstance(config, ServiceConfig) else load_service(config)
+        self._path: Final = os.path.abspath(self._config.file) if self._config.file else None
         self._registry: Registry | None = None
+        # All that were made: devices keep that with which they were opened.
+        self._registries_made: Final[weakref.WeakSet[Registry]] = weakref.WeakSet()
         self._download = self.config.download
         self._download_failure = ""
         self._lock = threading.Lock()
         for line in service_warnings(self.config):
             _log.warning("%s: %s", self.config.file or "service configuration", line)
+
+    @property
+    def config(self) -> ServiceConfig:
+        """The configuration that counts now."""
+        return self._config
+
+    def read(self) -> ServiceConfig:
+        """The configuration as its file says it now; without one, that of the host. Raises `ConfigError`."""
+        return load_service(self._path)
+
+    def adopt(self, new: ServiceConfig) -> None:
+        """Lets `new` count, but for what only a restart can change. Raises `OSError`; then nothing changes.
+
+        Devices that are open get its credentials; endpoints and certificates are for those opened later.
+        """
+        with self._lock:
+            old = self._config
+            new = replace(
+                new,
+                cache_config=old.cache_config,
+                legacy_cache_type=old.legacy_cache_type,
+                legacy_cache_dir=old.legacy_cache_dir,
+                legacy_cache_size_gib=old.legacy_cache_size_gib,
+                gzip_cache=old.gzip_cache,
+                api=old.api,
+                exporter=replace(new.exporter, legacy_names=old.exporter.legacy_names),
+            )
+            keys = ("credentials", "cert", "registries", "p2p", "user_agent")
+            if any(getattr(old, key) != getattr(new, key) for key in keys):
+                credentials = _credentials(new)
+                fresh = _registry(new, credentials, p2p=True) if self._registry else None
+                for registry in self._registries_made:
+                    registry.use(credentials)
+                if fresh is not None:
+                    self._keep(fresh)
+            self._config = new
 
     def download_defaults(self) -> Download:
         """The object `download` as the file says it now, for a device that is being opened.
@@ -90,8 +131,13 @@ class Service:
     def _registries(self) -> Registry:
         with self._lock:
             if self._registry is None:
-                self._registry = self.make_registry(self.credentials(), p2p=True)
+                self._keep(self.make_registry(self.credentials(), p2p=True))
+            assert self._registry is not None
             return self._registry
+
+    def _keep(self, registry: Registry) -> None:
+        self._registry = registry
+        self._registries_made.add(registry)
 
     def make_registry(
         self,
@@ -105,31 +151,45 @@ class Service:
 
         `p2p`: through the P2P proxy too, if there is one.
         """
-        from obd.endpoints import P2p
-        from obd.registry import Registry
-        from obd.tls import Tls
-
-        config = self.config
-        cert = config.cert
-        own = Tls(ca_file or cert.ca_file, cert.cert_file, cert.key_file, insecure or cert.insecure)
-        hosts = {}
-        for host, registry in config.registries.items():
-            shown = (registry.cert_file, registry.key_file)
-            shown = shown if all(shown) else (own.cert_file, own.key_file)
-            tls = Tls(ca_file or registry.ca_file or own.ca_file, *shown, registry.insecure or own.insecure)
-            if tls != own:
-                hosts[host] = tls
-        return Registry(
-            credentials,
-            user_agent=config.user_agent,
-            tls=own,
-            hosts=hosts,
-            mirrors={host: registry.mirrors for host, registry in config.registries.items()},
-            p2p=P2p(config.p2p.url, config.p2p.mode) if p2p and config.p2p.enable else None,
-        )
+        return _registry(self.config, credentials, ca_file=ca_file, insecure=insecure, p2p=p2p)
 
     def credentials(self) -> CredentialSource | None:
         """Where credentials for registries come from, None for anonymous access."""
-        from obd.credentials.choose import source_of
+        return _credentials(self.config)
 
-        return source_of(self.config.credentials)
+
+def _registry(
+    config: ServiceConfig,
+    credentials: CredentialSource | None,
+    *,
+    ca_file: str = "",
+    insecure: bool = False,
+    p2p: bool = False,
+) -> Registry:
+    from obd.endpoints import P2p
+    from obd.registry import Registry
+    from obd.tls import Tls
+
+    cert = config.cert
+    own = Tls(ca_file or cert.ca_file, cert.cert_file, cert.key_file, insecure or cert.insecure)
+    hosts = {}
+    for host, registry in config.registries.items():
+        shown = (registry.cert_file, registry.key_file)
+        shown = shown if all(shown) else (own.cert_file, own.key_file)
+        tls = Tls(ca_file or registry.ca_file or own.ca_file, *shown, registry.insecure or own.insecure)
+        if tls != own:
+            hosts[host] = tls
+    return Registry(
+        credentials,
+        user_agent=config.user_agent,
+        tls=own,
+        hosts=hosts,
+        mirrors={host: registry.mirrors for host, registry in config.registries.items()},
+        p2p=P2p(config.p2p.url, config.p2p.mode) if p2p and config.p2p.enable else None,
+    )
+
+
+def _credentials(config: ServiceConfig) -> CredentialSource | None:
+    from obd.credentials.choose import source_of
+
+    return source_of(config.credentials)

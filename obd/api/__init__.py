@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from obd.api.compatible import PREFIX, Compatible
 from obd.api.devices import Devices
 from obd.api.process import Process
+from obd.api.reload import reload as reload_configuration
 from obd.api.routes import Routes
 from obd.errors import line_of
 
 if TYPE_CHECKING:
     from obd.metrics import Metrics
     from obd.observer import Observer
-    from obd.overview import Overview
     from obd.service import Service
 
 __all__ = ["Api", "start_api"]
@@ -24,11 +24,13 @@ _log: Final = logging.getLogger("overlaybd.api")
 
 
 class Api:
-    """All routes for the devices of `overview`."""
+    """All routes for what `observer` sees."""
 
-    def __init__(self, overview: Overview, metrics: Metrics) -> None:
+    def __init__(self, observer: Observer, service: Service, metrics: Metrics) -> None:
+        overview = observer.overview
         self.devices: Final = Devices(overview)
         self.process: Final = Process(overview, metrics)
+        self.process.reload = lambda: reload_configuration(observer, service)
         self.routes: Final = Routes()
         self.devices.add_to(self.routes)
         self.process.add_to(self.routes)

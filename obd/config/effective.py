@@ -35,8 +35,7 @@ def effective_settings(config: ServiceConfig, root: Mapping[str, Any]) -> list[S
 
     Legacy keys are not listed: what they bring is under the key that has replaced them.
     """
-    # What replaces the objects of the file with what counts.
-    counts = {"logConfig": config.log, "cacheConfig": config.cache, "credentialConfig": config.credentials}
+    counts = _counting(config)
     settings = []
     for field in dataclasses.fields(config):
         key = field.metadata.get("key")
@@ -46,6 +45,29 @@ def effective_settings(config: ServiceConfig, root: Mapping[str, Any]) -> list[S
         for path, member, secret, given in _leaves(key, value, field, root):
             settings.append(Setting(path, _public(member, secret), _origin(path, member, given, root)))
     return settings
+
+
+def changed_keys(old: ServiceConfig, new: ServiceConfig) -> list[str]:
+    """The settings, as `a.b`, that do not come to the same, whichever key brings them."""
+    before, after = dict(_values(old)), dict(_values(new))
+    # A key may be in one only: that of a registry.
+    return [key for key in {**before, **after} if before.get(key, _ABSENT) != after.get(key, _ABSENT)]
+
+
+def _values(config: ServiceConfig) -> Iterator[tuple[str, Any]]:
+    counts = _counting(config)
+    for field in dataclasses.fields(config):
+        key = field.metadata.get("key")
+        if key is not None and key not in _LEGACY.values():
+            for path, value, _, _ in _leaves(key, counts.get(key, getattr(config, field.name)), field, {}):
+                # That there are no registries is no setting.
+                if value != {}:
+                    yield path, value
+
+
+def _counting(config: ServiceConfig) -> dict[str, Table]:
+    """What replaces the objects of the file with what counts."""
+    return {"logConfig": config.log, "cacheConfig": config.cache, "credentialConfig": config.credentials}
 
 
 def _leaves(
