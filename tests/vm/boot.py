@@ -1,6 +1,8 @@
 """A guest: a kernel in a process of the host, which sees the host's files and can change none of them."""
 
 import json
+import os
+import random
 import shlex
 import shutil
 import socket
@@ -145,7 +147,11 @@ class Guest:
             *lines,
             *self._arguments(),
         ]
-        self._start(["env", f"LD_PRELOAD={kernels.xstate()}", "TMPDIR=/dev/shm", *words], console, far)
+        # Its kernel and its programs are processes that take turns: 5 times faster when none has to be woken
+        # on another processor.
+        one = str(random.choice(sorted(os.sched_getaffinity(0))))
+        environment = ("env", f"LD_PRELOAD={kernels.xstate()}", "TMPDIR=/dev/shm")
+        self._start(["taskset", "--cpu-list", one, *environment, *words], console, far)
 
     def _start_qemu(
         self, kernel: Kernel, far: socket.socket, console: IO[bytes] | None, processors: int
