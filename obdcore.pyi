@@ -373,6 +373,25 @@ class Image:
     def flush(self) -> None: ...
     def extents(self, offset: int, length: int) -> list[tuple[int, str]]: ...
     def stats(self) -> dict[str, Any]: ...
+    def snapshot(
+        self, data: str, index: str, *, sparse: bool = False, publish: Callable[[], None] | None = None
+    ) -> dict[str, Any]:
+        """Seals the upper, which becomes the topmost lower, and goes on with a new one, while the device is in use.
+
+        Files that both exist must be an empty upper; if neither does they are created, `sparse` or not. `publish` is
+        called once the sealed layer is durable: it puts a configuration with the new layers in place. Flushes wait
+        for it; it must not flush the image. Fails it or something before it but after the cut, then
+        `snapshot_unfinished` is true and the rest is done by the next flush, or by this call with the same files.
+        Returns `pause_s`, for which writes waited, and `segments` of the sealed layer.
+        """
+
+    @property
+    def snapshot_unfinished(self) -> bool:
+        """Whether a snapshot was taken that is under way, or failed after the cut."""
+
+    def resize(self, size: int) -> None:
+        """Lets the device grow, durably, while it is in use. A smaller size is an error of kind "invalid"."""
+
     def start_recording(self) -> None:
         """Begins to record first reads of the lowers; those that opened the image are part of it.
 

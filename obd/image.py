@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -15,6 +16,7 @@ from obd.locate import Source, locate
 from obd.reasons import OpenError, refusal
 from obd.result import ResultFile
 from obd.service import Service
+from obd.snapshot import Taken, snapshot, snapshot_to
 
 if TYPE_CHECKING:
     from cache.download import Downloads
@@ -35,9 +37,12 @@ class Device:
     ):
         self.native: Final = native
         """The core's image, for front ends."""
-        self.config: Final = config
-        self.sources: Final = tuple(sources)
-        """Where each lower comes from, bottom first."""
+        self.config = config
+        """What the device is made of, as its file says now: a snapshot changes it."""
+        self.sources = tuple(sources)
+        """Where each lower comes from, bottom first; a snapshot adds one."""
+        self.snapshots = 0
+        """Snapshots taken since the device was opened."""
         self.blobs: Final = blobs
         """The remote lowers by their position; a lower that is read locally is not there."""
         self.recording = False
@@ -47,6 +52,7 @@ class Device:
         self.downloads: Downloads | None = None
         """The download of the remote lowers to this machine, if there is one."""
         self._companions: list[Companion] = []
+        self._changing: Final = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -78,6 +84,37 @@ class Device:
         """Runs of the range in order, as (length, "data" | "zero" | "hole"); only "data" needs reading."""
         return self.native.extents(offset, length)
 
+    def snapshot(self, data: str, index: str, *, sparse: bool = False) -> Taken:
+        """Seals the upper, which becomes the topmost lower, and goes on with a new one, all while in use.
+
+        `data` and `index` name the new upper: an empty one if both exist; if neither does they are
+        created, `sparse` or log-structured. What was acknowledged before the call is below, and durable
+        on return; writes wait for at most 0.1 s. The configuration file of the device, if it has one,
+        then says the new layers. After an error the device goes on with right data, and the call can be
+        repeated. Raises `ObdError`, `obdcore.Error`.
+        """
+        with self._changing:
+            return snapshot(self, data, index, sparse=sparse)
+
+    def snapshot_to(self, config: str | os.PathLike[str]) -> Taken:
+        """As `snapshot`, to what the file `config` describes.
+
+        That must be the lowers of the device, its upper as one more, and a new upper. A copy of the file
+        takes the place of the configuration that the device was opened with. If the device is what
+        `config` says, as an earlier call did it, nothing more is done. The outcome also goes to
+        `resultFile` of `config`, unless that is the device's own.
+        """
+        with self._changing:
+            return snapshot_to(self, os.fspath(config))
+
+    def resize(self, size_bytes: int) -> None:
+        """Lets the device grow to `size_bytes`, a multiple of 512, durably, while in use.
+
+        The file system inside is not touched. A smaller size is refused. Raises `obdcore.Error`.
+        """
+        with self._changing:
+            self.native.resize(size_bytes)
+
     def statistics(self) -> dict[str, Any]:
         """Counters since the image was opened: requests and bytes, and per lower what was fetched for it.
 
@@ -95,7 +132,7 @@ class Device:
                 "error": each.error,
             }
         prefetch = {"prefetch": self.prefetch.stats()} if self.prefetch else {}
-        return {**self.native.stats(), "layers": layers, **prefetch}
+        return {**self.native.stats(), "snapshots": self.snapshots, "layers": layers, **prefetch}
 
     def attend(self, companion: Companion) -> None:
         """Has `companion` stopped before the device closes."""

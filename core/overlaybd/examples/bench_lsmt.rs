@@ -185,7 +185,8 @@ fn idle_image(dir: &Path) -> Fallible<()> {
     let layers = paths.iter().map(|path| Layer::open(Arc::new(FileBlob::open(&OsDisk, path)?)));
     let image = Image::new(Some(Stack::new(layers.collect::<overlaybd::Result<_>>()?)?), None)?;
     let seconds = start.elapsed().as_secs_f64();
-    let index = image.lowers().expect("lowers").index();
+    let lowers = image.lowers().expect("lowers");
+    let index = lowers.index();
     let (held, of_index) = (HELD.load(Relaxed) - before, index.memory_bytes());
     row("idle_image_bytes", (held - of_index) as f64, "bytes", Some(&format!("its index: {of_index}")), None);
     row("bytes_per_segment", of_index as f64 / index.len() as f64, "bytes", None, None);

@@ -46,6 +46,16 @@ pub const MAX_TAR_HEADERS: usize = 8;
 /// Body of one PAX header of a tar-wrapped layer (upstream's is 512 bytes).
 pub const MAX_PAX_BYTES: u64 = 1 << 20;
 
+/// Time that a snapshot has new writes wait for those under way, at most: half of the pause that it may make.
+pub const CUT_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Time between two tries of a snapshot, in which writes go on as if there were none.
+pub const CUT_REST: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Time after which a snapshot gives up looking for a moment without a write: those that wait for a registry end
+/// before, or fail.
+pub const CUT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Largest request a front end hands down in one piece; larger ones are cut.
 pub const MAX_IO_BYTES: usize = 4 << 20;
 

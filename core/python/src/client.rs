@@ -6,12 +6,14 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use overlaybd::fetch::{self, Client, ClientOptions, Headers, Http, Locate, TlsOptions, Via};
-use overlaybd::{Error, Kind};
+use overlaybd::Error;
+
+use crate::errors::from_py;
 
 /// The client of everyone who brings none: one pool of connections for the process.
 static DEFAULT_CLIENT: LazyLock<Arc<Client>> = LazyLock::new(|| Arc::new(Client::new(ClientOptions::default())));
@@ -141,7 +143,7 @@ impl PyLocator {
                 let target = Target { target: Arc::clone(target), fresh: Duration::ZERO };
                 take(&self.locator.bind(py).call_method1(name, args(py, target)?)?)
             };
-            call().map_err(|e| explain(py, &e))
+            call().map_err(|e| from_py(py, &e, "locating the blob"))
         });
         self.void();
         result
@@ -165,7 +167,7 @@ impl Locate for PyLocator {
                 let found = found.cast::<Target>()?.get();
                 Ok((Arc::clone(&found.target), found.fresh))
             };
-            call().map_err(|e| explain(py, &e))
+            call().map_err(|e| from_py(py, &e, "locating the blob"))
         })?;
         let mut known = self.known.lock();
         // What has been refused meanwhile must not come back.
@@ -199,22 +201,6 @@ impl Locate for PyLocator {
     fn note(&self) -> Option<String> {
         Python::attach(|py| self.locator.bind(py).call_method0("describe").ok()?.extract().ok())
     }
-}
-
-/// A Python exception as a core error. Its kind decides whether the core tries again: that of the
-/// exception where it has one, else what passes (`Io`) for any `OSError`, and what does not for the rest.
-fn explain(py: Python<'_>, e: &PyErr) -> Error {
-    let named = e.value(py).getattr("kind").and_then(|kind| kind.extract::<String>());
-    let kind = named.ok().and_then(|name| Kind::from_name(&name)).unwrap_or_else(|| {
-        if e.is_instance_of::<PyOSError>(py) {
-            Kind::Io
-        } else if e.is_instance_of::<PyKeyboardInterrupt>(py) {
-            Kind::Interrupted
-        } else {
-            Kind::Invalid
-        }
-    });
-    Error::new(kind, "locating the blob").because(e.value(py).to_string())
 }
 
 /// Adds the classes to the module.

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError};
 use pyo3::prelude::*;
 
-use overlaybd::Error;
+use overlaybd::{Error, Kind};
 
 pyo3::create_exception!(obdcore, CoreError, PyOSError, "A failure of the core: kind, file, offset and cause.");
 
@@ -24,6 +24,22 @@ pub fn to_py(error: Error) -> PyErr {
         let _ = value.setattr("cause", error.cause());
     });
     err
+}
+
+/// A Python exception as a core error about `doing`. Its kind, which may decide whether the core tries again, is that
+/// of the exception where it has one, else what passes (`Io`) for any `OSError`, and what does not for the rest.
+pub fn from_py(py: Python<'_>, e: &PyErr, doing: &str) -> Error {
+    let named = e.value(py).getattr("kind").and_then(|kind| kind.extract::<String>());
+    let kind = named.ok().and_then(|name| Kind::from_name(&name)).unwrap_or_else(|| {
+        if e.is_instance_of::<PyOSError>(py) {
+            Kind::Io
+        } else if e.is_instance_of::<PyKeyboardInterrupt>(py) {
+            Kind::Interrupted
+        } else {
+            Kind::Invalid
+        }
+    });
+    Error::new(kind, doing).because(e.value(py).to_string())
 }
 
 /// Adds the exception to the module.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use overlaybd::blob::{Blob, FileBlob};
 use overlaybd::device::{BlockDevice, ExtentKind};
 use overlaybd::engine;
-use overlaybd::image::{open, Image};
+use overlaybd::image::{open, Image, NewUpper, Publish};
 use overlaybd::sys::os::OsDisk;
 use overlaybd::trace;
 use overlaybd::{Error, Kind};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::errors::to_py;
+use crate::errors::{from_py, to_py};
 use crate::observe;
 use crate::remote::RemoteBlob;
 
@@ -138,6 +138,41 @@ impl PyImage {
             dict.set_item(name, value)?;
         }
         Ok(dict)
+    }
+
+    #[pyo3(signature = (data, index, *, sparse = false, publish = None))]
+    fn snapshot<'py>(
+        &self,
+        py: Python<'py>,
+        data: PathBuf,
+        index: PathBuf,
+        sparse: bool,
+        publish: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let image = self.device()?;
+        let publish: Publish = Box::new(move || {
+            let Some(publish) = &publish else { return Ok(()) };
+            // A flush may come here while the interpreter ends.
+            let ended = || Err(Error::new(Kind::Interrupted, "the interpreter has ended"));
+            Python::try_attach(|py| publish.call0(py).map(drop).map_err(|e| from_py(py, &e, "publishing a snapshot")))
+                .unwrap_or_else(ended)
+        });
+        let new = NewUpper { data: &data, index: &index, sparse };
+        let taken = py.detach(|| image.snapshot(&OsDisk, &new, publish)).map_err(to_py)?;
+        let dict = PyDict::new(py);
+        dict.set_item("pause_s", taken.pause.as_secs_f64())?;
+        dict.set_item("segments", taken.segments)?;
+        Ok(dict)
+    }
+
+    #[getter]
+    fn snapshot_unfinished(&self) -> PyResult<bool> {
+        Ok(self.device()?.is_unfinished())
+    }
+
+    fn resize(&self, py: Python<'_>, size: u64) -> PyResult<()> {
+        let image = self.device()?;
+        py.detach(|| image.resize(size)).map_err(to_py)
     }
 
     fn start_recording(&self) -> PyResult<()> {

@@ -31,9 +31,9 @@ impl Prefetch {
                 return Err(Error::new(Kind::Invalid, "an image without lowers has nothing to fetch in advance"));
             };
             if trace::is_trace(data) {
-                trace::Prefetch::trace(lowers, trace::parse(data)?, options)
+                trace::Prefetch::trace(&lowers, trace::parse(data)?, options)
             } else {
-                trace::Prefetch::list(lowers, data.to_vec(), options)
+                trace::Prefetch::list(&lowers, data.to_vec(), options)
             }
         };
         py.detach(start).map(Prefetch).map_err(to_py)

@@ -4,29 +4,23 @@ use std::ops::Range;
 
 use crate::device::{Extent, ExtentKind};
 use crate::limits::SECTOR;
-use crate::lsmt::{Segment, Stack, Upper};
+use crate::lsmt::Stack;
+
+use super::layers::{Held, Layers};
 
 /// Runs from byte `offset` on, at most `max`, covering at most `len` bytes inside the device.
-pub(super) fn map(upper: Option<&Upper>, lowers: Option<&Stack>, offset: u64, len: u64, max: usize) -> Vec<Extent> {
+pub(super) fn map(layers: &Layers, offset: u64, len: u64, max: usize) -> Vec<Extent> {
     let end = offset + len;
-    let range = offset / SECTOR..end.div_ceil(SECTOR);
     let mut runs = Runs { runs: Vec::new(), at: offset, end, max, closed: false };
-    let mut at = range.start;
-    let mut pieces = Vec::new();
-    if let Some(upper) = upper {
-        upper.lookup(range.clone(), |piece| pieces.push(piece));
-    }
-    for piece in pieces {
-        runs.push_lowers(lowers, at..piece.offset);
-        runs.push(kind_of(&piece), piece.end());
-        at = piece.end();
-    }
-    runs.push_lowers(lowers, at..range.end);
+    layers.walk(offset / SECTOR..end.div_ceil(SECTOR), &mut |part| match part {
+        Held::Upper { end, zeroed } => runs.push(kind_of(zeroed), end),
+        Held::Below(range) => runs.push_lowers(layers.lowers.as_deref(), range),
+    });
     runs.runs
 }
 
-fn kind_of(segment: &Segment) -> ExtentKind {
-    if segment.zeroed {
+fn kind_of(zeroed: bool) -> ExtentKind {
+    if zeroed {
         ExtentKind::Zero
     } else {
         ExtentKind::Data
@@ -64,7 +58,7 @@ impl Runs {
         if let Some(lowers) = lowers {
             lowers.index().lookup(range.clone(), |piece| {
                 self.push(ExtentKind::Hole, piece.offset);
-                self.push(kind_of(&piece), piece.end());
+                self.push(kind_of(piece.zeroed), piece.end());
             });
         }
         self.push(ExtentKind::Hole, range.end);

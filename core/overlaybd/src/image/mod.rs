@@ -1,18 +1,20 @@
 //! An open image: a stack of lowers, perhaps an upper, and the block device that they make.
 
 mod extents;
+mod layers;
+mod live;
 mod open;
 #[cfg(test)]
 mod tests;
 
+pub use live::{NewUpper, Publish, Snapshot};
 pub use open::open;
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::device::{BlockDevice, Extent};
 use crate::error::{Error, Kind, Result};
@@ -20,6 +22,7 @@ use crate::limits::SECTOR;
 use crate::lsmt::{Stack, Upper};
 use crate::metrics::{self, Latency};
 use crate::trace::Recorder;
+use layers::{Layers, Present};
 
 /// Requests and bytes since the image was opened.
 #[derive(Debug, Default)]
@@ -58,13 +61,16 @@ impl Statistics {
 
 /// A stack of layers as a block device.
 pub struct Image {
-    lowers: Option<Arc<Stack>>,
-    upper: Option<Upper>,
+    present: Present,
+    size: AtomicU64,
+    read_only: bool,
     /// Notes what is read of the lowers, if they were opened with it.
     recorder: Arc<Recorder>,
-    /// Held alone by a write that completes its first and last sector from what is there, and shared by
-    /// all other changes: so none of these falls between its reading and its writing.
-    partial: RwLock<()>,
+    /// Held alone by a write that completes its first and last sector from what is there, and by a snapshot that
+    /// exchanges the upper; shared by all other writes and discards: so none of these falls in between.
+    writes: RwLock<()>,
+    /// Held by a snapshot and a resize; what is left to do of a snapshot that is taken but not finished.
+    changing: Mutex<Option<Publish>>,
     statistics: Statistics,
     latency: Latency,
 }
@@ -87,11 +93,20 @@ impl Image {
         if let (Some(lowers), Some(upper)) = (&lowers, &upper) {
             upper.inherit_size(lowers.virtual_size())?;
         }
+        let size = match (&upper, &lowers) {
+            (Some(upper), _) => upper.virtual_size(),
+            (None, Some(lowers)) => lowers.virtual_size(),
+            (None, None) => 0,
+        };
+        let read_only = upper.is_none();
+        let uppers = upper.map(Arc::new).into_iter().collect();
         let image = Image {
-            lowers: lowers.map(Arc::new),
-            upper,
+            present: Present::new(Layers { uppers, lowers: lowers.map(Arc::new), unfinished: false }),
+            size: AtomicU64::new(size),
+            read_only,
             recorder,
-            partial: RwLock::new(()),
+            writes: RwLock::new(()),
+            changing: Mutex::new(None),
             statistics: Statistics::default(),
             latency: Latency::default(),
         };
@@ -111,9 +126,9 @@ impl Image {
         &self.latency
     }
 
-    /// The read-only layers, if there are any.
-    pub fn lowers(&self) -> Option<&Arc<Stack>> {
-        self.lowers.as_ref()
+    /// The read-only layers at this moment, if there are any: a snapshot adds one.
+    pub fn lowers(&self) -> Option<Arc<Stack>> {
+        self.present.with(|layers| layers.lowers.clone())
     }
 
     /// What records the first reads of the lowers, when asked to.
@@ -121,13 +136,9 @@ impl Image {
         &self.recorder
     }
 
-    /// The writable layer, if there is one.
-    pub fn upper(&self) -> Option<&Upper> {
-        self.upper.as_ref()
-    }
-
-    fn writable(&self) -> Result<&Upper> {
-        self.upper.as_ref().ok_or_else(|| Error::new(Kind::ReadOnly, "the image has no upper"))
+    /// The layer that is written to at this moment, if there is one: a snapshot puts another in its place.
+    pub fn upper(&self) -> Option<Arc<Upper>> {
+        self.present.with(|layers| layers.uppers.first().cloned())
     }
 
     fn check(&self, offset: u64, len: u64) -> Result<()> {
@@ -140,85 +151,22 @@ impl Image {
         }
     }
 
-    fn read_lowers(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        match &self.lowers {
-            Some(lowers) => lowers.read_at(buf, offset),
-            None => {
-                buf.fill(0);
-                Ok(())
-            }
-        }
-    }
-
-    /// Reads whole sectors; `offset` is in bytes.
-    fn read_sectors(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        match &self.upper {
-            Some(upper) => upper.read_at(buf, offset, |gap, at| self.read_lowers(gap, at)),
-            None => self.read_lowers(buf, offset),
-        }
-    }
-
-    /// Reads any range: the sectors at the edges by way of a bounce buffer.
-    fn read_bytes(&self, mut buf: &mut [u8], mut offset: u64) -> Result<()> {
-        if buf.is_empty() {
-            return Ok(());
-        }
-        let skip = (offset % SECTOR) as usize;
-        if skip != 0 || (buf.len() as u64) < SECTOR {
-            let take = buf.len().min(SECTOR as usize - skip);
-            let mut edge = [0; SECTOR as usize];
-            self.read_sectors(&mut edge, offset - skip as u64)?;
-            buf[..take].copy_from_slice(&edge[skip..skip + take]);
-            buf = &mut buf[take..];
-            offset += take as u64;
-        }
-        let whole = buf.len() - buf.len() % SECTOR as usize;
-        let (body, tail) = buf.split_at_mut(whole);
-        if !body.is_empty() {
-            self.read_sectors(body, offset)?;
-        }
-        self.read_bytes(tail, offset + whole as u64)
-    }
-
-    /// Writes any range: where it does not end at sectors' edges, the rest of those is read first.
-    fn write_bytes(&self, upper: &Upper, buf: &[u8], offset: u64) -> Result<()> {
-        if buf.is_empty() {
-            return Ok(());
-        }
+    fn write_bytes(&self, buf: &[u8], offset: u64) -> Result<()> {
         if offset.is_multiple_of(SECTOR) && (buf.len() as u64).is_multiple_of(SECTOR) {
-            let _beside_others = self.partial.read();
-            return upper.write_at(buf, offset, |gap, at| self.read_lowers(gap, at));
+            let _beside_others = self.writes.read();
+            return self.present.with(|layers| layers.write_sectors(buf, offset));
         }
-        let _alone = self.partial.write();
-        let start = offset - offset % SECTOR;
-        let end = (offset + buf.len() as u64).next_multiple_of(SECTOR);
-        let mut sectors = vec![0; (end - start) as usize];
-        let last = sectors.len() - SECTOR as usize;
-        self.read_sectors(&mut sectors[..SECTOR as usize], start)?;
-        if last > 0 {
-            self.read_sectors(&mut sectors[last..], end - SECTOR)?;
-        }
-        sectors[(offset - start) as usize..][..buf.len()].copy_from_slice(buf);
-        upper.write_at(&sectors, start, |gap, at| self.read_lowers(gap, at))
+        let _alone = self.writes.write();
+        self.present.with(|layers| layers.write(buf, offset))
     }
 
-    fn discard_bytes(&self, upper: &Upper, offset: u64, len: u64) -> Result<()> {
-        if len == 0 {
-            return Ok(());
+    fn discard_bytes(&self, offset: u64, len: u64) -> Result<()> {
+        if offset.is_multiple_of(SECTOR) && len.is_multiple_of(SECTOR) {
+            let _beside_others = self.writes.read();
+            return self.present.with(|layers| layers.upper()?.discard(offset, len));
         }
-        let end = offset + len;
-        let (first, last) = (offset.next_multiple_of(SECTOR), end - end % SECTOR);
-        if first >= last {
-            return self.write_bytes(upper, &vec![0; len as usize], offset);
-        }
-        if first > offset {
-            self.write_bytes(upper, &vec![0; (first - offset) as usize], offset)?;
-        }
-        if end > last {
-            self.write_bytes(upper, &vec![0; (end - last) as usize], last)?;
-        }
-        let _beside_others = self.partial.read();
-        upper.discard(first, last - first)
+        let _alone = self.writes.write();
+        self.present.with(|layers| layers.discard(offset, len))
     }
 
     fn count<T>(&self, result: Result<T>, requests: &AtomicU64, bytes: Option<(&AtomicU64, usize)>) -> Result<T> {
@@ -239,48 +187,39 @@ impl Image {
 
 impl BlockDevice for Image {
     fn size(&self) -> u64 {
-        match (&self.upper, &self.lowers) {
-            (Some(upper), _) => upper.virtual_size(),
-            (None, Some(lowers)) => lowers.virtual_size(),
-            (None, None) => 0,
-        }
+        self.size.load(Ordering::Acquire)
     }
 
     fn read_only(&self) -> bool {
-        self.upper.is_none()
+        self.read_only
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let len = buf.len();
-        let read = || self.check(offset, len as u64).and_then(|()| self.read_bytes(buf, offset));
+        let read =
+            || self.check(offset, len as u64).and_then(|()| self.present.with(|layers| layers.read(buf, offset)));
         let result = metrics::read(&self.latency, read);
         self.count(result, &self.statistics.reads, Some((&self.statistics.read_bytes, len)))
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
-        let result = self
-            .check(offset, buf.len() as u64)
-            .and_then(|()| self.writable())
-            .and_then(|upper| self.write_bytes(upper, buf, offset));
+        let result = self.check(offset, buf.len() as u64).and_then(|()| self.write_bytes(buf, offset));
         self.count(result, &self.statistics.writes, Some((&self.statistics.written_bytes, buf.len())))
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        let result = self
-            .check(offset, len)
-            .and_then(|()| self.writable())
-            .and_then(|upper| self.discard_bytes(upper, offset, len));
+        let result = self.check(offset, len).and_then(|()| self.discard_bytes(offset, len));
         self.count(result, &self.statistics.discards, None)
     }
 
     fn flush(&self) -> Result<()> {
-        let result = self.upper.as_ref().map_or(Ok(()), Upper::flush);
+        let result = self.flush_upper();
         self.count(result, &self.statistics.flushes, None)
     }
 
     fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Extent>> {
         self.check(offset, len)?;
-        Ok(extents::map(self.upper.as_ref(), self.lowers.as_deref(), offset, len, max))
+        Ok(self.present.with(|layers| extents::map(layers, offset, len, max)))
     }
 
     fn queued(&self, waited: Duration) {
@@ -288,16 +227,6 @@ impl BlockDevice for Image {
     }
 
     fn is_ready(&self, offset: u64, len: u64) -> bool {
-        let Some(lowers) = &self.lowers else { return true };
-        let Some(upper) = &self.upper else { return lowers.is_ready(offset, len) };
-        let range = offset / SECTOR..offset.saturating_add(len).div_ceil(SECTOR);
-        let below =
-            |gap: Range<u64>| gap.is_empty() || lowers.is_ready(gap.start * SECTOR, (gap.end - gap.start) * SECTOR);
-        let (mut ready, mut at) = (true, range.start);
-        upper.lookup(range.clone(), |piece| {
-            ready = ready && below(at..piece.offset);
-            at = piece.end();
-        });
-        ready && below(at..range.end)
+        self.present.with(|layers| layers.is_ready(offset, len))
     }
 }

@@ -14,7 +14,7 @@ use crate::disk::{MemDisk, Random};
 use crate::support::*;
 
 /// Sectors of the devices here: small, so that operations meet.
-const SECTORS: u64 = 160;
+pub const SECTORS: u64 = 160;
 
 fn files() -> (PathBuf, PathBuf) {
     pair(Path::new("/"), "upper")
@@ -22,30 +22,32 @@ fn files() -> (PathBuf, PathBuf) {
 
 /// What each sector may read as: one value for each state since the last flush. A sector is told by
 /// its first byte, of which it consists.
-struct Expected(Vec<Vec<u8>>);
+pub struct Expected(pub Vec<Vec<u8>>);
 
 impl Expected {
     /// Only the newest value counts from now on.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         for values in &mut self.0 {
             values.drain(..values.len() - 1);
         }
     }
 
-    fn set(&mut self, sector: u64, count: u64, value: u8) {
+    /// Sectors were written, or discarded as 0.
+    pub fn set(&mut self, sector: u64, count: u64, value: u8) {
         for values in &mut self.0[sector as usize..(sector + count) as usize] {
             values.push(value);
         }
     }
 
     /// An operation failed: old or new, nobody knows.
-    fn maybe(&mut self, sector: u64, count: u64, value: u8) {
+    pub fn maybe(&mut self, sector: u64, count: u64, value: u8) {
         for values in &mut self.0[sector as usize..(sector + count) as usize] {
             values.insert(0, value);
         }
     }
 
-    fn check(&self, device: &[u8], what: &str) {
+    /// Holds a device to it.
+    pub fn check(&self, device: &[u8], what: &str) {
         for (number, (sector, values)) in device.chunks(SECTOR).zip(&self.0).enumerate() {
             let wrong = sector.iter().find(|b| !values.contains(b));
             assert_eq!(wrong, None, "{what}: in sector {number}, where one of {values:?} is expected");
@@ -79,7 +81,7 @@ fn reopen(disk: &dyn Disk) -> Upper {
 
 /// A random operation: None to flush, else sector, count, and the byte to write, 0 to discard. Sparse
 /// layers also write zeros; values from 200 on are the lower layer's.
-fn random_op(random: &mut Random, round: u64) -> Option<(u64, u64, u8, bool)> {
+pub fn random_op(random: &mut Random, round: u64) -> Option<(u64, u64, u8, bool)> {
     let kind = random.below(10);
     if kind == 0 {
         return None;

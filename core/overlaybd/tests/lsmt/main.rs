@@ -4,5 +4,7 @@ mod crash;
 mod disk;
 mod golden;
 mod limits;
+mod live;
+mod live_threads;
 mod model;
 mod support;

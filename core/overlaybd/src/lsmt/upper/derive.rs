@@ -41,7 +41,12 @@ pub(super) fn entries(range: Range<u64>, zeroed: bool) -> impl Iterator<Item = S
 
 /// Puts log and holes together (see above); writes nothing.
 pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File) -> Result<Derived> {
-    let extents = extents(&**data)?;
+    let mut extents = extents(&**data)?;
+    if header.virtual_size > 0 {
+        // Behind the device are index and trailer, if the layer has been sealed and is written to all the same.
+        let whole = 0..header.virtual_size.div_ceil(SECTOR);
+        extents = overlaps(&extents, whole).collect();
+    }
     let mut map = MutableIndex::default();
     let mut survey = Survey { records: 0, durable: 0, cut: 0 };
     let mut current = file_len(index)? > 0;

@@ -12,6 +12,7 @@
 //! that was flushed, because marks prove which records those are. A record that no crash explains,
 //! and a torn one before a mark, is `Corrupt`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -197,9 +198,12 @@ impl Log {
     /// system may have dropped the bytes that it could not write, and a later success would mean nothing.
     ///
     /// With `eager` a mark is written between the two, which then speaks of the data only; without, it
-    /// goes before the next record.
+    /// goes before the next record. A sealed layer is durable already.
     pub fn flush(&self, data: &dyn File, eager: bool) -> Result<()> {
         let _one_at_a_time = self.flushing.lock();
+        if self.is_sealed() {
+            return Ok(());
+        }
         let records = self.lock()?.records;
         let synced = data.sync_data().map_err(|e| Error::io("flush", e).in_file(data.path())).and_then(|()| {
             if eager {
@@ -236,6 +240,16 @@ impl Log {
     /// Refuses all further appends and flushes with this kind and reason.
     pub fn close(&self, state: &mut State, kind: Kind, why: &str) {
         state.closed = Some((kind, why.to_string()));
+    }
+
+    /// Whether the layer has been sealed, so that nothing can change any more.
+    pub fn is_sealed(&self) -> bool {
+        matches!(self.state.lock().closed, Some((Kind::ReadOnly, _)))
+    }
+
+    /// The name of the file.
+    pub fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// Records in the file, marks included.

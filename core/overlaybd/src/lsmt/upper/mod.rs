@@ -93,6 +93,11 @@ impl Upper {
         &self.data
     }
 
+    /// The name of the index file.
+    pub fn index_path(&self) -> &Path {
+        self.log.path()
+    }
+
     /// Records that a crash had torn and that `open` cut off; worth a line in the log.
     pub fn cut_records(&self) -> u64 {
         self.cut_records
@@ -230,7 +235,10 @@ impl Upper {
         if self.is_sparse() {
             let len = size.checked_add(BLOCK_BYTES as u64);
             let len = len.ok_or_else(|| Error::new(Kind::OutOfBounds, format!("a size of {size} bytes")))?;
-            self.data.set_len(len).map_err(|e| Error::io("change the length", e).in_file(self.data.path()))?;
+            // What a seal has put behind the device, if this was sealed before, is not to become its content.
+            for len in [len.min(self.virtual_size() + BLOCK_BYTES as u64), len] {
+                self.data.set_len(len).map_err(|e| Error::io("change the length", e).in_file(self.data.path()))?;
+            }
         }
         self.virtual_size.store(size, Ordering::Release);
         Ok(())

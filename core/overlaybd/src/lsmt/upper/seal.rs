@@ -2,10 +2,10 @@
 //!
 //! Format: lsmt, "close_seal (in place)".
 
-use super::{file_len, Layout, Upper};
+use super::{Layout, Upper};
 use crate::error::{Error, Kind, Result};
 use crate::limits::{MAX_RO_ENTRIES, SECTOR};
-use crate::lsmt::header::{Header, SPARSE, TRAILER_FLAGS};
+use crate::lsmt::header::{Header, BLOCK_BYTES, SPARSE, TRAILER_FLAGS};
 use crate::lsmt::segment::{Segment, ENTRY_BYTES};
 use crate::sys::write_all;
 
@@ -16,22 +16,21 @@ impl Upper {
     /// Appends index and trailer to the data file, durably; from then on the file can be opened as a
     /// [`Layer`](super::Layer), and this layer refuses writes. The index file is of no more use.
     ///
-    /// The caller sees to it that no write is under way: one that is gets `ReadOnly`.
+    /// The caller sees to it that no write is under way: one that is gets `ReadOnly`. Sealing again does nothing.
     ///
     /// # Errors
     /// `Limit`, before anything is changed, if the layer has more entries than a reader takes: commit
     /// it instead. `NoSpace`, `Io`: the layer goes on as it was, unless a flush failed.
     pub fn seal(&self) -> Result<()> {
-        let mut state = self.log.lock()?;
-        let mut segments = self.segments();
-        if segments.len() as u64 > MAX_RO_ENTRIES {
-            let what =
-                format!("{} index entries; at most {MAX_RO_ENTRIES} can be sealed: commit instead", segments.len());
-            return Err(Error::new(Kind::Limit, what).in_file(self.data.path()));
+        if self.log.is_sealed() {
+            return Ok(());
         }
+        let mut state = self.log.lock()?;
+        self.check_sealable()?;
+        let mut segments = self.segments();
         let at = match &self.layout {
             Layout::Append(tail) => tail.end(),
-            Layout::Sparse(_) => file_len(&*self.data)?.next_multiple_of(SECTOR),
+            Layout::Sparse(_) => (BLOCK_BYTES as u64 + self.virtual_size()).next_multiple_of(SECTOR),
         };
         for zeroed in segments.iter_mut().filter(|s| s.zeroed) {
             zeroed.moffset = zeroed.moffset.min(at / SECTOR);
@@ -52,6 +51,19 @@ impl Upper {
             return Err(Error::io("flush", e).in_file(self.data.path()).context("seal"));
         }
         self.log.close(&mut state, Kind::ReadOnly, "the layer has been sealed");
+        Ok(())
+    }
+
+    /// Whether the index is short enough for a reader of the sealed layer.
+    ///
+    /// # Errors
+    /// `Limit` if not.
+    pub fn check_sealable(&self) -> Result<()> {
+        let entries = self.map.read().len();
+        if entries as u64 > MAX_RO_ENTRIES {
+            let what = format!("{entries} index entries; at most {MAX_RO_ENTRIES} can be sealed: commit instead");
+            return Err(Error::new(Kind::Limit, what).in_file(self.data.path()));
+        }
         Ok(())
     }
 

@@ -1,0 +1,70 @@
+//! Measures what can change while a device is in use: reads of a writable image, and the pause of a snapshot.
+//!
+//! Prints one line of JSON for each measurement. Reads are of 4 KiB that lie in the page cache, one at a time.
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use overlaybd::blob::{Blob, FileBlob};
+use overlaybd::device::BlockDevice;
+use overlaybd::image::{open, Image};
+use overlaybd::lsmt::upper::{create, CreateOptions};
+use overlaybd::lsmt::Upper;
+use overlaybd::sys::os::OsDisk;
+
+const BYTES: u64 = 64 << 20;
+const BLOCK: u64 = 4096;
+const READS: u64 = 2000;
+const ROUNDS: usize = 300;
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn pair(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+    (dir.join(name), dir.join(format!("{name}.index")))
+}
+
+/// Nanoseconds of one read.
+fn time(image: &Image) -> f64 {
+    let (mut buf, mut state) = ([0; BLOCK as usize], 88_172_645_463_325_252_u64);
+    let start = Instant::now();
+    for _ in 0..READS {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let at = (state >> 16) % (BYTES / BLOCK) * BLOCK;
+        image.read_at(&mut buf, at).expect("read");
+        black_box(&buf);
+    }
+    start.elapsed().as_nanos() as f64 / READS as f64
+}
+
+fn row(name: &str, value: f64, unit: &str) {
+    println!(r#"{{"name": "live.{name}", "value": {value:.2}, "unit": "{unit}", "peer": null, "ratio": null}}"#);
+}
+
+fn main() -> Fallible<()> {
+    let dir = tempfile::tempdir()?;
+    let (lower, below) = pair(dir.path(), "lower");
+    create(&OsDisk, &lower, &below, &CreateOptions { size: BYTES, ..CreateOptions::default() })?;
+    let upper = Upper::open(&OsDisk, &lower, &below)?;
+    for at in (0..BYTES).step_by(1 << 20) {
+        upper.write_at(&vec![7; 1 << 20], at, |_, _| Ok(()))?;
+    }
+    upper.seal()?;
+    drop(upper);
+    let (data, index) = pair(dir.path(), "upper");
+    create(&OsDisk, &data, &index, &CreateOptions::default())?;
+    let blob = || -> Fallible<Arc<dyn Blob>> { Ok(Arc::new(FileBlob::open(&OsDisk, &lower)?)) };
+    let fixed = open(&OsDisk, vec![blob()?], None)?;
+    let live = open(&OsDisk, vec![blob()?], Some((&data, &index)))?;
+    let [mut alone, mut under_upper] = [f64::MAX; 2];
+    for _ in 0..ROUNDS {
+        alone = alone.min(time(&fixed));
+        under_upper = under_upper.min(time(&live));
+    }
+    row("read_only", alone, "ns");
+    row("read_writable", under_upper, "ns");
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! Changes of an image that is in use: a snapshot puts a new upper on top, a resize lets the device grow.
+//!
+//! # What a snapshot promises
+//! The cut is one moment between the call and its return. Each write and discard lies wholly below it or wholly
+//! above; those that were acknowledged before the call are below. When the call returns, what lies below is a
+//! durable layer, the old upper's data file. Reads never wait; writes and discards wait while the present ones
+//! end, [`CUT_WAIT`] at most, then are let through before the next try. A flush that comes after the cut waits until
+//! the snapshot is finished: only then would a restart find what it makes durable.
+//!
+//! # After a crash
+//! Until the caller's `publish` has put the configuration with the new layers in place, the one before holds: the
+//! old pair of files opens as an upper whether it has been sealed or not, with all that was flushed. From then on
+//! the new one holds: the old data file is the topmost lower, the new pair the upper.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::layers::Layers;
+use super::Image;
+use crate::blob::FileBlob;
+use crate::device::BlockDevice;
+use crate::error::{Error, Kind, Result};
+use crate::limits::{CUT_DEADLINE, CUT_REST, CUT_WAIT, MAX_LAYERS};
+use crate::lsmt::upper::{create, CreateOptions};
+use crate::lsmt::{Layer, Stack, Upper};
+use crate::sys::{Disk, Mode};
+
+/// The new upper of a snapshot: its two files, which are created if neither is there.
+pub struct NewUpper<'a> {
+    /// The data file.
+    pub data: &'a Path,
+    /// The index file.
+    pub index: &'a Path,
+    /// Sparse layout, if the files are created.
+    pub sparse: bool,
+}
+
+/// What a snapshot did.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    /// How long writes waited.
+    pub pause: Duration,
+    /// Entries of the sealed layer's index.
+    pub segments: u64,
+}
+
+/// Puts a configuration with the new layers in place of the old one, durably; called again after a failure. Must not
+/// flush the image.
+pub type Publish = Box<dyn FnMut() -> Result<()> + Send>;
+
+impl Image {
+    /// Freezes the upper as a read-only layer and goes on with a new one; the module says what that promises.
+    ///
+    /// After an error the device goes on with right data. If the cut was made already, what is left to do is tried
+    /// again by the next flush, which fails where it does; and by this call, repeated with the same files.
+    ///
+    /// # Errors
+    /// `ReadOnly` without an upper; `Invalid` for a new upper that is the present one, of another size, holds data,
+    /// or lacks one of its files; `Limit` with 255 lowers or too long an index; `TimedOut` if writes were under way
+    /// all the time; what creating, flushing and sealing say, and `publish`.
+    pub fn snapshot(&self, disk: &dyn Disk, new: &NewUpper<'_>, publish: Publish) -> Result<Snapshot> {
+        let mut changing = self.changing.lock();
+        let old = self.present.with(|layers| layers.upper().cloned())?;
+        let same = [old.data().path() == new.data, old.index_path() == new.index];
+        let mut pause = Duration::ZERO;
+        if changing.is_none() || same != [true, true] {
+            self.finish(&mut changing)?;
+            if same != [false, false] {
+                let what = "the new upper has a file of the present one";
+                return Err(Error::new(Kind::Invalid, what).in_file(new.data));
+            }
+            pause = self.prepare_and_cut(disk, new, &old)?;
+        }
+        drop(old);
+        *changing = Some(publish);
+        self.finish(&mut changing)?;
+        let top = self.lowers().map_or(0, |lowers| lowers.index().iter().filter(|s| s.tag == 0).count());
+        Ok(Snapshot { pause, segments: top as u64 })
+    }
+
+    /// All that may take long or fail, then the cut. After an error all is as before.
+    fn prepare_and_cut(&self, disk: &dyn Disk, new: &NewUpper<'_>, old: &Arc<Upper>) -> Result<Duration> {
+        let lowers = self.lowers().map_or(0, |lowers| lowers.blobs().len());
+        if lowers >= MAX_LAYERS {
+            let what = format!("{lowers} lowers, the most that can be stacked: commit or merge first");
+            return Err(Error::new(Kind::Limit, what));
+        }
+        old.check_sealable()?;
+        old.flush()?;
+        let created = make_files(disk, new, self.size(), old)?;
+        let cut = open_new(disk, new, self.size()).and_then(|upper| {
+            // Little is left to make durable: what was written while the files were made.
+            old.flush()?;
+            self.cut(old, &Arc::new(upper))
+        });
+        cut.inspect_err(|_| {
+            if created {
+                // The error that led here says more than one from tidying up.
+                drop(disk.remove(new.data));
+                drop(disk.remove(new.index));
+            }
+        })
+    }
+
+    /// Exchanges the upper between two writes.
+    fn cut(&self, old: &Arc<Upper>, new: &Arc<Upper>) -> Result<Duration> {
+        let begin = Instant::now();
+        loop {
+            let start = Instant::now();
+            if let Some(_alone) = self.writes.try_write_for(CUT_WAIT) {
+                old.check_sealable()?;
+                let lowers = self.lowers();
+                let uppers = vec![Arc::clone(new), Arc::clone(old)];
+                self.present.replace(Layers { uppers, lowers, unfinished: true });
+                return Ok(start.elapsed());
+            }
+            if begin.elapsed() >= CUT_DEADLINE {
+                let what = "snapshot: at no time were all writes done, perhaps one waits for a registry: try again";
+                return Err(Error::new(Kind::TimedOut, what));
+            }
+            std::thread::sleep(CUT_REST);
+        }
+    }
+
+    /// Whether a snapshot was taken that is not finished: under way, or failed after the cut.
+    pub fn is_unfinished(&self) -> bool {
+        self.present.with(|layers| layers.unfinished)
+    }
+
+    /// Does what is left to do of a snapshot after the cut, if there is one.
+    fn finish(&self, changing: &mut Option<Publish>) -> Result<()> {
+        let Some(publish) = changing else { return Ok(()) };
+        self.settle().map_err(|e| e.context("a snapshot was taken but not finished"))?;
+        publish().map_err(|e| e.context("a snapshot was taken and sealed but its configuration not put in place"))?;
+        let (uppers, lowers) = self.present.with(|layers| (layers.uppers.clone(), layers.lowers.clone()));
+        self.present.replace(Layers { uppers, lowers, unfinished: false });
+        *changing = None;
+        Ok(())
+    }
+
+    /// Seals what a snapshot froze and makes a lower of it, if that is still to be done.
+    fn settle(&self) -> Result<()> {
+        let (uppers, lowers) = self.present.with(|layers| (layers.uppers.clone(), layers.lowers.clone()));
+        let [upper, frozen] = &uppers[..] else { return Ok(()) };
+        frozen.seal()?;
+        // Read as a restart will read it.
+        let layer = Layer::open(Arc::new(FileBlob::new(Arc::clone(frozen.data()))?))?;
+        let lowers = match lowers {
+            Some(lowers) => lowers.with_layer_on_top(&layer)?,
+            None => Stack::new(vec![layer])?,
+        };
+        self.present.replace(Layers {
+            uppers: vec![Arc::clone(upper)],
+            lowers: Some(Arc::new(lowers)),
+            unfinished: true,
+        });
+        // From now on others may read it as a layer; nobody may write to it.
+        drop(frozen.data().try_lock(false));
+        Ok(())
+    }
+
+    /// Makes all that was acknowledged durable, and findable after a restart.
+    pub(super) fn flush_upper(&self) -> Result<()> {
+        loop {
+            let (upper, unfinished) = self.present.with(|layers| (layers.uppers.first().cloned(), layers.unfinished));
+            if unfinished {
+                self.finish(&mut self.changing.lock())?;
+                continue;
+            }
+            return upper.map_or(Ok(()), |upper| upper.flush());
+        }
+    }
+
+    /// Lets the device grow to `size_bytes`, durably; what is new reads as the lowers have it, else zeros.
+    ///
+    /// # Errors
+    /// `ReadOnly` without an upper; `Invalid` for a smaller size; `OutOfBounds` for one that is no multiple of 512;
+    /// `NoSpace`, `Io`.
+    pub fn resize(&self, size_bytes: u64) -> Result<()> {
+        let mut changing = self.changing.lock();
+        self.finish(&mut changing)?;
+        let upper = self.present.with(|layers| layers.upper().cloned())?;
+        let present = self.size();
+        if size_bytes < present {
+            let what = format!("a size of {size_bytes} bytes would cut the device of {present}: it can only grow");
+            return Err(Error::new(Kind::Invalid, what));
+        }
+        if size_bytes > present {
+            upper.resize(size_bytes)?;
+            self.size.store(size_bytes, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+/// Creates the files of the new upper, unless both are there; whether it did.
+fn make_files(disk: &dyn Disk, new: &NewUpper<'_>, size: u64, old: &Upper) -> Result<bool> {
+    match (exists(disk, new.data)?, exists(disk, new.index)?) {
+        (true, true) => Ok(false),
+        (false, false) => {
+            let parent_uuid = old.header().uuid;
+            let options = CreateOptions { size, sparse: new.sparse, parent_uuid, ..CreateOptions::default() };
+            create(disk, new.data, new.index, &options).map(|()| true)
+        }
+        (data, _) => {
+            let missing = if data { new.index } else { new.data };
+            let what = "one file of the new upper is missing while the other is there";
+            Err(Error::new(Kind::Invalid, what).in_file(missing))
+        }
+    }
+}
+
+fn exists(disk: &dyn Disk, path: &Path) -> Result<bool> {
+    match disk.open(path, Mode::Read) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == Kind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Opens the new upper and makes sure that the device will look the same with it.
+fn open_new(disk: &dyn Disk, new: &NewUpper<'_>, size: u64) -> Result<Upper> {
+    let upper = Upper::open(disk, new.data, new.index)?;
+    let invalid = |what: String| Error::new(Kind::Invalid, what).in_file(new.data);
+    if !upper.segments().is_empty() || upper.cut_records() > 0 {
+        return Err(invalid("the new upper is not empty: create it anew".to_string()));
+    }
+    upper.inherit_size(size)?;
+    if upper.virtual_size() != size {
+        return Err(invalid(format!("the new upper is of {} bytes, the device of {size}", upper.virtual_size())));
+    }
+    upper.flush()?;
+    Ok(upper)
+}
