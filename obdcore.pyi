@@ -528,6 +528,77 @@ class TcmuDevice:
         ring is reset.
         """
 
+class UblkDevice:
+    """Serves an image as the disk /dev/ublkbN by the kernel's ublk driver (Linux 6.5). Needs root.
+
+    `number` is N, -1 any that is free. `queues` are hardware queues with a thread each (0: as many as processors, up to
+    four), `depth` the requests of each (0: 128). The disk outlives its server, alive or killed: its users wait until it
+    is served again, by an object made with `recover` for the same `number` and image, and get what was under way. Its
+    size, its queues and whether it is read-only are then as they were. `read_only` makes the disk of a writable image
+    read-only. `workers` and `on_error(name, error)` are as for `NbdServer`; `name` is that of the disk there.
+    A number that is taken is an error of kind exists, a disk that is served already of kind busy. When the object goes
+    the disk stays.
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        *,
+        number: int = -1,
+        queues: int = 0,
+        depth: int = 0,
+        workers: int = 16,
+        read_only: bool = False,
+        recover: bool = False,
+        name: str = "",
+        on_error: Callable[[str, Error], None] | None = None,
+    ) -> None: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def path(self) -> str:
+        """/dev/ublkbN."""
+
+    @property
+    def queues(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    def stats(self) -> dict[str, int]:
+        """Counters: serving (queues), active, requests, read_bytes, written_bytes, errors, refused, waits."""
+
+    def oldest(self) -> tuple[float, str] | None:
+        """The request that workers have been at for longest: seconds, and what it is."""
+
+    def wait(self) -> None:
+        """Returns when no queue is served any more: somebody stopped the disk, or this server."""
+
+    def update_size(self) -> None:
+        """Tells the kernel how large the image is by now. Errors: unsupported before Linux 6.16."""
+
+    def stop(self) -> None:
+        """Takes no more requests, answers those that it has, lets go of the image. The disk stays."""
+
+    def remove(self) -> None:
+        """Takes the disk away, whoever uses it, and stops."""
+
+def ublk_numbers() -> list[int]:
+    """The numbers of all ublk devices, whoever made them; none without the driver."""
+
+def ublk_info(number: int) -> dict[str, Any]:
+    """number, path, state, pid (or None), queues, depth, flags, size in bytes (or None), read_only.
+
+    state: dead (no disk), live, quiesced (waits for a server), failing. Errors: not-found.
+    """
+
+def ublk_features() -> int:
+    """What the driver can do, as flags UBLK_F_*. Errors: not-found without the driver."""
+
+def ublk_stop(number: int) -> None:
+    """Takes the disk away, whoever uses it."""
+
+def ublk_delete(number: int) -> None:
+    """Removes a device, with its disk, and waits until nobody has it open."""
+
 class FuseMount:
     """A FUSE directory with one regular file per image: for losetup, mount -o loop, cp.
 

@@ -196,6 +196,31 @@ pub const TCMU_MAX_NAME: usize = 240;
 /// Memory that a TCMU device shares with the kernel: its largest ring and data area.
 pub const TCMU_MAX_REGION_BYTES: u64 = 8 << 30;
 
+/// Hardware queues that a ublk device gets at most unless asked otherwise: each has a thread, and memory.
+pub const UBLK_QUEUES: usize = 4;
+
+/// Hardware queues that a ublk device can have.
+pub const UBLK_MAX_QUEUES: usize = 64;
+
+/// Requests of one queue of a ublk device unless asked otherwise.
+pub const UBLK_DEPTH: usize = 128;
+
+/// Requests that one queue of a ublk device can have.
+pub const UBLK_MAX_DEPTH: usize = 1024;
+
+/// Largest request that a ublk device asks the kernel for; each has a buffer of that size, of which is used what is
+/// needed.
+pub const UBLK_IO_BYTES: u32 = 512 << 10;
+
+/// Largest request of a ublk device that is served, whoever made it: the kernel has no larger ones.
+pub const UBLK_MAX_IO_BYTES: usize = 32 << 20;
+
+/// Bytes that one request to a ublk device may discard: holes in the file of a sparse layer take time.
+pub const UBLK_MAX_DISCARD_BYTES: u64 = 1 << 30;
+
+/// Bytes that one request to a ublk device may write zeros to: some tens of milliseconds.
+pub const UBLK_MAX_ZERO_BYTES: u64 = 32 << 20;
+
 /// Kernel contexts that threads hold for reading local files: AIO contexts are scarce on the whole machine
 /// (`fs.aio-max-nr`, of which each takes many times the processors). Further threads read without.
 pub const MAX_ENGINE_CONTEXTS: usize = 64;

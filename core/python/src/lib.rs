@@ -14,6 +14,7 @@ mod remote;
 mod serve;
 mod tcmu;
 mod trace;
+mod ublk;
 mod zfile;
 
 #[pymodule]
@@ -28,6 +29,7 @@ fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     serve::register(module)?;
     tcmu::register(module)?;
     trace::register(module)?;
+    ublk::register(module)?;
     zfile::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     Ok(())

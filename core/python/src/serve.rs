@@ -14,7 +14,7 @@ use crate::errors::to_py;
 use crate::image::PyImage;
 
 /// How often a long wait looks whether the user wants to stop it.
-const SIGNALS: Duration = Duration::from_millis(200);
+pub const SIGNALS: Duration = Duration::from_millis(200);
 
 /// Names and devices, in the mapping's order.
 fn devices(images: &Bound<'_, PyMapping>) -> PyResult<Vec<(String, Arc<dyn BlockDevice>)>> {

@@ -8,6 +8,7 @@ mod report;
 pub mod tcmu;
 #[cfg(test)]
 mod test_device;
+pub mod ublk;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
