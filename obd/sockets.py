@@ -11,7 +11,7 @@ import stat
 from typing import Any, Final
 
 from obd.errors import ERRNO, ObdError, kind_of
-from obd.mount.state import run_directory
+from obd.state import run_directory
 
 # How long a process may take to answer.
 TIMEOUT_S: Final = 5.0

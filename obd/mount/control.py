@@ -5,10 +5,13 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from obd.attach.fuse import FuseWay
+from obd.attach.process import Request, start
 from obd.errors import ObdError
 from obd.mount import filesystem
-from obd.mount.keeper import Request, start
-from obd.mount.state import StateDirectory
+from obd.state import StateDirectory
+
+KIND: Final = "mounts"
 
 # How long unmounting waits for the keeper to flush and end. A disk that needs longer is not one to write to.
 FLUSH_TIMEOUT_S: Final = 600.0
@@ -34,13 +37,16 @@ def mount_image(
     if not os.path.isdir(point):
         raise ObdError("not-found" if not os.path.exists(point) else "invalid", "not a directory", directory)
     request = Request(
+        KIND,
+        point,
         os.path.abspath(config),
         os.path.abspath(service) if service else None,
-        point,
+        "fuse",
         read_only=read_only,
+        directory=point,
         options=options,
     )
-    state = StateDirectory(point)
+    state = StateDirectory(KIND, point)
     if not state.acquire():
         raise ObdError("busy", "an image is mounted here already (obd umount takes it away)", directory)
     if state.read() is not None:
@@ -48,9 +54,7 @@ def mount_image(
         if not state.acquire():
             raise ObdError("busy", "an image is being mounted here", directory)
     report = start(request, state)
-    if "error" in report:
-        raise ObdError("io", report["error"], directory)
-    return Mounted(report["loop"], report["warning"])
+    return Mounted(report["path"], report["warning"])
 
 
 def unmount_image(directory: str) -> bool:
@@ -59,7 +63,7 @@ def unmount_image(directory: str) -> bool:
     Raises `ObdError`: "busy" if it is in use, "io" if the last writes could not be made durable.
     """
     point = os.path.realpath(directory)
-    state = StateDirectory(point)
+    state = StateDirectory(KIND, point)
     if not os.path.exists(state.path):
         return False
     if not _take_over(state, point):
@@ -94,7 +98,6 @@ def _clean_up(state: StateDirectory, point: str) -> None:
     """Removes what a keeper left that did not end in order. The lock must be held; it is released."""
     if filesystem.is_mount_point(point):
         filesystem.unmount_lazily(point)
-    if filesystem.is_mount_point(os.path.realpath(state.fuse)):
-        filesystem.unmount_lazily(state.fuse)
+    FuseWay().clear(state)
     state.remove()
     state.release()

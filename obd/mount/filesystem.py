@@ -81,7 +81,7 @@ def mounts() -> Iterator[tuple[str, str]]:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             words = line.split(" ")
-            yield words[2], _unescape(words[4])
+            yield words[2], unescape(words[4])
 
 
 def is_mount_point(directory: str) -> bool:
@@ -89,5 +89,6 @@ def is_mount_point(directory: str) -> bool:
     return any(point == directory for _, point in mounts())
 
 
-def _unescape(word: str) -> str:
+def unescape(word: str) -> str:
+    """The path that a word of mountinfo stands for, where blanks are in octal."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word)

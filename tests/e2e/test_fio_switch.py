@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from obd.mount.state import StateDirectory
 from obd.push import Repository
 from obd.registry import Registry
 from obd.sockets import processes, statistics
+from obd.state import StateDirectory
 from tests.e2e import fio, servers
 from tests.e2e.commands import names, ok, run, serving
 
@@ -133,13 +133,13 @@ def test_under_obd_mount(tmp_path: Path, tree: Path) -> None:
         image = Image(tmp_path, registry, tree)
         ok("obd", "mount", "--service", image.service, image.file, point)
         try:
-            state = StateDirectory(str(point))
+            state = StateDirectory("mounts", str(point))
             known = state.read()
             assert known is not None
 
             def forget() -> None:
                 """Empties the kernel's memory of the disk, so that the readers come to us again."""
-                with open(os.path.join(state.fuse, "disk"), "rb") as file:
+                with open(os.path.join(state.path, "fuse", "disk"), "rb") as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
             until(lambda: known.pid in processes(), "no control socket")
@@ -169,4 +169,4 @@ def test_unmounting_does_not_wait_for_the_download(tmp_path: Path, tree: Path) -
         left = set(names(image.dir))
         assert {".download", ".download.progress"} <= left, "kept for the next time"
         assert "overlaybd.commit" not in left
-        assert not os.path.exists(StateDirectory(str(point)).path)
+        assert not os.path.exists(StateDirectory("mounts", str(point)).path)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from obd.mount import filesystem
-from obd.mount.state import StateDirectory, run_directory
 from obd.sockets import processes, statistics
+from obd.state import StateDirectory, run_directory
 from tests.e2e.commands import BIN, ok, run
 
 pytestmark = pytest.mark.skipif(
@@ -47,7 +47,7 @@ def point(tmp_path: Path) -> Iterator[Path]:
     yield directory
     run("obd", "umount", directory)
     assert not filesystem.is_mount_point(str(directory))
-    assert not os.path.exists(StateDirectory(str(directory)).path), "state is left"
+    assert not os.path.exists(StateDirectory("mounts", str(directory)).path), "state is left"
 
 
 def config(directory: Path, base: Path, *, writable: bool = False) -> Path:
@@ -133,7 +133,7 @@ def test_plain_umount_ends_everything(tmp_path: Path, base: Path, point: Path) -
     ok("obd", "mount", "--rw", image, point)
     (point / "new").write_text("kept")
     subprocess.run(["umount", str(point)], check=True)
-    state = StateDirectory(str(point))
+    state = StateDirectory("mounts", str(point))
     wait_for("the keeper does not end", lambda: not os.path.exists(state.path))
     ok("obd", "mount", image, point)
     assert (point / "new").read_text() == "kept"
@@ -153,7 +153,7 @@ def test_busy_stays_mounted(tmp_path: Path, base: Path, point: Path) -> None:
 
 def test_sigterm_asks_the_keeper_to_unmount(tmp_path: Path, base: Path, point: Path) -> None:
     ok("obd", "mount", config(tmp_path, base), point)
-    state = StateDirectory(str(point))
+    state = StateDirectory("mounts", str(point))
     known = state.read()
     assert known is not None
     with (point / "hello").open() as file:
@@ -168,14 +168,14 @@ def test_sigterm_asks_the_keeper_to_unmount(tmp_path: Path, base: Path, point: P
 def test_a_mount_can_be_watched(tmp_path: Path, base: Path, point: Path) -> None:
     image = config(tmp_path, base)
     ok("obd", "mount", image, point)
-    known = StateDirectory(str(point)).read()
+    known = StateDirectory("mounts", str(point)).read()
     assert known is not None
     # It listens when the mount is there, so that nobody waits for that.
     wait_for("no control socket", lambda: known.pid in processes())
     before = statistics(known.pid)
     (device,) = before["devices"]
     assert (before["command"], device["name"]) == ("obd mount", str(point))
-    assert (device["address"], device["image"]) == (known.loop, str(image))
+    assert (device["address"], device["image"]) == (known.path, str(image))
     assert device["reads"] > 0 and device["errors"] == 0
     ok("obd", "umount", point)
     assert known.pid not in processes()
@@ -184,7 +184,7 @@ def test_a_mount_can_be_watched(tmp_path: Path, base: Path, point: Path) -> None
 def test_after_a_killed_keeper_everything_can_be_cleared(tmp_path: Path, base: Path, point: Path) -> None:
     image = config(tmp_path, base)
     ok("obd", "mount", image, point)
-    known = StateDirectory(str(point)).read()
+    known = StateDirectory("mounts", str(point)).read()
     assert known is not None
     os.kill(known.pid, signal.SIGKILL)
     with pytest.raises(OSError):
@@ -253,7 +253,7 @@ def test_a_failure_leaves_nothing(
     assert done.status == 255, done
     assert len(done.lines) == 1 and message in done.err, done.err
     assert attached() == loops
-    assert not os.path.exists(StateDirectory(str(where)).path)
+    assert not os.path.exists(StateDirectory("mounts", str(where)).path)
     assert not filesystem.is_mount_point(str(point))
 
 
@@ -284,4 +284,4 @@ def test_an_interrupted_mount_leaves_nothing(tmp_path: Path, base: Path, point: 
             connection.close()
             silent.close()
         assert process.returncode == -signal.SIGINT
-    assert not os.path.exists(StateDirectory(str(point)).path)
+    assert not os.path.exists(StateDirectory("mounts", str(point)).path)

@@ -18,7 +18,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 # Numbers of <linux/prctl.h>, <linux/sched.h>, <linux/mount.h>, <linux/fcntl.h> and <asm/unistd.h>.
 PR_SET_PDEATHSIG = 1
 CLONE_NEWNS, CLONE_NEWPID = 0x20000, 0x20000000
-MS_REC, MS_PRIVATE = 0x4000, 0x40000
+MS_REC, MS_PRIVATE, MNT_DETACH = 0x4000, 0x40000, 2
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 
 
@@ -46,9 +46,20 @@ def main(command: Sequence[str]) -> int:
 def _make_read_only() -> None:
     """Makes every mount of this namespace read-only but for an empty `/dev/shm`."""
     _call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
+    _forget_devices()
     attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)
     _call("syscall", SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, ctypes.sizeof(attributes))
     _call("mount", b"guest", b"/dev/shm", b"tmpfs", 0, b"size=100%")
+
+
+def _forget_devices() -> None:
+    """Unmounts here what other tests have mounted at this moment, so that they can unmount it for good."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            words = line.split(b" ")
+            kind, source = words[words.index(b"-") + 1 :][:2]
+            if words[4] != b"/" and (kind.startswith(b"fuse.") or source.startswith(b"/dev/loop")):
+                _call("umount2", words[4].replace(b"\\040", b" "), MNT_DETACH)
 
 
 def _call(name: str, *arguments: object) -> None:

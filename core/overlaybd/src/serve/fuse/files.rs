@@ -23,6 +23,10 @@ use crate::serve::{guarded, is_ready, pool_of, write_is_quick};
 /// How long the kernel may keep names and attributes; a resize is seen after that at the latest.
 const TTL: Duration = Duration::from_secs(1);
 
+/// The same for files that never change. The kernel asks for the size of a loop device's file when it is replaced,
+/// even if whoever could answer has died.
+const TTL_READ_ONLY: Duration = Duration::from_secs(1 << 31);
+
 /// Longest file name.
 const MAX_NAME: usize = 255;
 
@@ -124,6 +128,13 @@ impl Files {
         self.files.get(usize::try_from(inode.0.checked_sub(2)?).ok()?)
     }
 
+    fn ttl(&self, inode: INodeNo) -> &'static Duration {
+        match self.find(inode) {
+            Some(file) if file.device.read_only() => &TTL_READ_ONLY,
+            _ => &TTL,
+        }
+    }
+
     fn attributes(&self, inode: INodeNo) -> Option<FileAttr> {
         let (kind, size, perm) = match self.find(inode) {
             Some(file) => {
@@ -171,15 +182,16 @@ impl Filesystem for Files {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self.files.iter().position(|f| parent == INodeNo::ROOT && OsStr::new(&f.name) == name);
-        match found.and_then(|i| self.attributes(INodeNo(i as u64 + 2))) {
-            Some(attributes) => reply.entry(&TTL, &attributes, Generation(0)),
+        let inode = found.map(|i| INodeNo(i as u64 + 2));
+        match inode.and_then(|inode| Some((self.ttl(inode), self.attributes(inode)?))) {
+            Some((ttl, attributes)) => reply.entry(ttl, &attributes, Generation(0)),
             None => reply.error(Errno::ENOENT),
         }
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         match self.attributes(inode) {
-            Some(attributes) => reply.attr(&TTL, &attributes),
+            Some(attributes) => reply.attr(self.ttl(inode), &attributes),
             None => reply.error(Errno::ENOENT),
         }
     }
@@ -207,7 +219,7 @@ impl Filesystem for Files {
             None => reply.error(Errno::ENOENT),
             Some(now) if size.is_some_and(|s| s != now.size) => reply.error(Errno::EINVAL),
             Some(_) if mode.is_some() || user.is_some() || group.is_some() => reply.error(Errno::EPERM),
-            Some(now) => reply.attr(&TTL, &now),
+            Some(now) => reply.attr(self.ttl(inode), &now),
         }
     }
 

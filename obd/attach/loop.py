@@ -1,7 +1,8 @@
-"""Loop devices: a file becomes a block device that detaches itself when its last user is gone."""
+"""Loop devices: a file becomes a block device."""
 
 import errno
 import fcntl
+import glob
 import os
 import struct
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from obd.errors import ObdError
 # linux/loop.h
 _CTL_GET_FREE: Final = 0x4C82
 _CONFIGURE: Final = 0x4C0A
+_CLEAR: Final = 0x4C01
+_CHANGE: Final = 0x4C06
 _READ_ONLY: Final = 1
 _AUTOCLEAR: Final = 4
 _DIRECT_IO: Final = 16
@@ -24,7 +27,7 @@ _ATTEMPTS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """An attached loop device. It stays as long as `fd` is open or a file system on it is mounted."""
+    """An attached loop device. A transient one stays as long as `fd` is open or something else uses it."""
 
     path: str
     fd: int
@@ -36,19 +39,20 @@ class Loop:
         return f"{os.major(device)}:{os.minor(device)}"
 
 
-def attach(file: str, *, read_only: bool) -> Loop:
+def attach(file: str, *, read_only: bool, transient: bool) -> Loop:
     """Attaches `file` to a free loop device, by direct I/O where possible so that it is not cached twice.
 
-    The caller closes `fd` once something else (a mount) holds the device. Raises `ObdError` or `OSError`.
+    A transient one detaches itself when its last user is gone: the caller closes `fd` once something else (a
+    mount) holds the device. Raises `ObdError` or `OSError`.
     """
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
-    backing = os.open(file, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+    backing = _open(file, read_only)
     try:
         for _ in range(_ATTEMPTS):
             path = f"/dev/loop{fcntl.ioctl(control, _CTL_GET_FREE)}"
-            device = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+            device = _open(path, read_only)
             try:
-                _configure(device, backing, os.fsencode(file), read_only)
+                _configure(device, backing, os.fsencode(file), read_only, transient)
                 return Loop(path, device)
             except OSError as error:
                 os.close(device)
@@ -60,8 +64,29 @@ def attach(file: str, *, read_only: bool) -> Loop:
         os.close(control)
 
 
-def _configure(device: int, backing: int, name: bytes, read_only: bool) -> None:
-    flags = _AUTOCLEAR | (_READ_ONLY if read_only else 0)
+def change(path: str, file: str) -> None:
+    """Puts `file` in the place of another of its size, behind a read-only loop device. Raises `ObdError`."""
+    device, backing = _open(path, True), _open(file, True)
+    try:
+        fcntl.ioctl(device, _CHANGE, backing)
+    except OSError as error:
+        raise ObdError("io", f"cannot put {file} behind it: {error.strerror}", path) from error
+    finally:
+        os.close(backing)
+        os.close(device)
+
+
+def detach(fd: int) -> None:
+    """Detaches the loop device that `fd` is open on; if it has other users, when the last of them is gone."""
+    fcntl.ioctl(fd, _CLEAR)
+
+
+def _open(path: str, read_only: bool) -> int:
+    return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+
+
+def _configure(device: int, backing: int, name: bytes, read_only: bool, transient: bool) -> None:
+    flags = (_AUTOCLEAR if transient else 0) | (_READ_ONLY if read_only else 0)
     for extra in (_DIRECT_IO, 0):
         record = _CONFIG.pack(
             backing, 0, 0, 0, 0, 0, 0, 0, 0, 0, flags | extra, name[:63], b"", b"", 0, 0
@@ -81,3 +106,9 @@ def backing_file(path: str) -> str | None:
             return file.read().removesuffix("\n")
     except OSError:
         return None
+
+
+def find(file: str) -> str:
+    """The loop device with `file` behind it, "" if there is none."""
+    nodes = (f"/dev/{name.split('/')[3]}" for name in glob.glob("/sys/block/loop*/loop"))
+    return next((path for path in nodes if backing_file(path) == file), "")

@@ -1,0 +1,185 @@
+"""Attaching, detaching and listing, from any process."""
+
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from obd.attach import WAYS, Attachment
+from obd.attach.choose import choose
+from obd.attach.names import name_of
+from obd.attach.process import Request, start
+from obd.attach.users import PATIENCE_S, claim, users_of
+from obd.attach.ways import way
+from obd.errors import ObdError
+from obd.state import State, StateDirectory, state_directories
+
+KIND: Final = "attach"
+
+# How long detaching waits for the keeper to flush and end. A disk that needs longer is not one to write to.
+FLUSH_TIMEOUT_S: Final = 600.0
+# A keeper that was asked to end lets go of the device within so long, unless somebody has come to use it.
+LET_GO_S: Final = 2.0
+
+
+def attach_image(config: str, via: str, rw: bool, service: str | None) -> Attachment:
+    """See `obd.attach.attach`."""
+    if via not in ("auto", *WAYS):
+        raise ObdError("invalid", f"via must be one of auto, {', '.join(WAYS)}, not {via!r}")
+    if not os.path.isfile(config):
+        raise ObdError("not-found", "no such image configuration", config)
+    place = StateDirectory(KIND, os.path.realpath(config))
+    if not place.acquire():
+        known = place.read()
+        where = f" as {known.path}" if known and known.path else ", or is just being so"
+        raise ObdError("exists", f"attached already{where} (obd detach takes it away)", config)
+    try:
+        return _attach(place, via, rw, service)
+    finally:
+        if place.lock >= 0 and place.read() is None:
+            place.remove()  # nothing has come of it
+        place.release()
+
+
+def _attach(place: StateDirectory, via: str, rw: bool, service: str | None) -> Attachment:
+    """Attaches with the lock held."""
+    known = place.read()
+    again = known is not None and _again(place, known, via, rw)
+    if known is not None and again:
+        chosen, why = known.via, known.why
+    else:
+        if known is not None:
+            _clean_up(place, known)
+            if not place.acquire():
+                raise ObdError("busy", "is being attached by another process", place.key)
+        chosen, why = choose(via)
+        place.write(State(place.key, chosen, not rw, why=why))  # a crash from here on is cleaned up after
+    request = Request(
+        KIND, place.key, place.key, service and os.path.abspath(service), chosen, not rw, why=why, again=again
+    )
+    report = start(request, place)
+    return Attachment(name_of(place), report["path"], chosen, place.key, not rw, why, report["pid"])
+
+
+def _again(place: StateDirectory, known: State, via: str, rw: bool) -> bool:
+    """True if the device of a keeper that died is there and can be served again as it is now wanted."""
+    found = way(known.via)
+    wanted = via in ("auto", known.via) and known.read_only is not rw
+    return wanted and found.can_be_served_again(known) and bool(found.find(place))
+
+
+def detach_image(name: str) -> bool:
+    """See `obd.attach.detach`."""
+    place = _named(name)
+    if place is None:
+        if _is_device(name):
+            raise ObdError("denied", "not a device that obd has attached (see obd list)", name)
+        return False
+    if not _end(place):
+        return True  # the keeper has done it all
+    known = place.read()
+    if known is None:
+        return False
+    _clean_up(place, known)
+    if known.error:
+        raise ObdError("io", f"the last writes may be lost: {known.error}", known.config)
+    return True
+
+
+def _is_device(name: str) -> bool:
+    try:
+        return stat.S_ISBLK(os.stat(name).st_mode)
+    except OSError:
+        return False
+
+
+def _named(name: str) -> StateDirectory | None:
+    real = os.path.realpath(name)
+    for place in state_directories(KIND):
+        known = place.read()
+        if name == name_of(place) or (known is not None and real in (place.key, known.path)):
+            return place
+    return None
+
+
+def _end(place: StateDirectory) -> bool:
+    """Has the keeper end, if there is one, and takes the lock. False if the state is gone by then."""
+    asked_at = 0.0
+    deadline = time.monotonic() + FLUSH_TIMEOUT_S
+    pause_s = 0.002
+    while True:
+        acquired = place.acquire_existing()
+        if acquired is not False:
+            return acquired is True
+        known = place.read()
+        if known is not None and known.path:
+            if not asked_at:
+                os.close(claim(known.path, besides=known.pid))
+                _ask_to_end(place, known.pid)
+                asked_at = time.monotonic()
+            elif time.monotonic() > asked_at + LET_GO_S and way(known.via).is_ours(place, known.path):
+                users = list(users_of(known.path, besides=known.pid))
+                if users:
+                    raise ObdError("busy", f"in use: {users[0].what}", known.path)
+        elif known is not None:
+            raise ObdError("busy", "just being attached by another process", place.key)
+        if time.monotonic() > deadline:
+            raise ObdError(
+                "timed-out", f"not flushed after {FLUSH_TIMEOUT_S:g} s; see {place.log}", place.key
+            )
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.1)
+
+
+def _ask_to_end(place: StateDirectory, pid: int) -> None:
+    """Sends SIGTERM to the keeper, and to no other process that got its number meanwhile."""
+    with suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        try:
+            if place.acquire_existing() is False:  # it lives, so the number is its own
+                signal.pidfd_send_signal(fd, signal.SIGTERM)
+        finally:
+            place.release()
+            os.close(fd)
+
+
+def list_attachments() -> list[Attachment]:
+    """See `obd.attach.attachments`."""
+    return list(_listed())
+
+
+def _listed() -> Iterator[Attachment]:
+    for place in state_directories(KIND):
+        known = place.read()
+        if known is None:
+            continue
+        found = Attachment(
+            name_of(place), known.path, known.via, known.config, known.read_only, known.why, known.pid
+        )
+        if place.acquire_existing():
+            try:
+                _clean_up(place, known, patience_s=0)
+                continue
+            except OSError:
+                yield replace(found, path=way(known.via).find(place) or known.path, dead=True)
+            finally:
+                place.release()
+        elif known.path:
+            yield found
+
+
+def _clean_up(place: StateDirectory, known: State, *, patience_s: float = PATIENCE_S) -> None:
+    """Removes what a keeper left that did not end in order. The lock must be held; it is released.
+
+    Raises `ObdError` if the device is in use; then it stays.
+    """
+    left = way(known.via)
+    if path := left.find(place):
+        left.take_away(place, path, patience_s=patience_s)
+    left.clear(place)
+    place.remove()
+    place.release()

@@ -1,0 +1,80 @@
+"""Starts the process that keeps a device, and hears from it whether there is one."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from obd.errors import ObdError
+from obd.state import StateDirectory
+
+# Longest message that the keeper hands to its starter.
+MAX_REPORT_BYTES: Final = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be kept; `kind` and `key` tell the state directory, other paths are absolute.
+
+    `directory`: where it is to be mounted, with `options`; "" for a device alone. `again`: the device is
+    there, of a keeper that died.
+    """
+
+    kind: str
+    key: str
+    config: str
+    service: str | None
+    via: str
+    read_only: bool
+    directory: str = ""
+    options: str = ""
+    why: str = ""
+    again: bool = False
+
+
+def start(request: Request, place: StateDirectory) -> dict[str, Any]:
+    """Starts a keeper in the background and waits for its report: `path`, `pid` and `warning`.
+
+    The lock of `place` must be held; the keeper takes it over. Raises `ObdError` if there is no device: then
+    nothing is left. If the waiting is interrupted, the keeper undoes its work first.
+    """
+    report_read, report_write = os.pipe2(os.O_CLOEXEC)
+    with open(report_read, "rb") as pipe:
+        try:
+            process = _spawn(place, report_write)
+        finally:
+            os.close(report_write)
+            lock, place.lock = place.lock, -1
+            os.close(lock)
+        try:
+            process.communicate(json.dumps(asdict(request)).encode())  # it goes on in a child of its own
+            data = pipe.read(MAX_REPORT_BYTES)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            pipe.read(MAX_REPORT_BYTES)  # ends when the last of it has
+            raise
+    if not data:
+        raise ObdError("io", "the process that keeps the device ended; see its log", place.log)
+    report: dict[str, Any] = json.loads(data)
+    if "error" in report:
+        raise ObdError("io", report["error"], request.directory)
+    return report
+
+
+def _spawn(place: StateDirectory, report: int) -> subprocess.Popen[bytes]:
+    """A new interpreter, since this process may have threads, of which a fork would keep the locks alone."""
+    with open(place.log, "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "obd.attach.keeper", str(place.lock), str(report)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            pass_fds=(place.lock, report),
+            start_new_session=True,
+        )

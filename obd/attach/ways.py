@@ -1,0 +1,97 @@
+"""What all ways to a block device have in common, and which there are."""
+
+import shutil
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from obd.attach.users import PATIENCE_S
+from obd.state import State, StateDirectory
+
+if TYPE_CHECKING:
+    import obdcore
+
+OnError = Callable[[str, "obdcore.Error"], None]
+
+
+class Served(Protocol):
+    """An image that this process serves as the block device `path`."""
+
+    @property
+    def path(self) -> str:
+        """The device."""
+
+    def let_go(self) -> None:
+        """Closes what was held open while the device was being set up."""
+
+    def undo(self) -> None:
+        """Takes the device back at once, whoever uses it."""
+
+    def stop(self) -> None:
+        """Ends serving; the device has been taken away."""
+
+
+class Way(ABC):
+    """A way to make a block device of an image. `kept`: a process of ours serves it, which calls `serve`."""
+
+    kept = True
+
+    @abstractmethod
+    def missing(self) -> str:
+        """Why there can be no device by this way here, and what to do about it; "" if there can."""
+
+    @abstractmethod
+    def is_ours(self, place: StateDirectory, path: str) -> bool:
+        """True if the kernel has the device `path`, and it is that of `place`."""
+
+    @abstractmethod
+    def find(self, place: StateDirectory) -> str:
+        """The device of `place` that the kernel has, "" if there is none."""
+
+    @abstractmethod
+    def take_away(self, place: StateDirectory, path: str, *, patience_s: float = PATIENCE_S) -> None:
+        """Takes the device from the kernel. Raises `ObdError`, "busy" if it is in use; then it stays.
+
+        `patience_s`: how long it may be open for a look only.
+        """
+
+    def clear(self, place: StateDirectory) -> None:
+        """Removes what else may be left when nothing is served and the device is gone."""
+        return
+
+    def can_be_served_again(self, known: State) -> bool:
+        """True if a new process can serve a device whose keeper died, under its users."""
+        return False
+
+    def serve(
+        self,
+        image: "obdcore.Image",
+        place: StateDirectory,
+        *,
+        read_only: bool,
+        on_error: OnError,
+        again: bool,
+    ) -> Served:
+        """Serves an image; with `again` as the device that a keeper which died has left."""
+        raise NotImplementedError
+
+
+def way(name: str) -> Way:
+    """The way of that name."""
+    if name == "fuse":
+        from obd.attach.fuse import FuseWay
+
+        return FuseWay()
+    from obd.attach.nbd import NbdWay
+
+    return NbdWay()
+
+
+def load_module(name: str) -> None:
+    """Asks for a kernel module, if it can be had; who needs it sees whether it is there."""
+    if not Path("/sys/module", name).exists() and (
+        program := shutil.which("modprobe", path="/sbin:/usr/sbin")
+    ):
+        subprocess.run([program, "-q", name], stdin=subprocess.DEVNULL, capture_output=True, check=False)

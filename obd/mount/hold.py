@@ -1,0 +1,51 @@
+"""A mount as its keeper sees it: made on a device that is there for it alone, and waited for."""
+
+import logging
+import select
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from obd.attach.fuse import ServedFile
+from obd.attach.process import Request
+from obd.errors import ObdError
+from obd.mount import filesystem
+
+if TYPE_CHECKING:
+    from obd.attach.keeper import Stops
+
+_log: Final = logging.getLogger("overlaybd.mount")
+
+
+def mount(served: ServedFile, request: Request, device: Any, undo: ExitStack) -> str:
+    """Mounts a served image where the request says; a warning, or ""."""
+    head = device.read(0, min(filesystem.HEAD_BYTES, device.size))
+    undo.callback(_unmount, request.directory, served.number)
+    return filesystem.mount(
+        served.path, request.directory, head, read_only=request.read_only, options=request.options
+    )
+
+
+def _unmount(directory: str, number: str) -> None:
+    """Takes back our mount, if it was made."""
+    if (number, directory) in filesystem.mounts():
+        filesystem.unmount_lazily(directory)
+
+
+def wait_until_unused(directory: str, served: ServedFile, stops: "Stops") -> None:
+    """Returns when no mount uses the loop device any more, in this namespace or another.
+
+    A request to end unmounts it if nothing uses it; else it is served on.
+    """
+    with open("/proc/self/mountinfo", "rb") as mountinfo:
+        poll = select.poll()
+        poll.register(mountinfo, select.POLLERR | select.POLLPRI)
+        poll.register(stops.fd, select.POLLIN)
+        while directory in (point for _, point in filesystem.mounts()) and served.attached:
+            for fd, _ in poll.poll():
+                if fd == stops.fd:
+                    stops.taken()
+                    try:
+                        filesystem.unmount(directory)
+                    except ObdError as error:
+                        _log.warning("asked to end, but %s", error)
+    served.wait_until_detached()
