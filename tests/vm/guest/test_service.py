@@ -1,0 +1,266 @@
+"""The package on a node: installed, run by systemd, used as README says, in trouble, and removed."""
+
+import json
+import mmap
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import tcmu
+from obdcore import lsmt_create
+from tests.e2e.disks import tool
+from tests.vm.boot import PROJECT
+from tests.vm.guest import systemd
+from tests.vm.guest.systemd import Systemd
+from tests.vm.guest.tcmu_disk import clear, modules
+
+# The first test has the package made, systemd started and the package installed.
+pytestmark = pytest.mark.timeout(240)
+
+UNIT = "overlaybd-tcmu"
+WAIT_S = 40.0
+PATIENCE_S = 300
+GREETING = "from the image\n"
+
+# To read what is known of all packages of the host would take dpkg longer than all else.
+FEW_PACKAGES = """
+    mkdir -p /var/lib/few/info /var/lib/few/updates
+    for package in libc6 libgcc-s1 python3.11 kmod init-system-helpers; do
+        dpkg --status $package
+        echo
+    done >/var/lib/few/status
+    echo admindir /var/lib/few >/etc/dpkg/dpkg.cfg.d/few
+"""
+
+
+def blocks_of_readme(title: str) -> list[str]:
+    """The blocks of shell lines in a section of README."""
+    section = (PROJECT / "README.md").read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return [
+        re.sub("^    ", "", block, flags=re.MULTILINE)
+        for block in section.strip("\n").split("\n\n")
+        if block[:4] == "    "
+    ]
+
+
+def app(node: Systemd, folder: Path) -> None:
+    """The image that README takes for an example, made by what is installed."""
+    (folder / "tree").mkdir()
+    (folder / "tree/greeting").write_text(GREETING)
+    (folder / "disk").touch()
+    os.truncate(folder / "disk", 8 << 20)
+    tool("mkfs.ext4", "-q", "-d", folder / "tree", folder / "disk")
+    node.sh(f"/opt/overlaybd/bin/obd import -z {folder}/disk {folder}/layer")
+    config = Path("/etc/overlaybd/images/app.json")
+    config.parent.mkdir(exist_ok=True)
+    config.write_text(json.dumps({"lowers": [{"file": f"{folder}/layer"}]}))
+
+
+def until(true: Callable[[], object]) -> None:
+    """Waits until something is so."""
+    end = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < end, "it does not come about"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Debian package of this tree, hardly compressed."""
+    folder = tmp_path_factory.mktemp("package")
+    quick = {"DPKG_DEB_COMPRESSOR_TYPE": "gzip", "DPKG_DEB_COMPRESSOR_LEVEL": "1"}
+    command = [str(PROJECT / "scripts/deb/build"), sys.executable, str(folder / "dist")]
+    done = subprocess.run(command, env={**os.environ, **quick}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def node(package: Path) -> Iterator[Systemd]:
+    """A machine on which the package was installed."""
+    modules()
+    Path("/usr/sbin/policy-rc.d").unlink(missing_ok=True)  # on a build machine it forbids services
+    with systemd.running() as manager:
+        manager.sh(FEW_PACKAGES)
+        lines = blocks_of_readme("Use it on a node")[0].splitlines()
+        manager.sh("\n".join(line for line in lines if not line.startswith("make ")), package.parents[1])
+        yield manager
+
+
+def test_installing_it_starts_the_service(node: Systemd) -> None:
+    assert node.show(UNIT, "ActiveState") == "active"
+    assert node.sh(f"systemctl is-enabled {UNIT}").stdout == "enabled\n"
+    assert "Started " in node.journal(UNIT)
+    assert "ready" in Path("/var/log/overlaybd.log").read_text()
+    assert node.sh("stat -c %a /opt/overlaybd/cred.json").stdout == "600\n"
+
+
+def test_the_lines_of_readme_run_as_they_stand(node: Systemd, tmp_path: Path) -> None:
+    _, make_disk, remove_disk = blocks_of_readme("Use it on a node")
+    app(node, tmp_path)
+    node.sh(make_disk)
+    assert node.sh("cat /mnt/greeting").stdout == GREETING
+    node.sh(remove_disk)
+    assert not list(Path("/sys/class/uio").iterdir())
+    assert not list(Path("/sys/kernel/config/target/loopback").glob("naa.*"))
+    assert node.sh("findmnt /mnt", check=False).returncode
+
+
+class Load:
+    """Writes to a disk and reads it again, past the page cache, until something goes wrong."""
+
+    BLOCKS = 512
+
+    def __init__(self, disk: Path) -> None:
+        self._disk = disk
+        self._rounds = 0
+        self._ended = False
+        self._failure = ""
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def goes_on(self) -> None:
+        """Waits until what begins now is done."""
+        goal = self._rounds + 3
+        until(lambda: self._failure or self._rounds >= goal)
+        assert not self._failure
+
+    def end(self) -> None:
+        """Ends it; nothing may have gone wrong."""
+        self._ended = True
+        self._thread.join(WAIT_S)
+        assert not self._failure and not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            fd = os.open(self._disk, os.O_RDWR | os.O_DIRECT)
+            block = mmap.mmap(-1, 4096)
+            while not self._ended:
+                offset = self._rounds % self.BLOCKS * len(block)
+                before = self._rounds - self.BLOCKS
+                assert os.preadv(fd, [block], offset) == len(block)
+                assert block[:] == (self._bytes(before) if before >= 0 else bytes(len(block))), offset
+                block[:] = self._bytes(self._rounds)
+                assert os.pwritev(fd, [block], offset) == len(block)
+                self._rounds += 1
+            os.close(fd)
+        except (OSError, AssertionError) as e:
+            self._failure = f"round {self._rounds}: {e!r}"
+
+    @staticmethod
+    def _bytes(number: int) -> bytes:
+        return number.to_bytes(8, "big") * 512
+
+
+@pytest.fixture(scope="module")
+def load(node: Systemd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
+    """A writable disk that is in use all the time, until the test of removal ends that."""
+    folder = tmp_path_factory.mktemp("disk")
+    upper = {"data": str(folder / "data"), "index": str(folder / "index")}
+    lsmt_create(upper["data"], upper["index"], size=16 << 20)
+    config = folder / "config.json"
+    config.write_text(json.dumps({"lowers": [], "upper": upper}))
+    backstore = tcmu.Backstore(1, "busy")
+    backstore.create(f"overlaybd/{config}", attributes={"cmd_time_out": PATIENCE_S})
+    loopback = tcmu.Loopback.of(backstore)
+    load = Load(loopback.create(backstore, PATIENCE_S))
+    load.goes_on()
+    yield load
+    load.end()
+
+
+def main_pid(node: Systemd) -> int:
+    return int(node.show(UNIT, "MainPID"))
+
+
+def started_again(node: Systemd, old: int) -> bool:
+    """Whether another process than the old one is there and ready."""
+    return node.show(UNIT, "ActiveState") == "active" and main_pid(node) not in (0, old)
+
+
+def test_reload_keeps_the_process(node: Systemd, load: Load) -> None:
+    pid = main_pid(node)
+    node.sh(f"systemctl reload {UNIT}")
+    load.goes_on()
+    assert main_pid(node) == pid
+
+
+def test_restart_keeps_the_disk(node: Systemd, load: Load) -> None:
+    pid = main_pid(node)
+    node.sh(f"systemctl restart {UNIT}")
+    assert started_again(node, pid)
+    load.goes_on()
+
+
+def test_what_is_killed_is_started_again(node: Systemd, load: Load) -> None:
+    pid = main_pid(node)
+    node.sh(f"systemctl kill --signal=KILL {UNIT}")
+    until(lambda: started_again(node, pid))
+    load.goes_on()
+
+
+def test_what_hangs_is_started_again(node: Systemd, load: Load) -> None:
+    impatient = systemd.UNITS / f"{UNIT}.service.d/test.conf"
+    impatient.parent.mkdir()
+    impatient.write_text("[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n")
+    node.sh(f"systemctl daemon-reload && systemctl restart {UNIT}")
+    shutil.rmtree(impatient.parent)
+    pid = main_pid(node)
+    node.sh(f"systemctl kill --signal=STOP {UNIT} && systemctl daemon-reload")
+    until(lambda: started_again(node, pid))
+    assert "Watchdog timeout" in node.journal(UNIT)
+    load.goes_on()
+
+
+def test_upgrading_the_package_keeps_the_disk(node: Systemd, package: Path, load: Load) -> None:
+    pid = main_pid(node)
+    node.sh(f"dpkg --install {package}")
+    assert started_again(node, pid)
+    load.goes_on()
+
+
+def test_what_is_stopped_goes_on_when_it_is_started(node: Systemd, load: Load) -> None:
+    node.sh(f"systemctl stop {UNIT}")
+    assert node.show(UNIT, "Result") == "success"
+    node.sh(f"systemctl start {UNIT}")
+    load.goes_on()
+
+
+def test_it_is_not_removed_from_under_a_disk(node: Systemd, load: Load) -> None:
+    done = node.sh("dpkg --remove overlaybd-python", check=False)
+    assert done.returncode and "user_1/busy" in done.stderr
+    assert node.show(UNIT, "ActiveState") == "active"
+    load.goes_on()
+
+
+def test_at_shutdown_file_systems_are_unmounted_before_it(node: Systemd, tmp_path: Path) -> None:
+    _, make_disk, _ = blocks_of_readme("Use it on a node")
+    app(node, tmp_path)
+    node.sh(make_disk)
+    targets = "shutdown.target umount.target"  # those of every way to end
+    (systemd.UNITS / "end.target").write_text(
+        f"[Unit]\nDefaultDependencies=no\nRequires={targets}\nAfter={targets}\n"
+    )
+    node.sh("systemctl daemon-reload && systemctl start --job-mode=replace-irreversibly end.target")
+    assert node.sh("findmnt /mnt", check=False).returncode
+    assert node.show(UNIT, "ActiveState") == "active"
+
+
+def test_purging_it_leaves_nothing(node: Systemd, load: Load) -> None:
+    load.end()
+    clear()
+    node.sh("dpkg --remove overlaybd-python")
+    assert node.show(UNIT, "ActiveState") == "inactive"
+    assert Path("/etc/overlaybd/overlaybd.json").exists()
+    node.sh("dpkg --purge overlaybd-python")
+    left = [path for path in ("/opt/overlaybd", "/etc/overlaybd/overlaybd.json") if Path(path).exists()]
+    assert not left
+    assert not list(Path("/etc/systemd/system").rglob(f"{UNIT}*"))
