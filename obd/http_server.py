@@ -174,7 +174,7 @@ class _Arriving(io.RawIOBase):
         self._connection = connection
         self._deadline = 0.0
         self._room = 0
-        self._idle = False
+        self.idle = False
 
     def readable(self) -> bool:
         return True
@@ -183,7 +183,7 @@ class _Arriving(io.RawIOBase):
         """What comes now is the next request."""
         self._deadline = time.monotonic() + IDLE_S
         self._room = MAX_HEAD_BYTES
-        self._idle = True
+        self.idle = True
 
     def expect(self, length: int) -> None:
         """A body of that length follows."""
@@ -203,12 +203,12 @@ class _Arriving(io.RawIOBase):
         if left <= 0:
             raise TimeoutError("the request came too slowly")
         self._connection.settimeout(left)
-        if self._idle:
+        if self.idle:
             self._server.waits(self._connection, True)
         count = self._connection.recv_into(buffer)
-        if self._idle:
+        if self.idle:
             self._server.waits(self._connection, False)
-            self._idle = False
+            self.idle = False
             self._deadline = time.monotonic() + TIMEOUT_S
         self._room -= count
         return count
@@ -250,7 +250,10 @@ class _Exchange(BaseHTTPRequestHandler):
             self.raw_requestline = self.rfile.readline(MAX_HEAD_BYTES)
         except _TooLong:
             return self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
-        except (TimeoutError, ConnectionError):
+        except TimeoutError:
+            # Nothing is owed to a client that asked for nothing.
+            return None if self._arriving.idle else self.send_error(HTTPStatus.REQUEST_TIMEOUT)
+        except ConnectionError:
             return None
         if not self.raw_requestline:
             return None

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -98,7 +99,12 @@ class Overview:
 
     def list(self) -> list[dict[str, Any]]:
         """What each device is, for JSON."""
-        return [_facts(entry) for entry in self.entries()]
+        found = []
+        for entry in self.entries():
+            # One that is closing meanwhile is left out.
+            with suppress(OSError):
+                found.append(_facts(entry))
+        return found
 
     def one(self, entry: Entry) -> dict[str, Any]:
         """All about a device, for JSON. Raises `OSError` if it is closed."""
@@ -124,7 +130,8 @@ def _device(
     device = entry.device
     layers = [
         {"position": source.position, "state": _state(device, source.position), **layer}
-        for source, layer in zip(device.sources, statistics["layers"], strict=True)
+        # A snapshot may have added one meanwhile.
+        for source, layer in zip(device.sources, statistics["layers"], strict=False)
     ]
     return {
         **_facts(entry),

@@ -56,6 +56,15 @@ def positive(word: str) -> int:
     return value
 
 
+def amount_of_bytes(word: str) -> int:
+    """A number of bytes from 1 to 2^64-1; K, M, G or T behind it stand for powers of 1024."""
+    shift = {"K": 10, "M": 20, "G": 30, "T": 40}.get(word[-1:].upper(), 0)
+    value = positive(word[:-1] if shift else word) << shift
+    if value > UINT64_MAX:
+        raise Rejected("too large")
+    return value
+
+
 def existing_file(word: str) -> str:
     """The path of something that exists and is not a directory."""
     if not os.path.exists(word):

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from obd.api.attachments import Attachments
 from obd.api.compatible import PREFIX, Compatible
 from obd.api.devices import Devices
 from obd.api.process import Process
 from obd.api.reload import reload as reload_configuration
 from obd.api.routes import Routes
+from obd.api.work import Works
 from obd.errors import line_of
 
 if TYPE_CHECKING:
@@ -28,21 +30,19 @@ class Api:
 
     def __init__(self, observer: Observer, service: Service, metrics: Metrics) -> None:
         overview = observer.overview
-        self.devices: Final = Devices(overview)
-        self.process: Final = Process(overview, metrics)
-        self.process.reload = lambda: reload_configuration(observer, service)
+        works = Works()
+        devices = Devices(overview, works)
+        self.process: Final = Process(overview, metrics, lambda: reload_configuration(observer, service))
         self.routes: Final = Routes()
-        self.devices.add_to(self.routes)
-        self.process.add_to(self.routes)
-        self.routes.add_prefix(PREFIX, Compatible(overview, self.devices.snapshot_to).answer)
+        for part in (devices, Attachments(service, works), self.process):
+            part.add_to(self.routes)
+        self.routes.add_prefix(PREFIX, Compatible(overview, devices.snapshot_to).answer)
 
 
 def start_api(
     observer: Observer,
     service: Service,
     *,
-    attach: Callable[[str, str, bool], dict[str, Any]] | None = None,
-    detach: Callable[[str], None] | None = None,
     causes: Callable[[], list[str]] | None = None,
     reload: Callable[[], dict[str, Any]] | None = None,
     must: bool = True,
@@ -52,18 +52,15 @@ def start_api(
     To be called once, after `observer.listen()`, whether `serviceConfig.enable` is set or not: the control
     socket offers the same routes in any case. `observer.stop()` ends it.
 
-    `attach(config, via, rw)` opens the image configuration at the path `config` and returns the facts of the
-    new device for JSON, its `name` among them; `detach(name)` takes a device away. `causes()` are lines that
-    say why the process is not ready, none if it is. `reload()` reads the configuration anew and returns what
-    `obd.api.reload.reload` does, which is what happens without it. Each may be called by several threads at
-    a time; an `OSError` becomes the answer.
+    `causes()` are lines that say why the process is not ready, none if it is. `reload()` reads the
+    configuration anew and returns what `obd.api.reload.reload` does, which is what happens without it. Both
+    may be called by several threads at a time; an `OSError` becomes the answer.
 
     Raises `ObdError` if it cannot listen; without `must` that is a warning in the log.
     """
     api = observer.api
     if api is None:
         raise RuntimeError("observer.listen() comes first")
-    api.devices.attach, api.devices.detach = attach, detach
     api.process.causes = causes or api.process.causes
     api.process.reload = reload or api.process.reload
     if not service.config.api.enable:

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from obd.api.guard import Guard, Token
 from obd.errors import ObdError, kind_of
 from obd.http_server import Handler, HttpServer
-from obd.mount.state import run_directory
 from obd.sockets import listen_at
+from obd.state import run_directory
 
 if TYPE_CHECKING:
     from obd.config.service import ApiConfig
@@ -37,6 +37,7 @@ class Listeners:
         self.path: Final = socket_path(config)
         self.port = 0
         self._lock = -1
+        self._bound = False
         try:
             token = Token(config.token_file) if config.token_file else None
             if config.url:
@@ -47,7 +48,9 @@ class Listeners:
                 )
             os.makedirs(os.path.dirname(self.path) or ".", mode=0o700, exist_ok=True)
             self._lock = _take(f"{self.path}.lock")
-            self._servers.append(HttpServer(listen_at(self.path), answer, "api"))
+            unix = listen_at(self.path)
+            self._bound = True
+            self._servers.append(HttpServer(unix, answer, "api"))
         except BaseException as error:
             self.stop()
             if isinstance(error, ObdError) or not isinstance(error, OSError):
@@ -56,7 +59,7 @@ class Listeners:
 
     def stop(self) -> None:
         """Gives the places back."""
-        if self._lock >= 0:
+        if self._bound:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
         while self._servers:

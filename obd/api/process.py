@@ -6,13 +6,14 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 import obdcore
-from obd.api.routes import Call, Routes, unsupported
+from obd.api.routes import Call, Routes
 from obd.config.schema import Table, choice
 from obd.errors import line_of
-from obd.http_server import Answer, as_json
+from obd.http_server import JSON, Answer, as_json
 from obd.logs import LEVELS
 from obd.metrics import CONTENT_TYPE, Metrics
 
@@ -36,11 +37,11 @@ class Level(Table):
 class Process:
     """Answers for the process. `causes` tells why it is not ready, `reload` reads the configuration anew."""
 
-    def __init__(self, overview: Overview, metrics: Metrics) -> None:
+    def __init__(self, overview: Overview, metrics: Metrics, reload: Callable[[], dict[str, Any]]) -> None:
         self._overview: Final = overview
         self._metrics: Final = metrics
         self.causes: Callable[[], list[str]] = list
-        self.reload: Callable[[], dict[str, Any]] | None = None
+        self.reload = reload
 
     def add_to(self, routes: Routes) -> None:
         """Adds the routes."""
@@ -51,7 +52,8 @@ class Process:
         routes.add("GET", "/v1/metrics", lambda call: Answer(200, self._metrics.text(), CONTENT_TYPE))
         routes.add("GET", "/v1/log-level", lambda call: {"level": log_level()})
         routes.add("PUT", "/v1/log-level", self._set_level)
-        routes.add("POST", "/v1/reload", self._reload)
+        routes.add("POST", "/v1/reload", lambda call: self.reload())
+        routes.add("GET", "/v1/openapi.json", lambda call: Answer(200, description(), JSON))
 
     def _health(self, call: Call) -> Answer:
         try:
@@ -75,11 +77,6 @@ class Process:
         _log.warning("log level: %s, it was %s", level, before)
         return {"level": level, "before": before}
 
-    def _reload(self, call: Call) -> dict[str, Any]:
-        if self.reload is None:
-            raise unsupported("this process reads no configuration anew")
-        return self.reload()
-
 
 def log_level() -> str:
     """Name of the least severe level that gets into the log of this process."""
@@ -92,3 +89,8 @@ def log_level() -> str:
 def set_log_level(name: str) -> None:
     """`name` is one of `LEVEL_NAMES`."""
     logging.getLogger().setLevel(LEVELS[LEVEL_NAMES.index(name)])
+
+
+def description() -> bytes:
+    """The description of all routes by OpenAPI 3.1."""
+    return files("obd.api").joinpath("openapi.json").read_bytes()

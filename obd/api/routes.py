@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from obd.config.errors import ConfigError
 from obd.config.schema import Table, build
 from obd.config.strict_json import parse_object
-from obd.errors import ObdError, kind_of, line_of
+from obd.errors import kind_of, line_of
 from obd.http_server import Answer, Request, as_json, failure
 
 T = TypeVar("T", bound=Table)
@@ -115,8 +115,3 @@ def refusal(error: OSError) -> Answer:
     """The answer that tells of a failure."""
     kind = kind_of(error)
     return failure(kind, line_of(error), STATUS.get(kind, 500))
-
-
-def unsupported(what: str) -> ObdError:
-    """The error of what this process cannot do."""
-    return ObdError("unsupported", what)

@@ -6,8 +6,9 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from tools.errors import Failure, describe, say, tell
+from tools.errors import tell
 from tools.obd.common import amount
+from tools.obd.running import running
 from tools.options import Command, Namespace, flag, option, positional
 from tools.values import positive
 
@@ -24,7 +25,7 @@ CLEAR = "\x1b[H\x1b[J"
 def stat(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
     while True:
-        found = ask(args.which)
+        found = running(args.which)
         if args.json:
             tell(json.dumps(found, indent=None if args.watch else 2))
         else:
@@ -33,33 +34,6 @@ def stat(args: Namespace) -> int:
         if not args.watch:
             return 0
         time.sleep(args.interval)
-
-
-def ask(which: str | None) -> list[Facts]:
-    """What each process says, or those that `which` (a process number or the name of a device) means."""
-    from obd.sockets import processes, statistics
-
-    found = []
-    for pid in processes():
-        try:
-            facts = statistics(pid)
-        except OSError as error:
-            # It may just have ended; the others are as they are.
-            say(f"obd: warning: {describe(error)}")
-            continue
-        if which and which != str(pid):
-            facts["devices"] = [device for device in facts["devices"] if which in names(device)]
-            if not facts["devices"]:
-                continue
-        found.append(facts)
-    if which and not found:
-        raise Failure(f"obd: not-found: no process or device {which}")
-    return found
-
-
-def names(device: Facts) -> tuple[str, ...]:
-    """What a device may be called on the command line."""
-    return (device["name"], device["address"], device["image"])
 
 
 def overview(found: list[Facts]) -> list[str]:

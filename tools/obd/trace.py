@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tools.errors import FAILED, Failure, say, tell
 from tools.obd.common import amount
+from tools.obd.running import device_of_image, the_device
 from tools.options import Command, Namespace, flag, option, positional
 from tools.values import existing_file, positive
 
@@ -87,7 +88,7 @@ def record(args: Namespace) -> int:
 
     if (args.config is None) == (args.device is None):
         raise Failure("obd: trace record wants either an image configuration or --device")
-    pid, name = find(args.config, args.device)
+    pid, name = the_device(args.device) if args.device else device_of_image(args.config)
     folder = os.path.dirname(args.output) or "."
     if not os.path.isdir(folder) or os.path.isdir(args.output):
         raise Failure(f"obd: {args.output}: cannot become a file")
@@ -102,30 +103,6 @@ def record(args: Namespace) -> int:
     write_file(args.output, data)
     tell(f"{args.output}: {len(data) // RECORD_BYTES - 1} records")
     return 0
-
-
-def find(config: str | None, device: str | None) -> tuple[int, str]:
-    """Process and name of the one device that is meant. Raises `Failure` if it is none or several."""
-    from tools.obd.stat import ask
-
-    if config is not None:
-        path = os.path.realpath(config)
-        processes = ask(None)
-        fits = [
-            (facts["pid"], entry["name"])
-            for facts in processes
-            for entry in facts["devices"]
-            if os.path.realpath(entry["image"]) == path
-        ]
-    else:
-        fits = [(facts["pid"], entry["name"]) for facts in ask(device) for entry in facts["devices"]]
-    if len(fits) == 1:
-        return fits[0]
-    which = config or device
-    if not fits:
-        raise Failure(f"obd: not-found: no device of {which} is served or mounted here")
-    many = ", ".join(f"{name!r} of process {pid}" for pid, name in fits)
-    raise Failure(f"obd: {which} is several devices ({many}): --device says which")
 
 
 def wait(ending: set[signal.Signals], seconds: int | None, pid: int) -> None:
