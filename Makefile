@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm check bench fuzz wheel install uninstall deb lock clean
+.PHONY: help build demo test test-vm check bench bench-vm fuzz wheel install uninstall deb lock clean
 .PHONY: $(addprefix system-,build check test fuzz demo bench install deb)
 
 # Debian's own Python, 3.11 or newer: what a version manager puts first on the PATH may be any other.
@@ -44,6 +44,9 @@ check: build | system-check ## format, lint, types, style and floors
 
 bench: build | system-bench ## measure against peers and bars; ONLY=name for one
 	PATH="$$(scripts/rust-path)" $(BIN)/python -m bench.run $(ONLY)
+
+bench-vm: build | system-test system-bench ## measure in a real kernel, likewise
+	$(BIN)/python -m bench.vm.run $(ONLY)
 
 fuzz: | system-build system-fuzz ## fuzz the parsers; TARGET=name and RUNS=count if wanted
 	PATH="$$(scripts/rust-path)" core/fuzz/run.sh "$(TARGET)" $(RUNS)

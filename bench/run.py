@@ -9,17 +9,18 @@ value is null too where the machine cannot measure it, and peer then says why. N
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.bars import BARS
+from bench.bars import BARS, Bar
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "out" / "results.json"
 CARGO = ["cargo", "run", "--quiet", "--release", "--locked", "--manifest-path", "core/Cargo.toml"]
 
 Row = dict[str, Any]
+Bars = dict[str, dict[str, Bar]]
 
 
 def command(benchmark: str) -> list[str]:
@@ -30,16 +31,17 @@ def command(benchmark: str) -> list[str]:
 
 
 def measure(benchmark: str) -> Iterator[Row]:
-    """Runs one benchmark and gives its measurements with their bars."""
-    print(f"running {benchmark} ...", file=sys.stderr)
+    """Runs one benchmark and gives its measurements."""
     done = subprocess.run(command(benchmark), cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     for line in done.stdout.splitlines():
-        if not line.startswith("{"):
-            continue
-        row: Row = json.loads(line)
-        bar = BARS[benchmark].get(row["name"])
-        met = bar.met(row["value"], row["ratio"]) if bar else None
-        yield {**row, "bar": str(bar) if bar else None, "met": met}
+        if line.startswith("{"):
+            yield json.loads(line)
+
+
+def held(row: Row, bar: Bar | None) -> Row:
+    """A measurement with its bar, and whether that is met."""
+    met = bar.met(row["value"], row["ratio"]) if bar else None
+    return {**row, "bar": str(bar) if bar else None, "met": met}
 
 
 def number(value: float | None) -> str:
@@ -65,31 +67,32 @@ def show(rows: list[Row]) -> None:
         print("  ".join(c.rjust(w) if i in (1, 4) else c.ljust(w) for c, w, i in pairs).rstrip())
 
 
-def wanted(only: str) -> list[str]:
+def wanted(bars: Bars, only: str) -> list[str]:
     """The benchmarks of a name: a benchmark, one measurement, or with the empty name all."""
-    found = [name for name, bars in BARS.items() if only in ("", name) or only in bars]
+    found = [name for name, measurements in bars.items() if only in ("", name) or only in measurements]
     if not found:
-        sys.exit(f"no benchmark {only}; there are: {', '.join(BARS)}")
+        sys.exit(f"no benchmark {only}; there are: {', '.join(bars)}")
     return found
 
 
-def main() -> int:
+def measure_all(bars: Bars, measure: Callable[[str], Iterable[Row]], results: Path) -> int:
     """Measures all, or what the one argument names; 1 if something could not be measured."""
     only = sys.argv[1] if len(sys.argv) > 1 else ""
     rows: list[Row] = []
     failed: list[str] = []
-    for benchmark in wanted(only):
+    for benchmark in wanted(bars, only):
+        print(f"running {benchmark} ...", file=sys.stderr)
         try:
-            new = list(measure(benchmark))
+            new = [held(row, bars[benchmark].get(row["name"])) for row in measure(benchmark)]
         except (OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
             print(f"{benchmark}: {error}", file=sys.stderr)
             failed.append(benchmark)
             continue
-        asked = {only} if only in BARS[benchmark] else set(BARS[benchmark])
+        asked = {only} if only in bars[benchmark] else set(bars[benchmark])
         failed += sorted(asked - {row["name"] for row in new})
         rows += [row for row in new if only in ("", benchmark, row["name"])]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    results.parent.mkdir(exist_ok=True)
+    results.write_text(json.dumps(rows, indent=1) + "\n")
     show(rows)
     missed = [row["name"] for row in rows if row["met"] is False]
     if missed:
@@ -100,4 +103,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measure_all(BARS, measure, RESULTS))

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -55,6 +55,11 @@ def emulator() -> Path:
     return _kept("qemu-system-x86_*10.*", _backported) / "usr/bin/qemu-system-x86_64"
 
 
+def runner() -> Path:
+    """tcmu-runner and its library, as Debian 12 has them."""
+    return _kept("tcmu-runner_*", lambda: _program("tcmu-runner", "libtcmu2"))
+
+
 def xstate() -> Path:
     """The library to preload into User Mode Linux, made of `xstate.c`."""
     source = HERE / "xstate.c"
@@ -105,18 +110,19 @@ def _kept(pattern: str, download: Callable[[], Path]) -> Path:
 
 def _kernel(package: str) -> Path:
     """Downloads and unpacks a kernel; its directory in the cache."""
-    # It gets its name when it is complete: a run that is ended leaves nothing that looks like a kernel.
     with TemporaryDirectory(dir=cache()) as directory:
-        try:
-            root = _download(package, directory)
-        except Unavailable:  # the lists are absent or old
-            run(*APT, "update")
-            root = _download(package, directory)
+        root = _download(directory, package)
         if (of_uml := root / "usr/lib/uml/modules").exists():
             (root / "lib").mkdir()
             of_uml.rename(root / "lib/modules")
         run("depmod", "-b", root, _modules(root).name)
         return _keep(root)
+
+
+def _program(*packages: str) -> Path:
+    """Downloads and unpacks packages into one directory; that, in the cache."""
+    with TemporaryDirectory(dir=cache()) as directory:
+        return _keep(_download(directory, *packages))
 
 
 def _backported() -> Path:
@@ -132,21 +138,26 @@ def _backported() -> Path:
             "Dir::Cache::srcpkgcache": "",
         }
         options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+        return _keep(_download(directory, "qemu-system-x86", options=options))
+
+
+def _download(directory: str, *packages: str, options: Sequence[str] = ()) -> Path:
+    """Downloads packages to a directory, and unpacks them in one there that has the name of the first."""
+    command = (*APT, *options, "download", *packages)
+    try:
+        run(*command, cwd=Path(directory))
+    except Unavailable:  # the lists are absent or old
         run(*APT, *options, "update")
-        return _keep(_download("qemu-system-x86", directory, *options))
-
-
-def _download(package: str, directory: str, *options: str) -> Path:
-    """Downloads a package to a directory, and unpacks it in a directory there that has its name."""
-    run(*APT, *options, "download", package, cwd=Path(directory))
-    deb = next(Path(directory).glob("*.deb"))
-    root = Path(directory, deb.stem)
-    run("dpkg-deb", "-x", deb, root)
+        run(*command, cwd=Path(directory))
+    debs = {deb.name.partition("_")[0]: deb for deb in Path(directory).glob("*.deb")}
+    root = Path(directory, debs[packages[0]].stem)
+    for deb in debs.values():
+        run("dpkg-deb", "-x", deb, root)
     return root
 
 
 def _keep(root: Path) -> Path:
-    """Puts a complete directory into the cache."""
+    """Puts a complete directory into the cache: a run that is ended leaves nothing that looks like one."""
     final = cache() / root.name
     if not final.exists():  # else another run was faster
         root.rename(final)

@@ -1,0 +1,17 @@
+"""What every benchmark in a guest must reach, and the kind of guest that it runs in."""
+
+from bench.bars import Bar, at_least
+
+GUESTS = {"tcmu": "uml"}
+
+BARS: dict[str, dict[str, Bar]] = {
+    # Peers: tcmu-runner serving the same content as qcow2, and the kernel's own fileio backstore on it.
+    "tcmu": {
+        "tcmu.randread_qd1.runner": at_least(1.0),
+        "tcmu.randread_qd32.runner": at_least(1.0),
+        "tcmu.seqread_1m.runner": at_least(0.8),
+        "tcmu.randread_qd1.fileio": at_least(0.6),
+        "tcmu.randread_qd32.fileio": at_least(0.6),
+        "tcmu.seqread_1m.fileio": at_least(0.6),
+    },
+}

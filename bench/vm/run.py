@@ -1,0 +1,39 @@
+"""Runs the benchmarks that need a real kernel, each in a guest, and writes `bench/out/results-vm.json`.
+
+They print rows as `bench.run` has them; a line of theirs goes to the host as it is.
+"""
+
+import sys
+from collections.abc import Iterator
+
+from bench import run
+from bench.vm.bars import BARS, GUESTS
+from tests.vm import kernels
+from tests.vm.boot import Guest, Lost
+
+# A benchmark measures for so long, at most, before it tells something.
+SILENCE_S = 600
+
+
+def rows(benchmark: str) -> Iterator[run.Row]:
+    """Runs a benchmark in a guest; what it measures."""
+    words = [f"{sys.executable} -m bench.vm.{benchmark}"]
+    if benchmark == "tcmu":
+        words.append(str(kernels.runner()))
+    with Guest(GUESTS[benchmark], f"{' '.join(words)} >/dev/ttyS1") as guest:
+        try:
+            *found, last = guest.messages(SILENCE_S)
+            if last["ended"]:
+                raise Lost(f"it ended with status {last['ended']}")
+        except Lost as e:
+            raise OSError(f"{e}\n{guest.console()}") from e
+    yield from found
+
+
+def main() -> int:
+    """Measures all, or what the one argument names; 1 if something could not be measured."""
+    return run.measure_all(BARS, rows, run.RESULTS.with_name("results-vm.json"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
