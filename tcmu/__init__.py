@@ -5,7 +5,7 @@ The ring of a device is served by `obdcore.TcmuDevice`; this room brings it toge
 
 from tcmu.configfs import Backstore, serial
 from tcmu.fabric import IscsiTarget, Loopback, disk_of
-from tcmu.netlink import Change, Event, Link, quiet
+from tcmu.netlink import Change, Event, Link, hold, quiet, unhold
 from tcmu.recover import take_over
 from tcmu.uio import Device, devices
 
@@ -19,7 +19,9 @@ __all__ = [
     "Loopback",
     "devices",
     "disk_of",
+    "hold",
     "quiet",
     "serial",
     "take_over",
+    "unhold",
 ]

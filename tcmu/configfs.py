@@ -41,10 +41,12 @@ class Backstore:
         *,
         block_bytes: int = 512,
         data_area_mib: int | None = None,
+        ring_mib: int | None = None,
         attributes: Mapping[str, int] | None = None,
     ) -> None:
         """Makes and enables it: returns when it is served. `config` is subtype, slash, and what to serve.
 
+        The kernel sets `ring_mib` aside at once, 8 if nothing is said; of `data_area_mib` what is in use.
         `attributes` are set before anything can use them: some, such as `cmd_time_out` (seconds, 0 for none),
         cannot be set once there is a LUN. Errors: `ValueError` for a name or configuration that the kernel
         would misunderstand; `OSError`, with the errno that the serving program gives: nothing is left then.
@@ -57,6 +59,7 @@ class Backstore:
                 ("dev_config", config),
                 ("hw_block_size", block_bytes),
                 ("max_data_area_mb", data_area_mib),
+                ("cmd_ring_size_mb", ring_mib),
             ):
                 if value is not None:
                     write(self.directory / "control", f"{key}={value}")
@@ -88,6 +91,12 @@ class Backstore:
     def reset_ring(self) -> None:
         """Empties the ring; its commands go out again later. Only while blocked, and before it is opened."""
         self._act("reset_ring", 1)
+
+    def enabled(self) -> bool:
+        """Whether it can be used: it has been created, and not begun to be removed."""
+        with suppress(OSError):
+            return (self.directory / "enable").read_text().strip() == "1"
+        return False
 
     def block_bytes(self) -> int:
         """Bytes of a sector."""

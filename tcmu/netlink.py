@@ -157,12 +157,22 @@ def quiet() -> Iterator[None]:
     For the start, around the making of a `Link` and the look at existing devices: whoever creates a device
     meanwhile gets EAGAIN. It concerns every program that serves TCMU devices, so it must be short.
     """
-    _set("block_netlink", "1")
+    hold()
     try:
         _set("reset_netlink", "1")
         yield
     finally:
-        _set("block_netlink", "0")
+        unhold()
+
+
+def hold() -> None:
+    """Lets nobody begin to wait for a reply: whoever creates a device is told to try again (EAGAIN)."""
+    _set("block_netlink", "1")
+
+
+def unhold() -> None:
+    """Ends `hold`."""
+    _set("block_netlink", "0")
 
 
 def _set(parameter: str, value: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import tcmu
 from obd.daemon import limits
 from obd.daemon.answer import Answer, Owed
+from obd.daemon.handover import Doorbell, has_gone, refuse
 from obd.daemon.notify import Notifier
 from obd.daemon.reconcile import Reconciler
 from obd.daemon.roster import Roster
@@ -39,9 +41,12 @@ class Daemon:
         self.roster: Final = Roster(service, self.observer.overview)
         self._owed: Final = Owed()
         self._watch: Final = Watch()
+        self._reconciler: Final = Reconciler(subtype, self.roster)
+        self._events: Final = poll()
         self._wake: Final = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._calls: Final[list[Callable[[], None]]] = []
         self._stopping = False
+        self._successor: socket.socket | None = None
         self._next_tick = self._next_look = 0.0
 
     def stop(self) -> None:
@@ -49,7 +54,17 @@ class Daemon:
         self.call(self._stop)
 
     def _stop(self) -> None:
+        self.notifier.send("STOPPING=1")
         self._stopping = True
+
+    def causes(self) -> list[str]:
+        """Why not all is as it should be: a line for each device whose users wait for it."""
+        return [f"{served.name}: {why}" for served in self.roster.all() if (why := served.failure)]
+
+    @property
+    def hangs(self) -> bool:
+        """Whether something is still under way in threads that cannot be waited for."""
+        return self.roster.busy
 
     def call(self, act: Callable[[], None]) -> None:
         """Has the loop do something; for signal handlers and for other threads."""
@@ -57,29 +72,52 @@ class Daemon:
         with suppress(BlockingIOError):
             os.write(self._wake[1], b"\0")
 
-    def run(self) -> None:
-        """Serves until `stop`; then leaves the devices so that the next daemon can take them over.
+    def open(self) -> None:
+        """Begins to hear the kernel, and to take over what there is. `run` has to follow soon.
 
-        Raises `OSError` if the kernel cannot be heard.
+        Raises `OSError` if the kernel, or the next daemon, cannot be heard.
         """
+        self._doorbell = Doorbell()
         with tcmu.quiet():
             self._link = tcmu.Link()
             found = tcmu.devices(self.subtype)
+        for source in (self._link, self._doorbell, self._wake[0]):
+            self._events.register(source, POLLIN)
+        for device in found:
+            self.roster.take_over(device)
+
+    def run(self) -> None:
+        """Serves until `stop`; then leaves the devices so that the next daemon can take them over.
+
+        Raises `OSError` if the kernel cannot be heard any more.
+        """
         with self._link:
-            self._events = poll()
-            self._events.register(self._link, POLLIN)
-            self._events.register(self._wake[0], POLLIN)
-            self._reconciler = Reconciler(self.subtype, self.roster)
-            for device in found:
-                self.roster.take_over(device)
             self._until(lambda: self._stopping or self.roster.idle, limits.READY_S)
             self.notifier.send("READY=1")
             _log.info("ready; %d devices", len(self.roster.all()))
-            self._until(lambda: self._stopping)
+            while not self._stopping:
+                self._until(lambda: self._stopping or self._successor is not None)
+                self._stopping |= self._gives_place()
             self._leave()
+        self._doorbell.close()
+        _log.info("ended")
+
+    def _gives_place(self) -> bool:
+        """Whether the next daemon may take the place of this one, if there is one that asks for it."""
+        if self._successor is None:
+            return False
+        _log.info("another daemon asks for the place of this one")
+        why = self.roster.stand_still(lambda done: self._until(done, limits.HANDOVER_S))
+        if not why and has_gone(self._successor):
+            why = "it has gone"
+        if why:
+            self.roster.go_on()
+            _log.warning("no other daemon takes the place of this one: %s", why)
+            refuse(self._successor, why)
+            self._successor = None
+        return not why
 
     def _leave(self) -> None:
-        self.notifier.send("STOPPING=1")
         self._stopping = True
         for answer in self._owed.waiting():
             if answer.event.change is tcmu.Change.ADDED and (served := self._of(answer)):
@@ -89,7 +127,6 @@ class Daemon:
         self.roster.leave()
         if not self._until(lambda: self.roster.idle, limits.DRAIN_S + limits.CLOSE_LIMIT_S):
             _log.error("some devices could not be closed in %g s", limits.DRAIN_S + limits.CLOSE_LIMIT_S)
-        _log.info("ended")
 
     def _until(self, done: Callable[[], bool], limit_s: float = float("inf")) -> bool:
         """Runs the loop until something is so; False if it is not in time."""
@@ -102,13 +139,18 @@ class Daemon:
             with suppress(BlockingIOError):
                 os.read(self._wake[0], 4096)
             while self._calls:
-                self._calls.pop(0)()
+                guarded(self._calls.pop(0))
+            if asker := self._doorbell.answer():
+                if self._successor is None:
+                    self._successor = asker
+                else:
+                    refuse(asker, "it is asked by another one already")
             for event in self._link.receive():
                 if event.device.subtype == self.subtype:
                     self._deal_with(event)
             if time.monotonic() >= self._next_tick:
                 self._next_tick = time.monotonic() + limits.TICK_S
-                self._tick()
+                guarded(self._tick)
         return True
 
     def _tick(self) -> None:
@@ -118,7 +160,7 @@ class Daemon:
         slow = self._watch.look(devices)
         if time.monotonic() >= self._next_look and not self._stopping:
             self._next_look = time.monotonic() + limits.RECONCILE_S
-            self._reconciler.look()
+            self._reconciler.look({answer.event.device.minor for answer in self._owed.waiting()})
         serving = sum(served.ring is not None for served in devices)
         self.notifier.status(
             f"{serving} devices"
@@ -129,7 +171,12 @@ class Daemon:
 
     def _deal_with(self, event: tcmu.Event) -> None:
         """Takes care that an event is answered."""
-        answer = Answer(self._link, event, _LIMITS_S[event.change])
+        limit_s = {
+            tcmu.Change.ADDED: limits.OPEN_LIMIT_S,
+            tcmu.Change.REMOVED: limits.REMOVE_LIMIT_S,
+            tcmu.Change.RECONFIGURED: limits.RECONFIGURE_LIMIT_S,
+        }
+        answer = Answer(self._link, event, limit_s[event.change])
         try:
             match event.change:
                 case tcmu.Change.ADDED if self._stopping:
@@ -164,8 +211,9 @@ class Daemon:
         answer.give()
 
 
-_LIMITS_S: Final = {
-    tcmu.Change.ADDED: limits.OPEN_LIMIT_S,
-    tcmu.Change.REMOVED: limits.REMOVE_LIMIT_S,
-    tcmu.Change.RECONFIGURED: limits.RECONFIGURE_LIMIT_S,
-}
+def guarded(act: Callable[[], object]) -> None:
+    """Does something whose failure must not end the daemon."""
+    try:
+        act()
+    except Exception:
+        _log.exception("the daemon goes on after a failure")

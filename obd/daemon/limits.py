@@ -30,5 +30,11 @@ SLOW_S = 30.0
 
 # How long an ending daemon lets devices finish what is under way; the rest the next one carries out.
 DRAIN_S = 10.0
+# The same when another daemon is to take the place of this one, while all disks stand still; if something is
+# under way even then, this one goes on.
+HANDOVER_S = 5.0
+# How long the next daemon waits for this one to leave its devices, and then for its end.
+LEAVE_S = 90.0
+END_S = 10.0
 # How long closing may take after that, before the process ends nevertheless, as in a crash.
 CLOSE_LIMIT_S = 60.0

@@ -5,18 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
 from typing import Final
 
 from obd.errors import ObdError
 from obd.mount.state import run_directory
 
-# How often the lock is tried while another daemon is leaving.
-_TRY_S: Final = 0.005
-
 
 class InstanceLock:
-    """The lock, held until the process ends. Its file names the process that holds it."""
+    """The lock, held until `release` or the end of the process. Its file names the process that holds it."""
 
     def __init__(self, name: str = "tcmu.lock") -> None:
         """Opens the file. Raises `OSError` if it cannot be."""
@@ -25,23 +21,24 @@ class InstanceLock:
         self.path: Final = os.path.join(directory, name)
         self._fd: Final = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def acquire(self, timeout_s: float = 0.0) -> None:
-        """Takes the lock, waits for it up to `timeout_s`. `ObdError` of kind "busy" names who holds it."""
-        deadline = time.monotonic() + timeout_s
-        while not self._try():
-            if time.monotonic() >= deadline:
-                raise ObdError(
-                    "busy", f"another daemon is running, process {self.holder() or '?'}", self.path
-                )
-            time.sleep(_TRY_S)
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-
-    def _try(self) -> bool:
+    def try_acquire(self) -> bool:
+        """Takes the lock if nobody has it."""
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
             return True
         return False
+
+    def acquire(self) -> None:
+        """Takes the lock. `ObdError` of kind "busy" names who has it."""
+        if not self.try_acquire():
+            what = f"another daemon is running, process {self.holder() or '?'}"
+            raise ObdError("busy", what, self.path)
+
+    def release(self) -> None:
+        """Gives it to the next daemon."""
+        os.close(self._fd)
 
     def holder(self) -> int:
         """The number of the process that holds the lock, 0 if that is not known."""

@@ -18,22 +18,36 @@ class Reconciler:
         self._subtype: Final = subtype
         self._roster: Final = roster
         self._strangers: set[tcmu.Device] = set()
+        self._waiting: set[tcmu.Device] = set()
 
-    def look(self) -> None:
-        """Takes over what nobody serves; closes what is gone."""
+    def look(self, owed: set[int]) -> None:
+        """Takes over what nobody serves, closes what is gone. `owed`: numbers that await a reply of ours.
+
+        What looks wrong now may be announced any moment; if it is not until the next time, it will not be.
+        """
         there = {device.minor: device for device in tcmu.devices(self._subtype)}
+        waiting = {there[minor] for minor in there.keys() - owed if not there[minor].backstore.enabled()}
         for served in self._roster.all():
             minor = served.device.minor
             if there.get(minor) == served.device:
                 del there[minor]
-                if served.ring is not None and not served.serving:
+                if served.ring is not None and not served.serving and served.device not in waiting:
                     self._roster.serve_again(served)
             elif minor not in there:
                 _log.warning("%s is gone and was not announced to be", served.name)
                 self._roster.remove(served.device)
-        # What is not ours now may be announced any moment; if it is not until the next time, it will not be.
-        strangers = set(there.values())
+        strangers = set(there.values()) - waiting
         for device in strangers & self._strangers:
             _log.warning("%s is there and nobody serves it", device.backstore)
             self._roster.take_over(device)
         self._strangers = strangers
+        self._set_free(waiting)
+
+    def _set_free(self, waiting: set[tcmu.Device]) -> None:
+        """Lets nobody wait for a reply to an announcement that never came here."""
+        if stuck := waiting & self._waiting:
+            names = ", ".join(str(device.backstore) for device in stuck)
+            _log.error("the kernel waits for replies about %s, of which nothing was announced", names)
+            with tcmu.quiet():
+                pass
+        self._waiting = waiting

@@ -6,6 +6,8 @@ import errno
 import logging
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -65,6 +67,11 @@ class Roster:
         """Whether all that was asked for has been done."""
         with self._lock:
             return all(strand.idle for strand in self._strands.values())
+
+    @property
+    def busy(self) -> bool:
+        """Whether any thread is at work."""
+        return self._openers.busy + self._closers.busy > 0
 
     def add(self, device: tcmu.Device, answer: Answer) -> None:
         """Opens a new device, and answers."""
@@ -195,6 +202,7 @@ class Roster:
             return
         try:
             tcmu.take_over(served.device, serve)
+            served.failure = ""
             _log.info("%s is taken over: %s", served.name, served.device.config)
         except Exception as failure:
             if not began and isinstance(failure, OSError) and failure.errno in _GONE:
@@ -217,16 +225,39 @@ class Roster:
         for _, served, attempt in due:
             self._try(served, attempt)
 
+    def stand_still(self, wait: Callable[[Callable[[], bool]], bool]) -> str:
+        """Lets nothing be under way any more; "" if that could be reached, else why not. `go_on` ends it.
+
+        `wait` waits for something to become so, and tells whether it has.
+        """
+        served = [each for each in self.all() if each.ring is not None]
+        try:
+            for each in served:
+                each.device.backstore.block()
+        except OSError as error:
+            return line_of(error)
+        if wait(lambda: not any(each.active for each in served)):
+            return ""
+        return "; ".join(f"{each.name}: {each.waits_for()}" for each in served if each.active)
+
+    def go_on(self) -> None:
+        """Lets requests through again."""
+        for served in self.all():
+            if served.ring is not None:
+                with suppress(OSError):
+                    served.device.backstore.unblock()
+
     def leave(self) -> None:
         """Closes all; the kernel makes their users wait for the next daemon."""
         for served in self.all():
             served.abandon()
             self._forget(served)
-            self._strand(served.device.minor).submit(self._closers, partial(self._leave, served))
+            if served.ring is None:
+                self.set_free(served.device.minor)  # who opens it finds out that nobody wants it
+            else:
+                self._strand(served.device.minor).submit(self._closers, partial(self._leave, served))
 
     def _leave(self, served: Served) -> None:
-        if served.ring is None:
-            return
         try:
             served.device.backstore.block()
         except OSError as error:

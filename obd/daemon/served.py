@@ -38,7 +38,8 @@ class Served:
         self._overview: Final = overview
         self._ids: Final = ids
         self._unwanted = False
-        self._said = ""
+        self.failure = ""
+        """Why it could not be taken over, "" once it is."""
         self._lock: Final = threading.Lock()
 
     def open(self) -> None:
@@ -120,15 +121,25 @@ class Served:
             return errno.ENODEV
         if size_bytes == image.size:
             return 0
-        if not hasattr(image, "resize"):
-            return errno.EOPNOTSUPP
         image.resize(size_bytes)
         return 0
 
     def is_news(self, failure: str) -> bool:
         """Whether a failure is another than the last one: it is told of once, however often it happens."""
-        news, self._said = failure != self._said, failure
+        news, self.failure = failure != self.failure, failure
         return news
+
+    @property
+    def active(self) -> int:
+        """Requests that are under way."""
+        ring = self.ring
+        return ring.stats()["active"] if ring is not None else 0
+
+    def waits_for(self) -> str:
+        """What the device has been at for longest, in words."""
+        ring = self.ring
+        age_s, what = (ring.oldest() if ring is not None else None) or (0.0, f"{self.active} requests")
+        return f"{what} for {age_s:.0f} s" if age_s >= 1 else what
 
     @property
     def serving(self) -> bool:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,23 +23,35 @@ PATIENCE_S = 300
 
 
 class Daemon:
-    """`overlaybd-tcmu` as a process, whose log is its standard output. `limits` are set before it starts."""
+    """`overlaybd-tcmu` as a process, whose log is its standard output.
 
-    def __init__(self, directory: Path, **limits: float) -> None:
+    Before it starts, `limits` are set and `program` is carried out.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        program: str = "",
+        environment: Mapping[str, str] | None = None,
+        limits: Mapping[str, object] | None = None,
+    ) -> None:
         self.config = directory / "overlaybd.json"
         self.said = directory / "said"
         cache = {"cacheType": "file", "cacheDir": str(directory / "cache"), "cacheSizeGB": 1}
         self.configure(logPath="", enableAudit=False, cacheConfig=cache)
-        setting = "".join(f"limits.{name} = {value}; " for name, value in limits.items())
-        program = f"import sys; from obd.daemon import limits; {setting}from tools.tcmu import main; "
-        self.command = [sys.executable, "-c", program + "sys.exit(main())", str(self.config)]
+        setting = "".join(f"limits.{name} = {value}; " for name, value in (limits or {}).items())
+        program = f"import sys; from obd.daemon import limits; {setting}{program}"
+        program += "from tools.tcmu import main; sys.exit(main())"
+        self.command = [sys.executable, "-c", program, str(self.config)]
+        self.environment = {**os.environ, **(environment or {})}
         self.start()
 
     def configure(self, **settings: object) -> None:
         """Writes its configuration."""
         self.config.write_text(json.dumps(settings))
 
-    def start(self, *options: str, environment: dict[str, str] | None = None) -> None:
+    def start(self, *options: str) -> None:
         """Starts it, and waits until it is ready."""
         with self.said.open("ab") as said:
             self.process = subprocess.Popen(
@@ -48,7 +60,7 @@ class Daemon:
                 stderr=said,
                 cwd=PROJECT,
                 bufsize=0,
-                env={**os.environ, **(environment or {})},
+                env=self.environment,
             )
         self._heard: list[str] = []
         self.hear("ready")
@@ -66,6 +78,15 @@ class Daemon:
     def heard(self, words: str) -> list[str]:
         """The lines that hold these words, of those that have been read."""
         return [line for line in self._heard if words in line]
+
+    def succeed(self) -> None:
+        """Has another one take its place."""
+        old = self.process
+        self.start("--takeover")
+        assert old.stdout is not None
+        with old.stdout as said:
+            last = said.read().decode()
+        assert old.wait(END_S) == 0, last
 
     def end(self, number: int) -> int:
         """Ends it by a signal, and waits; its status."""
@@ -144,9 +165,14 @@ class Gate:
         self.open()
 
 
-def of_data(directory: Path, data: bytes) -> str:
+def of_data(directory: Path, data: bytes, **settings: object) -> str:
     """The configuration of a read-only image that holds `data`."""
-    return configured(directory, lowers=[{"file": str(layer(directory / "layer", data))}])
+    return configured(directory, lowers=[{"file": str(lower_of(directory, data))}], **settings)
+
+
+def lower_of(directory: Path, data: bytes) -> Path:
+    """A layer that holds `data`."""
+    return layer(directory / "layer", data)
 
 
 def of_zeros(directory: Path, size: int, kind: str = "log", **settings: object) -> str:
@@ -186,10 +212,16 @@ def clear() -> None:
 
 
 @contextmanager
-def running(directory: Path, **limits: float) -> Iterator[Daemon]:
+def running(
+    directory: Path,
+    *,
+    program: str = "",
+    environment: Mapping[str, str] | None = None,
+    limits: Mapping[str, object] | None = None,
+) -> Iterator[Daemon]:
     """A daemon; what it serves at the end is removed."""
     modules()
-    daemon = Daemon(directory, **limits)
+    daemon = Daemon(directory, program=program, environment=environment, limits=limits)
     yield daemon
     if daemon.process.poll() is not None:
         daemon.start()
