@@ -4,12 +4,13 @@
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use overlaybd::blob::{Blob, FileBlob};
 use overlaybd::device::BlockDevice;
-use overlaybd::image::{open, Image};
+use overlaybd::image::{open, Image, NewUpper};
 use overlaybd::lsmt::upper::{create, CreateOptions};
 use overlaybd::lsmt::Upper;
 use overlaybd::sys::os::OsDisk;
@@ -66,5 +67,56 @@ fn main() -> Fallible<()> {
     }
     row("read_only", alone, "ns");
     row("read_writable", under_upper, "ns");
+    drop(live);
+    pauses(dir.path(), false)?;
+    pauses(dir.path(), true)
+}
+
+/// The longest read and write while snapshots of an upper with many entries are taken, and what they say themselves.
+fn pauses(dir: &Path, sparse: bool) -> Fallible<()> {
+    const SIZE: u64 = 1 << 30;
+    const SNAPSHOTS: u64 = 3;
+    let kind = if sparse { "sparse" } else { "log" };
+    let name = |number: u64| pair(dir, &format!("{kind}{number}"));
+    let first = name(0);
+    create(&OsDisk, &first.0, &first.1, &CreateOptions { size: SIZE, sparse, ..CreateOptions::default() })?;
+    let image = open(&OsDisk, vec![], Some((&first.0, &first.1)))?;
+    let over = AtomicBool::new(false);
+    let longest = |write: bool| {
+        let (mut longest, mut state, mut buf) = (0.0, 88_172_645_463_325_252_u64, [7; BLOCK as usize]);
+        while !over.load(Ordering::Relaxed) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let at = (state >> 16) % (SIZE / BLOCK) * BLOCK;
+            let start = Instant::now();
+            if write {
+                image.write_at(&buf, at).expect("write");
+            } else {
+                image.read_at(&mut buf, at).expect("read");
+            }
+            longest = f64::max(longest, start.elapsed().as_secs_f64() * 1e3);
+        }
+        longest
+    };
+    let (mut pause, mut segments, mut whole) = (0.0, 0, 0.0);
+    let (read, write) = std::thread::scope(|scope| -> Fallible<(f64, f64)> {
+        let (reader, writer) = (scope.spawn(|| longest(false)), scope.spawn(|| longest(true)));
+        for number in 1..=SNAPSHOTS {
+            std::thread::sleep(Duration::from_secs(1));
+            let (data, index) = name(number);
+            let start = Instant::now();
+            let new = NewUpper { data: &data, index: &index, sparse };
+            let taken = image.snapshot(&OsDisk, &new, Box::new(|| Ok(())))?;
+            pause = f64::max(pause, taken.pause.as_secs_f64() * 1e3);
+            (segments, whole) = (segments.max(taken.segments), f64::max(whole, start.elapsed().as_secs_f64() * 1e3));
+        }
+        over.store(true, Ordering::Relaxed);
+        Ok((reader.join().expect("reader"), writer.join().expect("writer")))
+    })?;
+    for (what, value) in [("cut", pause), ("longest_read", read), ("longest_write", write), ("whole", whole)] {
+        row(&format!("snapshot_{kind}_{what}"), value, "ms");
+    }
+    row(&format!("snapshot_{kind}_entries"), segments as f64, "");
     Ok(())
 }

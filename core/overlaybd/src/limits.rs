@@ -184,6 +184,12 @@ pub const TCMU_MAX_UNMAP_BYTES: u64 = 1 << 30;
 /// Ranges of one UNMAP: initiators use one; the list fits a page.
 pub const TCMU_MAX_UNMAP_RANGES: usize = 64;
 
+/// Bytes that one GET LBA STATUS looks at: initiators ask again from where it ended.
+pub const TCMU_MAX_STATUS_BYTES: u64 = 1 << 30;
+
+/// Runs that one GET LBA STATUS tells of: the answer fits four pages.
+pub const TCMU_MAX_STATUS_RUNS: usize = 1000;
+
 /// Bytes that one WRITE SAME may write: some tens of milliseconds.
 pub const TCMU_MAX_WRITE_SAME_BYTES: u64 = 32 << 20;
 

@@ -73,9 +73,10 @@ impl Image {
             }
             pause = self.prepare_and_cut(disk, new, &old)?;
         }
-        drop(old);
         *changing = Some(publish);
         self.finish(&mut changing)?;
+        drop(changing);
+        retire(old);
         let top = self.lowers().map_or(0, |lowers| lowers.index().iter().filter(|s| s.tag == 0).count());
         Ok(Snapshot { pause, segments: top as u64 })
     }
@@ -192,6 +193,17 @@ impl Image {
             self.size.store(size_bytes, Ordering::Release);
         }
         Ok(())
+    }
+}
+
+/// Lets go of an upper that only late readers use: freeing its index takes long, and is not to fall to one of them.
+fn retire(upper: Arc<Upper>) {
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        if Arc::strong_count(&upper) == 1 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -61,6 +61,16 @@ impl Carrier<'_> {
                     self.flush()?;
                 }
             }
+            Request::CompareAndWrite { span, durable } => {
+                self.compare_and_write(*span)?;
+                if *durable {
+                    self.flush()?;
+                }
+            }
+            Request::Status(span, room) => {
+                let answer = self.lun.status(*span, *room, self.device).map_err(read_failed)?;
+                return self.answer(&answer);
+            }
             Request::Verify(span, compare) => self.verify(*span, *compare)?,
             Request::Flush => self.flush()?,
             Request::Unmap(len) => self.unmap(*len)?,
@@ -109,7 +119,27 @@ impl Carrier<'_> {
         self.finish(len)
     }
 
+    /// Writes the second half of the data if the first is what is there.
+    fn compare_and_write(&self, span: Span) -> Outcome<()> {
+        let len = usize::try_from(span.len).unwrap_or(usize::MAX);
+        if self.data.bytes() < 2 * span.len {
+            return Err(Sense::INVALID_FIELD.into());
+        }
+        let (mut expected, mut present) = (vec![0; len], vec![0; len]);
+        self.data.copy(0, &mut expected).map_err(broken)?;
+        // Once before, so that nobody waits for what is to be fetched.
+        self.device.read_at(&mut present, span.offset).map_err(read_failed)?;
+        let _no_other_write = self.lun.writes.write();
+        self.device.read_at(&mut present, span.offset).map_err(read_failed)?;
+        if present != expected {
+            return Err(Sense::MISCOMPARE.into());
+        }
+        self.data.copy(span.len, &mut present).map_err(broken)?;
+        self.device.write_at(&present, span.offset).map_err(write_failed)
+    }
+
     fn write(&mut self, span: Span) -> Outcome<()> {
+        let _beside_others = self.lun.writes.read();
         if self.data.bytes() < span.len {
             return Err(Sense::INVALID_FIELD.into());
         }
@@ -170,6 +200,7 @@ impl Carrier<'_> {
 
     fn unmap(&self, len: usize) -> Outcome<()> {
         let list = self.list(len)?;
+        let _beside_others = self.lun.writes.read();
         for span in unmap_ranges(self.lun, &list, self.device)? {
             self.device.discard(span.offset, span.len).map_err(write_failed)?;
         }
@@ -178,6 +209,7 @@ impl Carrier<'_> {
 
     fn write_same(&self, span: Span, unmap: bool, zeros: bool) -> Outcome<()> {
         let sector = if zeros { vec![0; self.lun.block_bytes() as usize] } else { self.sector()? };
+        let _beside_others = self.lun.writes.read();
         if unmap && sector.iter().all(|byte| *byte == 0) {
             return self.device.discard(span.offset, span.len).map_err(write_failed);
         }

@@ -41,6 +41,12 @@ pub mod entry {
     pub const PAD: u32 = 0;
     /// A SCSI command.
     pub const CMD: u32 = 1;
+    /// Names commands that are to be given up.
+    pub const ABORT: u32 = 2;
+    /// In such an entry: 32 bits.
+    pub const IDS: usize = 12;
+    /// In such an entry: ids of 16 bits.
+    pub const ID_LIST: usize = 32;
     /// The low bits of the length are the operation.
     pub const OPERATION: u32 = 7;
     /// 16 bits.
@@ -111,6 +117,8 @@ struct State {
     taken: usize,
     /// Commands that have been taken and not completed.
     outstanding: usize,
+    /// Ids of commands that are to be given up.
+    aborted: Vec<u16>,
 }
 
 /// The first words of an entry.
@@ -143,7 +151,7 @@ impl Ring {
             return Err(Error::corrupt(format!("TCMU ring of {size} bytes at {start}, tail {tail}")));
         };
         let data = end..region.bytes();
-        let state = Mutex::new(State { tail, taken: tail, outstanding: 0 });
+        let state = Mutex::new(State { tail, taken: tail, outstanding: 0, aborted: Vec::new() });
         let read_len = flags & mailbox::READ_LEN != 0;
         Ok(Ring { region, start, size, data, read_len, state, idle: Condvar::new() })
     }
@@ -174,6 +182,11 @@ impl Ring {
             let command = match header.operation {
                 entry::CMD => Some(self.command(header)?),
                 entry::PAD => None,
+                entry::ABORT => {
+                    let ids = self.ids(header)?;
+                    state.aborted.extend(ids);
+                    None
+                }
                 _ => {
                     self.region.put(header.at + entry::FLAGS, &[entry::UNKNOWN])?;
                     None
@@ -187,6 +200,11 @@ impl Ring {
             self.pass(&mut state)?;
         }
         Ok(None)
+    }
+
+    /// The commands that the initiator wants to be given up, as far as it said so in what has been taken.
+    pub fn aborted(&self) -> Vec<u16> {
+        std::mem::take(&mut self.state.lock().aborted)
     }
 
     /// Completes a command. The kernel has to be told of it.
@@ -271,6 +289,13 @@ impl Ring {
             return Err(Error::corrupt(what).at(place as u64));
         }
         Ok(Header { at, len, operation })
+    }
+
+    /// What an entry that aborts commands names; no more than it has room for.
+    fn ids(&self, header: Header) -> Result<Vec<u16>> {
+        let Some(room) = header.len.checked_sub(entry::ID_LIST) else { return Ok(Vec::new()) };
+        let count = self.region.get_u32(header.at + entry::IDS)? as usize;
+        (0..count.min(room / 2)).map(|n| self.region.get_u16(header.at + entry::ID_LIST + 2 * n)).collect()
     }
 
     fn command(&self, header: Header) -> Result<Command> {

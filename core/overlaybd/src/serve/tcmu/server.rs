@@ -73,9 +73,17 @@ struct Shared {
     untold: AtomicUsize,
     /// A thread is at it.
     telling: AtomicBool,
-    /// What workers are at, or will be: since when, and what.
-    slow: Mutex<HashMap<u16, (Instant, Request)>>,
+    /// What workers are at, or will be.
+    slow: Mutex<HashMap<u16, Slow>>,
     cpus: usize,
+}
+
+/// What a worker is at, or will be.
+struct Slow {
+    since: Instant,
+    request: Request,
+    /// The initiator does not want it any more: it is not begun.
+    aborted: bool,
 }
 
 /// A command, and what it asks for.
@@ -123,8 +131,8 @@ impl Server {
     pub fn oldest(&self) -> Option<(Duration, String)> {
         let shared = self.shared.read();
         let slow = shared.as_ref()?.slow.lock();
-        let (since, request) = slow.values().min_by_key(|(since, _)| *since)?;
-        Some((since.elapsed(), describe(request)))
+        let oldest = slow.values().min_by_key(|slow| slow.since)?;
+        Some((oldest.since.elapsed(), describe(&oldest.request)))
     }
 
     /// Waits up to `drain` until all commands are completed, then takes no more, waits for what is being carried out,
@@ -244,6 +252,11 @@ impl Shared {
                 self.hand_on((command, request));
             }
         }
+        for id in self.ring.aborted() {
+            if let Some(slow) = self.slow.lock().get_mut(&id) {
+                slow.aborted = true;
+            }
+        }
         if batch.is_empty() {
             self.tell();
         }
@@ -293,11 +306,16 @@ impl Shared {
     /// Gives a command to the workers; waits for room in their queue.
     fn hand_on(self: &Arc<Self>, job: Job) {
         let (id, shared) = (job.0.id, Arc::clone(self));
-        self.slow.lock().insert(id, (Instant::now(), job.1.clone()));
+        let slow = Slow { since: Instant::now(), request: job.1.clone(), aborted: false };
+        self.slow.lock().insert(id, slow);
         let work = move || {
             // Else it stays in the ring for the next server.
             if !shared.stopping() {
-                shared.serve(&job);
+                if shared.slow.lock().get(&id).is_some_and(|slow| slow.aborted) {
+                    shared.complete(id, Response::Check(Sense::ABORTED));
+                } else {
+                    shared.serve(&job);
+                }
                 shared.tell();
             }
             shared.slow.lock().remove(&id);
@@ -366,6 +384,8 @@ fn describe(request: &Request) -> String {
         Request::Read(span) => format!("reading {} bytes at {}", span.len, span.offset),
         Request::Write { span, .. } => format!("writing {} bytes at {}", span.len, span.offset),
         Request::Verify(span, _) => format!("verifying {} bytes at {}", span.len, span.offset),
+        Request::CompareAndWrite { span, .. } => format!("comparing and writing {} bytes at {}", span.len, span.offset),
+        Request::Status(span, _) => format!("looking for what is stored of {} bytes at {}", span.len, span.offset),
         Request::Flush => "flushing".into(),
         Request::Unmap(_) => "unmapping".into(),
         Request::WriteSame { span, .. } => format!("writing a sector all over {} bytes at {}", span.len, span.offset),

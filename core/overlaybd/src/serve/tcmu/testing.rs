@@ -168,7 +168,7 @@ impl Kernel {
     }
 
     /// Room for an entry; what is left up to the end of the ring is filled if it does not fit there.
-    fn reserve(&self, len: usize) -> usize {
+    pub fn reserve(&self, len: usize) -> usize {
         let head = self.state.lock().head;
         if head + len <= self.ring_bytes {
             return mailbox::BYTES + head;

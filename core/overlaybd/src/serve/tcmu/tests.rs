@@ -134,16 +134,16 @@ fn other_entries_are_passed_over() {
     let kernel = Kernel::new(8192);
     let _server = kernel.serve(Arc::new(Device::new()), 2, None);
     let place = [kernel.place(0, 512)];
-    let unknown = [kernel.put_other(2, 40), kernel.put_other(7, 8)];
+    let unknown = [kernel.put_other(3, 40), kernel.put_other(7, 8)];
     kernel.put_other(entry::PAD, 16);
     assert_eq!(kernel.ask(&read_10(0, 1), &place), Completion::GOOD);
     for at in unknown {
         assert_eq!(kernel.read(&(at + entry::FLAGS..at + entry::FLAGS + 1)), [entry::UNKNOWN]);
     }
     // Behind the last command too, so that the ring counts as empty.
-    kernel.put_other(2, 40);
+    kernel.put_other(entry::ABORT, 40);
     kernel.send(1, &read_10(0, 1), &place);
-    kernel.put_other(2, 40);
+    kernel.put_other(entry::ABORT, 40);
     kernel.ring();
     kernel.wait_for(1);
     let server = kernel.serve(Arc::new(Device::new()), 2, None);
@@ -185,6 +185,51 @@ fn a_stop_leaves_what_has_not_begun() {
     assert_eq!(kernel.wait_for(1), Completion::GOOD);
     assert!(!kernel.has_ended(2));
     assert!(server.stop(Duration::ZERO), "stopping again does nothing");
+}
+
+#[test]
+fn what_is_aborted_is_not_begun() {
+    let device = Arc::new(Device { cold: 0..4096, ..Device::new() });
+    let kernel = Kernel::new(8192);
+    let server = kernel.serve(device.clone(), 1, None);
+    kernel.send(1, &read_10(0, 1), &[kernel.place(0, 512)]);
+    device.gate.wait_for(1);
+    kernel.send(2, &read_10(1, 1), &[kernel.place(512, 512)]);
+    kernel.send(3, &read_10(2, 1), &[kernel.place(1024, 512)]);
+    let at = kernel.reserve(40);
+    // As many ids as there is room for, whatever is said of their number.
+    for (place, bytes) in [(entry::IDS, &[2, 0, 1, 1][..]), (entry::ID_LIST, &[1, 0, 2, 0, 99, 0, 0, 0])] {
+        kernel.region.put(at + place, bytes).unwrap();
+    }
+    kernel.put_other(entry::ABORT, 40);
+    kernel.send(4, &read_10(100, 1), &[kernel.place(1536, 512)]);
+    assert_eq!(kernel.wait_for(4), Completion::GOOD, "so the entry before has been seen");
+    device.gate.open();
+    assert_eq!(kernel.wait_for(1), Completion::GOOD, "it was begun before");
+    assert_eq!(kernel.wait_for(2), Completion::check(0x0b, 0, 0));
+    assert_eq!(kernel.wait_for(3), Completion::GOOD);
+    assert!(server.stop(Duration::from_secs(10)));
+}
+
+#[test]
+fn a_compare_and_write_writes_where_it_finds_what_it_expects() {
+    let device = Arc::new(MemoryDevice::new(1 << 20).unwrap());
+    let kernel = Kernel::new(8192);
+    let _server = kernel.serve(device.clone(), 2, None);
+    let place = kernel.place(0, 2048);
+    let ask = |expected: u8, new: u8| {
+        kernel.write(&place, &[[expected; 1024], [new; 1024]].concat());
+        kernel.ask(&[0x89, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0], std::slice::from_ref(&place))
+    };
+    assert_eq!(ask(0, 7), Completion::GOOD);
+    assert_eq!(ask(0, 8), Completion::check(0x0e, 0x1d, 0));
+    assert_eq!(ask(7, 9), Completion::GOOD);
+    let mut found = [0; 2048];
+    device.read_at(&mut found, 1024).unwrap();
+    assert!(found[..512] == [0; 512] && found[512..1536] == [9; 1024] && found[1536..] == [0; 512]);
+    let short = kernel.place(0, 1024);
+    let cdb = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0];
+    assert_eq!(kernel.ask(&cdb, &[short]), Completion::check(5, 0x24, 0));
 }
 
 #[test]

@@ -75,6 +75,11 @@ impl Lun {
         TCMU_MAX_WRITE_SAME_BYTES / u64::from(self.block_bytes)
     }
 
+    /// The most sectors of one COMPARE AND WRITE: as many as its field and the room for its data can take.
+    pub(super) fn max_compare_blocks(&self) -> u8 {
+        u8::try_from(self.max_transfer_blocks / 2).unwrap_or(u8::MAX)
+    }
+
     /// The most sectors of one UNMAP.
     pub(super) fn max_unmap_blocks(&self) -> u64 {
         TCMU_MAX_UNMAP_BYTES / u64::from(self.block_bytes)
@@ -89,6 +94,7 @@ impl Lun {
         put(8, &self.max_transfer_blocks.to_be_bytes());
         put(12, &self.max_transfer_blocks.to_be_bytes());
         if !device.read_only() {
+            put(5, &[self.max_compare_blocks()]);
             put(20, &(self.max_unmap_blocks() as u32).to_be_bytes());
             put(24, &(TCMU_MAX_UNMAP_RANGES as u32).to_be_bytes());
             put(28, &granule.to_be_bytes());

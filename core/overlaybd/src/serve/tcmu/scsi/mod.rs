@@ -17,6 +17,8 @@ pub use words::{Cdb, Sense};
 
 use std::sync::atomic::AtomicU64;
 
+use parking_lot::RwLock;
+
 use crate::error::{Error, Kind, Result};
 use crate::limits::{TCMU_MAX_NAME, TCMU_MAX_SERIAL, TCMU_MAX_TRANSFER_BYTES};
 
@@ -31,6 +33,8 @@ pub struct Lun {
     max_transfer_blocks: u32,
     /// Bytes of the device as the initiator last heard.
     told_size: AtomicU64,
+    /// Held alone by COMPARE AND WRITE, shared by all other writes.
+    pub(super) writes: RwLock<()>,
 }
 
 impl Lun {
@@ -60,6 +64,7 @@ impl Lun {
             name: name.take(TCMU_MAX_NAME).collect(),
             max_transfer_blocks: transfer / block_bytes,
             told_size: AtomicU64::new(size),
+            writes: RwLock::new(()),
         })
     }
 

@@ -23,6 +23,7 @@ pub mod op {
     pub const MODE_SELECT_10: u8 = 0x55;
     pub const MODE_SENSE_10: u8 = 0x5a;
     pub const READ_16: u8 = 0x88;
+    pub const COMPARE_AND_WRITE: u8 = 0x89;
     pub const WRITE_16: u8 = 0x8a;
     pub const VERIFY_16: u8 = 0x8f;
     pub const SYNCHRONIZE_CACHE_16: u8 = 0x91;
@@ -37,6 +38,8 @@ pub mod op {
 
 /// Of SERVICE ACTION IN(16): READ CAPACITY(16).
 pub const READ_CAPACITY_16: u16 = 0x10;
+/// Of SERVICE ACTION IN(16): GET LBA STATUS.
+pub const GET_LBA_STATUS: u16 = 0x12;
 /// Of MAINTENANCE IN: REPORT SUPPORTED OPERATION CODES.
 pub const REPORT_CODES: u16 = 0x0c;
 
@@ -44,7 +47,7 @@ pub const REPORT_CODES: u16 = 0x0c;
 /// looks at, a run of equal bytes as (bits, count).
 type Known = (u8, Option<u16>, &'static [(u8, usize)]);
 
-const KNOWN: [Known; 28] = [
+const KNOWN: [Known; 30] = [
     (op::TEST_UNIT_READY, None, &[(0, 5)]),
     (op::REQUEST_SENSE, None, &[(1, 1), (0, 2), (0xff, 1), (0, 1)]),
     (op::READ_6, None, &[(0x1f, 1), (0xff, 3), (0, 1)]),
@@ -63,11 +66,13 @@ const KNOWN: [Known; 28] = [
     (op::MODE_SELECT_10, None, &[(0x11, 1), (0, 5), (0xff, 2), (0, 1)]),
     (op::MODE_SENSE_10, None, &[(0x18, 1), (0xff, 2), (0, 3), (0xff, 2), (0, 1)]),
     (op::READ_16, None, &[(0xf8, 1), (0xff, 12), (0, 2)]),
+    (op::COMPARE_AND_WRITE, None, &[(0xf8, 1), (0xff, 8), (0, 3), (0xff, 1), (0, 2)]),
     (op::WRITE_16, None, &[(0xf8, 1), (0xff, 12), (0, 2)]),
     (op::VERIFY_16, None, &[(0xf6, 1), (0xff, 12), (0, 2)]),
     (op::SYNCHRONIZE_CACHE_16, None, &[(2, 1), (0xff, 12), (0, 2)]),
     (op::WRITE_SAME_16, None, &[(0xf9, 1), (0xff, 12), (0, 2)]),
     (op::SERVICE_ACTION_IN, Some(READ_CAPACITY_16), &[(0x1f, 1), (0, 8), (0xff, 4), (0, 2)]),
+    (op::SERVICE_ACTION_IN, Some(GET_LBA_STATUS), &[(0x1f, 1), (0xff, 12), (0, 2)]),
     (op::REPORT_LUNS, None, &[(0, 1), (0xff, 1), (0, 3), (0xff, 4), (0, 2)]),
     (op::MAINTENANCE_IN, Some(REPORT_CODES), &[(0x1f, 1), (0x87, 1), (0xff, 7), (0, 2)]),
     (op::READ_12, None, &[(0xf8, 1), (0xff, 8), (0, 2)]),

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use super::opcodes::{self, op};
+use super::opcodes::{self, op, GET_LBA_STATUS};
 use super::words::{Cdb, Sense};
 use super::{capacity, Lun};
 use crate::device::BlockDevice;
+use crate::limits::TCMU_MAX_STATUS_BYTES;
 
 /// A range of the device, inside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,15 @@ pub enum Request {
         /// Whether it must be on disk when this is answered.
         durable: bool,
     },
+    /// To write the second half of the data where the first is found, without another write in between.
+    CompareAndWrite {
+        /// Where.
+        span: Span,
+        /// Whether it must be on disk when this is answered.
+        durable: bool,
+    },
+    /// To tell which sectors from the start of a range on are stored, in an answer of so many bytes.
+    Status(Span, u32),
     /// To check what is there.
     Verify(Span, Compare),
     /// To make all that was written durable.
@@ -93,6 +103,11 @@ impl Lun {
             op::MODE_SELECT_10 => mode_select(cdb, cdb.number::<2>(7), true),
             op::START_STOP => start_stop(cdb),
             op::READ_CAPACITY_10 => answer(self.capacity_10(cdb, device), 8),
+            op::SERVICE_ACTION_IN if cdb.service_action() == GET_LBA_STATUS => {
+                let span = self.span_of(cdb.number::<8>(2), 1, device)?;
+                let len = (device.size() - span.offset).min(TCMU_MAX_STATUS_BYTES);
+                Ok(Request::Status(Span { len, ..span }, cdb.number::<4>(10) as u32))
+            }
             op::SERVICE_ACTION_IN => answer(Ok(self.capacity_16(device)), cdb.number::<4>(10)),
             op::REPORT_LUNS => answer(capacity::luns(cdb), cdb.number::<4>(6)),
             op::MAINTENANCE_IN => answer(opcodes::report(cdb), cdb.number::<4>(6)),
@@ -119,6 +134,15 @@ impl Lun {
             op::UNMAP if cdb.byte(1) & 1 != 0 => Err(Sense::INVALID_FIELD),
             op::UNMAP => Ok(Request::Unmap(cdb.number::<2>(7) as usize)),
             op::WRITE_SAME_10 | op::WRITE_SAME_16 => self.write_same(cdb, device),
+            op::COMPARE_AND_WRITE => {
+                no_protection(cdb)?;
+                let blocks = cdb.number::<1>(13);
+                if blocks > u64::from(self.max_compare_blocks()) {
+                    return Err(Sense::INVALID_FIELD);
+                }
+                let span = self.span_of(cdb.number::<8>(2), blocks, device)?;
+                Ok(Request::CompareAndWrite { span, durable: cdb.byte(1) & 8 != 0 })
+            }
             _ => {
                 no_protection(cdb)?;
                 let durable = cdb.op() != op::WRITE_6 && cdb.byte(1) & 8 != 0;

@@ -48,7 +48,7 @@ fn what_it_says_of_itself() {
     let naa = "01030010600140501234567 89abcdef000000000".replace(' ', "");
     let name = format!("02000011{}", hex("overlaybd//c.json"));
     let limits =
-        format!("00b0003c 01000008 00000800 00000800 00000000 00200000 00000040 00000008 80000000 {:016x}", 65536);
+        format!("00b0003c 01ff0008 00000800 00000800 00000000 00200000 00000040 00000008 80000000 {:016x}", 65536);
     let rows = [
         ("120000002400", standard.as_str()),
         ("120000000500", &standard[..10]),
@@ -80,7 +80,8 @@ fn what_it_says_of_itself() {
         ("5a000800000000 000600", "001a0010 0000"),
         ("a30c 03 28 0000 000000ff 0000", "0003000a 28f8ffffffff00ffff00"),
         ("a30c 03 9e 0010 000000ff 0000", "00030010 9e10 0000000000000000 ffffffff 0000"),
-        ("a30c 01 89 0000 000000ff 0000", "00010000"),
+        ("a30c 01 8b 0000 000000ff 0000", "00010000"),
+        ("a30c 03 9e 0012 000000ff 0000", "00030010 9e12 ffffffffffffffffffffffff 0000"),
         ("a30c 02 5e 0000 000000ff 0000", "00010000"),
     ];
     for (cdb, expected) in rows {
@@ -95,7 +96,7 @@ fn what_it_says_of_itself() {
         assert_eq!(answer(&ro, cdb), expected.replace(' ', ""), "{cdb}, read-only");
     }
     let all = answer(&rw, "a30c 00 00 0000 0000ffff 0000");
-    assert_eq!((all.len(), &all[..24]), (2 * (4 + 28 * 8), "000000e00000000000000006"));
+    assert_eq!((all.len(), &all[..24]), (2 * (4 + 30 * 8), "000000f00000000000000006"));
 }
 
 #[test]
@@ -117,6 +118,8 @@ fn what_commands_ask_of_the_device() {
         ("2a00 00000010 00 0002 00", write(16, 2, false)),
         ("2a08 00000010 00 0002 00", write(16, 2, true)),
         ("aa08 00000010 00000002 0000", write(16, 2, true)),
+        ("8900 0000000000000010 000000 02 0000", Request::CompareAndWrite { span: span(16, 2), durable: false }),
+        ("8908 0000000000000010 000000 00 0000", Request::CompareAndWrite { span: span(16, 0), durable: true }),
         ("8a18 0000000000000010 00000002 0000", write(16, 2, true)),
         ("2f00 00000010 00 0002 00", Request::Verify(span(16, 2), Compare::Nothing)),
         ("af02 00000010 00000002 0000", Request::Verify(span(16, 2), Compare::All)),
@@ -142,8 +145,7 @@ fn what_is_refused() {
     let (rw, ro) = (disk(false), disk(true));
     let field = Sense::INVALID_FIELD;
     let rows = [
-        ("89000000000000000000000000000000", Sense::INVALID_COMMAND), // COMPARE AND WRITE
-        ("9e12 0000000000000000 00000020 0000", Sense::INVALID_COMMAND), // another service action
+        ("8900 0000000000012345 000000 01 0000", Sense::OUT_OF_RANGE),
         ("a305 00 00 0000 000000ff 0000", Sense::INVALID_COMMAND),
         ("4d000000000000000000", Sense::INVALID_COMMAND), // LOG SENSE
         ("7f000000000000180000000000000000", Sense::INVALID_COMMAND),
@@ -225,7 +227,7 @@ fn large_sectors_and_large_disks() {
     assert_eq!(request("2800 00000009 00 0001 00"), Ok(Request::Read(Span { offset: 36864, len: 4096 })));
     assert_eq!(request("2800 0000000a 00 0001 00"), Err(Sense::OUT_OF_RANGE), "the rest is no sector");
     let Ok(Request::Answer(limits)) = request("1201b000ff00") else { panic!() };
-    assert_eq!(limits[4..16], bytes("010000010000010000000100"));
+    assert_eq!(limits[4..16], bytes("018000010000010000000100"));
 
     struct Large;
     impl BlockDevice for Large {
@@ -289,4 +291,34 @@ fn a_unit_that_nobody_could_tell_apart_is_refused() {
     let device = MemoryDevice::new(512).unwrap();
     let page = named.request(&Cdb::new(&bytes("120183ffff00")), &device);
     assert!(matches!(page, Ok(Request::Answer(data)) if data.ends_with(&[b'?'; 240])));
+}
+
+#[test]
+fn what_is_stored_is_told_in_runs_of_sectors() {
+    let device = disk(false);
+    device.write_at(&[1; 4096], 4096).unwrap();
+    device.write_at(&[1; 512], 16384 + 512).unwrap();
+    let status = |block_bytes: u32, lba: u64, room: u32| {
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[1]) = (0x9e, 0x12);
+        cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+        cdb[10..14].copy_from_slice(&room.to_be_bytes());
+        let lun = lun(block_bytes, device.size());
+        match lun.request(&Cdb::new(&cdb), &device) {
+            Ok(Request::Status(span, room)) => lun.status(span, room, &device).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let run =
+        |lba: u64, blocks: u32, how: u8| [&lba.to_be_bytes()[..], &blocks.to_be_bytes(), &[how, 0, 0, 0]].concat();
+    let told = |runs: &[Vec<u8>]| [&[0, 0, 0, 4 + 16 * runs.len() as u8, 0, 0, 0, 0][..], &runs.concat()].concat();
+    let last = BLOCKS as u32;
+    let small = [run(0, 8, 1), run(8, 8, 0), run(16, 17, 1), run(33, 1, 0), run(34, last - 34, 1)];
+    assert_eq!(status(512, 0, 1000), told(&small));
+    assert_eq!(status(512, 8, 24), told(&[run(8, 8, 0)]));
+    assert_eq!(status(512, 10, 40), told(&[run(10, 6, 0), run(16, 17, 1)]));
+    assert_eq!(status(512, 0, 6), told(&[run(0, 8, 1)])[..6]);
+    let large = [run(0, 1, 1), run(1, 1, 0), run(2, 2, 1), run(4, 1, 0), run(5, last / 8 - 5, 1)];
+    assert_eq!(status(4096, 0, 1000), told(&large));
+    assert_eq!(ask(&device, "9e12 0000000000012345 00000018 0000"), Err(Sense::OUT_OF_RANGE));
 }

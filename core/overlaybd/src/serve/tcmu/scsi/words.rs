@@ -98,6 +98,8 @@ impl Sense {
     pub const WRITE_PROTECTED: Sense = Sense(7, 0x27, 0);
     /// Data protect: no room left below the device.
     pub const NO_SPACE: Sense = Sense(7, 0x27, 7);
+    /// Aborted command: the initiator did not want it any more.
+    pub const ABORTED: Sense = Sense(0x0b, 0, 0);
     /// Miscompare: the data is not what it was said to be.
     pub const MISCOMPARE: Sense = Sense(0x0e, 0x1d, 0);
 
