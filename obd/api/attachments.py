@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,8 @@ from obd.http_server import Answer
 if TYPE_CHECKING:
     from obd.api.work import Works
     from obd.service import Service
+
+_log: Final = logging.getLogger("overlaybd.api")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +56,13 @@ class Attachments:
             service = self._service.config.file or None
             return obd.attach.attach(wanted.config, via=wanted.via, rw=wanted.rw, service=service)
 
-        return Created(asdict(self._works.do(attach)))
+        made = self._works.do(attach)
+        _log.info("%s: attached as %s by %s", made.config, made.path, made.via)
+        return Created(asdict(made))
 
     def _detach(self, call: Call) -> Answer:
         name = call.values["attachment"]
         if not self._works.do(lambda: obd.attach.detach(name)):
             raise ObdError("not-found", f"no attachment {shown(name)}")
+        _log.info("%s: detached", name)
         return Answer(204, b"", "")

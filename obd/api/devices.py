@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from obd.api.work import Works
     from obd.overview import Entry, Overview
     from obd.snapshot import Taken
+
+_log: Final = logging.getLogger("overlaybd.api")
 
 # Stands for the name of the only device of a process: that of `obd serve` is usually empty.
 ONLY: Final = "-"
@@ -70,7 +73,8 @@ class Devices:
 
     def snapshot_to(self, entry: Entry, config: str) -> dict[str, Any]:
         """A live snapshot of a device to what the configuration at the path `config` describes."""
-        return _told(entry, self._works.do(lambda: entry.device.snapshot_to(config), entry.device))
+        device = entry.device
+        return _told(entry, self._works.do(lambda: device.snapshot_to(config), device))
 
     def _snapshot(self, call: Call) -> dict[str, Any]:
         entry, wanted = self._entry(call), call.body(Snapshot)
@@ -101,6 +105,7 @@ class Devices:
             return before
 
         before = self._works.do(resize, device)
+        _log.info("%s: %d bytes now, %d before", entry.name, device.size, before)
         return {"device": entry.name, "size_bytes": device.size, "before_bytes": before}
 
     def _trace(self, call: Call) -> Answer:
@@ -117,6 +122,9 @@ class Devices:
 
 
 def _told(entry: Entry, taken: Taken) -> dict[str, Any]:
+    if not taken.repeated:
+        waited_ms = 1000 * taken.pause_s
+        _log.info("%s: snapshot: %s is sealed, writes waited %.1f ms", entry.name, taken.sealed, waited_ms)
     return {
         "device": entry.name,
         "sealed": taken.sealed,

@@ -15,8 +15,9 @@ T = TypeVar("T")
 BUSY_S: Final = 10.0
 # How long an answer may take. What is not done by then goes on.
 LIMIT_S: Final = 120.0
-# Works under way at a time, those included that nobody waits for any more.
-MAX_WORKS: Final = 16
+# Works under way at a time, those included that nobody waits for any more. Fewer than `MAX_THREADS` of the
+# server, so that what is not work is answered meanwhile.
+MAX_WORKS: Final = 8
 
 
 class Works:
@@ -32,13 +33,14 @@ class Works:
 
         Raises `ObdError`: "busy" if another does not end, "timed-out" if this one takes too long: it goes on.
         """
+        # First: those that wait for another hold up a thread of the server too.
+        if not self._places.acquire(blocking=False):
+            raise ObdError("busy", f"{MAX_WORKS} changes are under way")
         with self._lock:
             lock = threading.Lock() if of is None else self._locks.setdefault(of, threading.Lock())
         if not lock.acquire(timeout=BUSY_S):
+            self._places.release()
             raise ObdError("busy", "another change of it is under way")
-        if not self._places.acquire(blocking=False):
-            lock.release()
-            raise ObdError("busy", f"{MAX_WORKS} changes are under way")
         outcome: list[T] = []
         failures: list[BaseException] = []
 

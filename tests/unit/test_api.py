@@ -23,7 +23,7 @@ from obd.api.routes import STATUS
 from obd.api.work import MAX_WORKS, Works
 from obd.config.schema import Table, build
 from obd.errors import ERRNO, ObdError
-from obd.http_server import Request
+from obd.http_server import MAX_THREADS, Request
 from obd.image import Device
 from obd.observer import Observer
 from obd.service import Service
@@ -303,8 +303,9 @@ def test_works_wait_for_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(MAX_WORKS):
         with pytest.raises(ObdError, match="it goes on"):
             works.do(work)
-    with pytest.raises(ObdError, match="16 changes"):
+    with pytest.raises(ObdError, match=f"{MAX_WORKS} changes"):
         works.do(work)
+    assert MAX_WORKS < MAX_THREADS
     go.set()
     monkeypatch.setattr("obd.api.work.LIMIT_S", 20)
     with pytest.raises(ZeroDivisionError):

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import logging
+import socket
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from obd.config import ConfigError, ServiceConfig
 from obd.logs import start_log
 from obd.observer import Observer
 from obd.service import Service
+from tests.e2e.servers import free_port
 
 REGISTRY = "https://r.example/v2/a/blobs/sha256:00"
 
@@ -157,6 +161,30 @@ def test_the_audit_log_begins_moves_and_ends(host: Host, tmp_path: Path) -> None
     )
     host.reload()
     assert host.observer.audit is None
+
+
+def test_the_exporter_begins_moves_and_ends(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(host.directory / "run"))
+    host.observer.listen()
+
+    def scraped(port: int, path: str) -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
+                return int(answer.status)
+        except urllib.error.URLError:
+            return 0
+
+    one, other = free_port(), free_port()
+    export = {"enable": True, "address": "127.0.0.1", "port": one}
+    assert not host.reload(exporterConfig=export)["warnings"]
+    assert scraped(one, "/metrics") == 200
+    host.reload(exporterConfig={**export, "port": other, "uriPrefix": "/m"})
+    assert (scraped(one, "/metrics"), scraped(other, "/m"), scraped(other, "/x")) == (0, 200, 0)
+    with socket.create_server(("127.0.0.1", one)):
+        (warning,) = host.reload(exporterConfig=export)["warnings"]
+        assert "no metrics are exported" in warning
+    host.reload()
+    assert (host.observer.exporter, scraped(one, "/metrics")) == (None, 0)
 
 
 def test_a_wrong_file_changes_nothing(host: Host) -> None:
