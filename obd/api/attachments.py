@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +30,22 @@ class Attach(Table):
     rw: bool = flag("rw", False)
 
 
+def _lasting(via: str) -> str:
+    """The way to attach by, which must outlast this process. Raises `ObdError` for one that does not.
+
+    systemd ends all processes of a service with it: those too that would keep a device. What the daemon
+    serves itself waits for the next daemon.
+    """
+    if os.environ.get("SYSTEMD_EXEC_PID") != str(os.getpid()) or via == "tcmu":
+        return via
+    if via == "auto":
+        return "tcmu"
+    what = (
+        f"via {via}: the process that keeps the device would end with this service: use tcmu, or obd attach"
+    )
+    raise ObdError("unsupported", what)
+
+
 class Attachments:
     """Answers for the attachments of this machine; new ones get the configuration of `service`."""
 
@@ -52,9 +69,11 @@ class Attachments:
             what = f"body: config: {shown(wanted.config)} must be a path that begins with /"
             raise ObdError("invalid", what)
 
+        via = _lasting(wanted.via)
+
         def attach() -> obd.attach.Attachment:
             service = self._service.config.file or None
-            return obd.attach.attach(wanted.config, via=wanted.via, rw=wanted.rw, service=service)
+            return obd.attach.attach(wanted.config, via=via, rw=wanted.rw, service=service)
 
         made = self._works.do(attach)
         _log.info("%s: attached as %s by %s", made.config, made.path, made.via)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,6 +204,12 @@ def test_attachments_come_and_go(api: Running, monkeypatch: pytest.MonkeyPatch) 
     gone = ask("DELETE", "/v1/attachments/a%20b")
     assert (gone.status, gone.body) == (204, b"")
     assert calls == [("nbd", True, str(api.directory / "overlaybd.json")), ("a b",)]
+    # systemd would end what keeps a device with the service that started it.
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
+    assert ask("POST", "/v1/attachments", {"config": "/c.json", "via": "nbd"}).status == 501
+    calls.clear()
+    assert ask("POST", "/v1/attachments", {"config": "/c.json"}).status == 201
+    assert calls == [("tcmu", False, str(api.directory / "overlaybd.json"))]
     for config, status in (("/gone", 404), ("/in", 409), ("/no", 501)):
         assert ask("POST", "/v1/attachments", {"config": config}).status == status
     assert ask("DELETE", "/v1/attachments/other").status == 404
