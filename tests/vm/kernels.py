@@ -60,6 +60,11 @@ def runner() -> Path:
     return _kept("tcmu-runner_*", lambda: _program("tcmu-runner", "libtcmu2"))
 
 
+def initiator() -> Path:
+    """The iSCSI initiator open-iscsi and its libraries, as Debian 12 has them."""
+    return _kept("open-iscsi_*", lambda: _program("open-iscsi", "libisns0", "libopeniscsiusr"))
+
+
 def xstate() -> Path:
     """The library to preload into User Mode Linux, made of `xstate.c`."""
     source = HERE / "xstate.c"
