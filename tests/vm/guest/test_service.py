@@ -10,24 +10,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-import tcmu
-from obdcore import lsmt_create
 from tests.e2e.disks import tool
 from tests.vm.boot import PROJECT
 from tests.vm.guest import systemd
 from tests.vm.guest.systemd import Systemd
-from tests.vm.guest.tcmu_disk import clear, modules
+from tests.vm.guest.tcmu_disk import Disk, Gate, attach, clear, modules, of_zeros
 
 # The first test has the package made, systemd started and the package installed.
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.guest("uml")]
 
 UNIT = "overlaybd-tcmu"
 WAIT_S = 40.0
-PATIENCE_S = 300
 GREETING = "from the image\n"
 
 # To read what is known of all packages of the host would take dpkg longer than all else.
@@ -84,14 +82,20 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def node(package: Path) -> Iterator[Systemd]:
-    """A machine on which the package was installed."""
-    modules()
+def node(guest: str, request: pytest.FixtureRequest) -> Iterator[Systemd]:
+    """A machine on which the service was installed and started: as README says, but in a hurry in QEMU."""
     Path("/usr/sbin/policy-rc.d").unlink(missing_ok=True)  # on a build machine it forbids services
+    lines = blocks_of_readme("Use it on a node")[0].splitlines()
+    folder = Path("/")
+    if guest == "qemu":
+        tool(sys.executable, PROJECT / "scripts/install.py")
+        lines = lines[-1:]
+    else:
+        folder = request.getfixturevalue("package").parents[1]
     with systemd.running() as manager:
         manager.sh(FEW_PACKAGES)
-        lines = blocks_of_readme("Use it on a node")[0].splitlines()
-        manager.sh("\n".join(line for line in lines if not line.startswith("make ")), package.parents[1])
+        manager.sh("\n".join(line for line in lines if not line.startswith("make ")), folder)
+        modules()  # for the test's own view of configfs
         yield manager
 
 
@@ -103,6 +107,7 @@ def test_installing_it_starts_the_service(node: Systemd) -> None:
     assert node.sh("stat -c %a /opt/overlaybd/cred.json").stdout == "600\n"
 
 
+@pytest.mark.guest("qemu")
 def test_the_lines_of_readme_run_as_they_stand(node: Systemd, tmp_path: Path) -> None:
     _, make_disk, remove_disk = blocks_of_readme("Use it on a node")
     app(node, tmp_path)
@@ -112,6 +117,21 @@ def test_the_lines_of_readme_run_as_they_stand(node: Systemd, tmp_path: Path) ->
     assert not list(Path("/sys/class/uio").iterdir())
     assert not list(Path("/sys/kernel/config/target/loopback").glob("naa.*"))
     assert node.sh("findmnt /mnt", check=False).returncode
+
+
+@pytest.mark.guest("qemu")
+def test_it_may_do_only_what_it_needs(node: Systemd) -> None:
+    status = node.sh(f"cat /proc/{main_pid(node)}/status").stdout
+    capabilities = node.sh(f"capsh --decode={re.findall('CapBnd:(.*)', status)[0].strip()}").stdout.strip()
+    assert (
+        capabilities.split("=")[1] == "cap_chown,cap_dac_override,cap_fowner,cap_net_admin,cap_sys_resource"
+    )
+    assert re.search(r"NoNewPrivs:\s*1\n", status) and re.search(r"Seccomp:\s*2\n", status)
+    within = f"echo $$ >/sys/fs/cgroup/system.slice/{UNIT}.service/cgroup.procs; "
+    within += f"nsenter --target={main_pid(node)} --mount "
+    for forbidden in ("head -c 1 /dev/mem", "touch /usr/new", "touch /proc/sys/kernel/hostname"):
+        node.sh(forbidden)  # everyone else may
+        assert node.sh(within + forbidden, check=False).returncode, forbidden
 
 
 class Load:
@@ -160,20 +180,23 @@ class Load:
         return number.to_bytes(8, "big") * 512
 
 
+@dataclass(frozen=True)
+class Busy:
+    """A writable disk that is in use all the time."""
+
+    disk: Disk
+    config: str
+    load: Load
+
+
 @pytest.fixture(scope="module")
-def load(node: Systemd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
-    """A writable disk that is in use all the time, until the test of removal ends that."""
-    folder = tmp_path_factory.mktemp("disk")
-    upper = {"data": str(folder / "data"), "index": str(folder / "index")}
-    lsmt_create(upper["data"], upper["index"], size=16 << 20)
-    config = folder / "config.json"
-    config.write_text(json.dumps({"lowers": [], "upper": upper}))
-    backstore = tcmu.Backstore(1, "busy")
-    backstore.create(f"overlaybd/{config}", attributes={"cmd_time_out": PATIENCE_S})
-    loopback = tcmu.Loopback.of(backstore)
-    load = Load(loopback.create(backstore, PATIENCE_S))
+def busy(node: Systemd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Busy]:
+    """It is there until the test of removal removes it."""
+    config = of_zeros(tmp_path_factory.mktemp("disk"), 16 << 20)
+    disk = attach("busy", config)
+    load = Load(disk.node)
     load.goes_on()
-    yield load
+    yield Busy(disk, config, load)
     load.end()
 
 
@@ -186,28 +209,29 @@ def started_again(node: Systemd, old: int) -> bool:
     return node.show(UNIT, "ActiveState") == "active" and main_pid(node) not in (0, old)
 
 
-def test_reload_keeps_the_process(node: Systemd, load: Load) -> None:
+def test_reload_keeps_the_process(node: Systemd, busy: Busy) -> None:
     pid = main_pid(node)
     node.sh(f"systemctl reload {UNIT}")
-    load.goes_on()
+    busy.load.goes_on()
     assert main_pid(node) == pid
 
 
-def test_restart_keeps_the_disk(node: Systemd, load: Load) -> None:
+def test_restart_keeps_the_disk(node: Systemd, busy: Busy) -> None:
     pid = main_pid(node)
     node.sh(f"systemctl restart {UNIT}")
     assert started_again(node, pid)
-    load.goes_on()
+    busy.load.goes_on()
 
 
-def test_what_is_killed_is_started_again(node: Systemd, load: Load) -> None:
+@pytest.mark.guest("qemu")
+def test_what_is_killed_is_started_again(node: Systemd, busy: Busy) -> None:
     pid = main_pid(node)
     node.sh(f"systemctl kill --signal=KILL {UNIT}")
     until(lambda: started_again(node, pid))
-    load.goes_on()
+    busy.load.goes_on()
 
 
-def test_what_hangs_is_started_again(node: Systemd, load: Load) -> None:
+def test_what_hangs_is_started_again(node: Systemd, busy: Busy) -> None:
     impatient = systemd.UNITS / f"{UNIT}.service.d/test.conf"
     impatient.parent.mkdir()
     impatient.write_text("[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n")
@@ -217,28 +241,32 @@ def test_what_hangs_is_started_again(node: Systemd, load: Load) -> None:
     node.sh(f"systemctl kill --signal=STOP {UNIT} && systemctl daemon-reload")
     until(lambda: started_again(node, pid))
     assert "Watchdog timeout" in node.journal(UNIT)
-    load.goes_on()
+    busy.load.goes_on()
 
 
-def test_upgrading_the_package_keeps_the_disk(node: Systemd, package: Path, load: Load) -> None:
+def test_upgrading_the_package_keeps_the_disk(node: Systemd, package: Path, busy: Busy) -> None:
     pid = main_pid(node)
     node.sh(f"dpkg --install {package}")
     assert started_again(node, pid)
-    load.goes_on()
+    busy.load.goes_on()
 
 
-def test_what_is_stopped_goes_on_when_it_is_started(node: Systemd, load: Load) -> None:
+def test_it_is_running_when_it_has_what_an_earlier_one_left(node: Systemd, busy: Busy) -> None:
     node.sh(f"systemctl stop {UNIT}")
     assert node.show(UNIT, "Result") == "success"
-    node.sh(f"systemctl start {UNIT}")
-    load.goes_on()
+    with Gate(busy.config) as gate:
+        node.sh(f"systemctl start --no-block {UNIT}")
+        gate.wait()
+        assert node.show(UNIT, "ActiveState") == "activating"
+    until(lambda: node.show(UNIT, "ActiveState") == "active")
+    busy.load.goes_on()
 
 
-def test_it_is_not_removed_from_under_a_disk(node: Systemd, load: Load) -> None:
+def test_it_is_not_removed_from_under_a_disk(node: Systemd, busy: Busy) -> None:
     done = node.sh("dpkg --remove overlaybd-python", check=False)
     assert done.returncode and "user_1/busy" in done.stderr
     assert node.show(UNIT, "ActiveState") == "active"
-    load.goes_on()
+    busy.load.goes_on()
 
 
 def test_at_shutdown_file_systems_are_unmounted_before_it(node: Systemd, tmp_path: Path) -> None:
@@ -254,8 +282,9 @@ def test_at_shutdown_file_systems_are_unmounted_before_it(node: Systemd, tmp_pat
     assert node.show(UNIT, "ActiveState") == "active"
 
 
-def test_purging_it_leaves_nothing(node: Systemd, load: Load) -> None:
-    load.end()
+def test_purging_it_leaves_nothing(node: Systemd, busy: Busy) -> None:
+    busy.load.end()
+    busy.disk.remove()
     clear()
     node.sh("dpkg --remove overlaybd-python")
     assert node.show(UNIT, "ActiveState") == "inactive"
