@@ -30,9 +30,8 @@ IDLE_S: Final = 10.0
 MAX_HEAD_BYTES: Final = 32 << 10
 MAX_BODY_BYTES: Final = 64 << 10
 MAX_PARAMETERS: Final = 32
-# What a client that was refused may still send until the connection is closed.
+# For how long a client that was refused may still send until the connection is closed.
 DRAIN_S: Final = 1.0
-DRAIN_READS: Final = 64
 # How often the accepting thread looks whether it should end.
 POLL_S: Final = 0.2
 JSON: Final = "application/json"
@@ -191,8 +190,9 @@ class _Arriving(io.RawIOBase):
 
     def drain(self) -> None:
         """Takes what still comes, for a moment, and drops it."""
-        self._connection.settimeout(DRAIN_S)
-        for _ in range(DRAIN_READS):
+        end = time.monotonic() + DRAIN_S
+        while (left := end - time.monotonic()) > 0:
+            self._connection.settimeout(left)
             if not self._connection.recv(64 << 10):
                 return
 
