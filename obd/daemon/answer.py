@@ -65,9 +65,6 @@ class Owed:
                 when_overdue(answer)
         self._answers = [(answer, act) for answer, act in self._answers if not answer.given]
 
-    def __len__(self) -> int:
-        return sum(not answer.given for answer, _ in self._answers)
-
     def waiting(self) -> list[Answer]:
         """Those that have not been given."""
         return [answer for answer, _ in self._answers if not answer.given]

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from select import POLLIN, poll
 from typing import TYPE_CHECKING, Final
 
@@ -107,11 +108,13 @@ class Daemon:
         if self._successor is None:
             return False
         _log.info("another daemon asks for the place of this one")
-        why = self.roster.stand_still(lambda done: self._until(done, limits.HANDOVER_S))
-        if not why and has_gone(self._successor):
+        still, why = self.roster.stand_still(), ""
+        if not self._until(lambda: still.reached, limits.HANDOVER_S):
+            why = still.what_moves()
+        elif has_gone(self._successor):
             why = "it has gone"
         if why:
-            self.roster.go_on()
+            still.end()
             _log.warning("no other daemon takes the place of this one: %s", why)
             refuse(self._successor, why)
             self._successor = None
@@ -120,13 +123,14 @@ class Daemon:
     def _leave(self) -> None:
         self._stopping = True
         for answer in self._owed.waiting():
-            if answer.event.change is tcmu.Change.ADDED and (served := self._of(answer)):
-                served.abandon()
-                # Its creator tries again, and meets the next daemon.
-                answer.give(errno.EAGAIN)
+            if answer.event.change is tcmu.Change.ADDED:
+                answer.give(errno.EAGAIN)  # its creator tries again, and meets the next daemon
+        still = self.roster.stand_still()
+        if not self._until(lambda: still.reached, limits.DRAIN_S):
+            _log.warning("left to be done by the next daemon: %s", still.what_moves())
         self.roster.leave()
-        if not self._until(lambda: self.roster.idle, limits.DRAIN_S + limits.CLOSE_LIMIT_S):
-            _log.error("some devices could not be closed in %g s", limits.DRAIN_S + limits.CLOSE_LIMIT_S)
+        if not self._until(lambda: self.roster.idle, limits.CLOSE_LIMIT_S):
+            _log.error("some devices could not be closed in %g s", limits.CLOSE_LIMIT_S)
 
     def _until(self, done: Callable[[], bool], limit_s: float = float("inf")) -> bool:
         """Runs the loop until something is so; False if it is not in time."""
@@ -171,19 +175,14 @@ class Daemon:
 
     def _deal_with(self, event: tcmu.Event) -> None:
         """Takes care that an event is answered."""
-        limit_s = {
-            tcmu.Change.ADDED: limits.OPEN_LIMIT_S,
-            tcmu.Change.REMOVED: limits.REMOVE_LIMIT_S,
-            tcmu.Change.RECONFIGURED: limits.RECONFIGURE_LIMIT_S,
-        }
-        answer = Answer(self._link, event, limit_s[event.change])
+        answer = Answer(self._link, event, self._limit_s(event))
         try:
             match event.change:
                 case tcmu.Change.ADDED if self._stopping:
                     answer.give(errno.EAGAIN)
                 case tcmu.Change.ADDED:
-                    self._owed.add(answer, self._open_is_overdue)
-                    self.roster.add(event.device, answer)
+                    served = self.roster.add(event.device, answer)
+                    self._owed.add(answer, partial(self._open_is_overdue, served))
                 case tcmu.Change.REMOVED:
                     self._owed.add(answer, self._close_is_overdue)
                     self.roster.remove(event.device, answer)
@@ -196,17 +195,24 @@ class Daemon:
             _log.exception("%s: cannot deal with its announcement", event.device.backstore)
             answer.give(errno.EIO)
 
-    def _of(self, answer: Answer) -> Served | None:
-        return self.roster.find(answer.event.device.minor)
+    def _limit_s(self, event: tcmu.Event) -> float:
+        """How long the kernel may wait for the answer."""
+        match event.change:
+            case tcmu.Change.ADDED:
+                return limits.OPEN_LIMIT_S
+            case tcmu.Change.REMOVED:
+                is_open = self.roster.is_open(event.device.minor)
+                return limits.REMOVE_LIMIT_S if is_open else limits.REMOVE_UNOPENED_S
+            case tcmu.Change.RECONFIGURED:
+                return limits.RECONFIGURE_LIMIT_S
 
-    def _open_is_overdue(self, answer: Answer) -> None:
-        if served := self._of(answer):
-            self.roster.give_up(served, f"timed-out: not open after {limits.OPEN_LIMIT_S:g} s")
+    def _open_is_overdue(self, served: Served, answer: Answer) -> None:
+        self.roster.give_up(served, f"timed-out: not open after {limits.OPEN_LIMIT_S:g} s")
         answer.give(errno.ETIMEDOUT)
 
     def _close_is_overdue(self, answer: Answer) -> None:
         device = answer.event.device
-        _log.error("%s: not closed after %g s", device.backstore, limits.REMOVE_LIMIT_S)
+        _log.error("%s: removed, and not closed yet", device.backstore)
         self.roster.set_free(device.minor)
         answer.give()
 

@@ -5,6 +5,8 @@
 OPEN_LIMIT_S = 60.0
 # Whoever removes a device hangs too. An upper that is not flushed by then is flushed behind its back.
 REMOVE_LIMIT_S = 60.0
+# One that is not open yet need not be flushed; it is closed as soon as it is open.
+REMOVE_UNOPENED_S = 5.0
 # As long may the kernel's wait for another size take.
 RECONFIGURE_LIMIT_S = 30.0
 
@@ -30,6 +32,8 @@ SLOW_S = 30.0
 
 # How long an ending daemon lets devices finish what is under way; the rest the next one carries out.
 DRAIN_S = 10.0
+# The same for what is in the ring of a device that stands still, and has not been seen yet.
+LAST_S = 1.0
 # The same when another daemon is to take the place of this one, while all disks stand still; if something is
 # under way even then, this one goes on.
 HANDOVER_S = 5.0

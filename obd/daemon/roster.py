@@ -6,8 +6,6 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +14,7 @@ from obd.daemon import limits
 from obd.daemon.answer import Answer
 from obd.daemon.process import trim
 from obd.daemon.served import Served
+from obd.daemon.standstill import Standstill
 from obd.daemon.target import Ids
 from obd.daemon.work import Pool, Strand
 from obd.errors import line_of
@@ -58,9 +57,10 @@ class Roster:
         with self._lock:
             return list(self._served.values())
 
-    def find(self, minor: int) -> Served | None:
-        """That of a number."""
-        return self._served.get(minor)
+    def is_open(self, minor: int) -> bool:
+        """Whether the device of a number is being served."""
+        served = self._served.get(minor)
+        return served is not None and served.ring is not None
 
     @property
     def idle(self) -> bool:
@@ -73,10 +73,11 @@ class Roster:
         """Whether any thread is at work."""
         return self._openers.busy + self._closers.busy > 0
 
-    def add(self, device: tcmu.Device, answer: Answer) -> None:
+    def add(self, device: tcmu.Device, answer: Answer) -> Served:
         """Opens a new device, and answers."""
         served = self._enlist(device)
         self._strand(device.minor).submit(self._openers, lambda: self._open(served, answer))
+        return served
 
     def _enlist(self, device: tcmu.Device) -> Served:
         served = Served(device, self._service, self._overview, self._ids)
@@ -121,8 +122,9 @@ class Roster:
     def give_up(self, served: Served, why: str) -> None:
         """Has a device that is being opened closed as soon as it is open; what comes next need not wait."""
         served.abandon()
-        self._forget(served)
-        self.set_free(served.device.minor)
+        if self._is_listed(served):
+            self._forget(served)
+            self.set_free(served.device.minor)
         _log.error("%s is refused: %s", served.name, why)
         self._closers.submit(lambda: served.failed(why))
 
@@ -131,9 +133,12 @@ class Roster:
         with self._lock:
             self._strands.pop(minor, None)
 
+    def _is_listed(self, served: Served) -> bool:
+        return self._served.get(served.device.minor) is served
+
     def _forget(self, served: Served) -> None:
         with self._lock:
-            if self._served.get(served.device.minor) is served:
+            if self._is_listed(served):
                 del self._served[served.device.minor]
 
     def remove(self, device: tcmu.Device, answer: Answer | None = None) -> None:
@@ -163,7 +168,7 @@ class Roster:
 
     def resize(self, device: tcmu.Device, size_bytes: int, answer: Answer) -> None:
         """Makes a device larger, and answers."""
-        served = self.find(device.minor)
+        served = self._served.get(device.minor)
 
         def resize() -> None:
             error = errno.EIO
@@ -198,7 +203,7 @@ class Roster:
             began = True
             served.open()
 
-        if self.find(served.device.minor) is not served:
+        if not self._is_listed(served):
             return
         try:
             tcmu.take_over(served.device, serve)
@@ -225,31 +230,14 @@ class Roster:
         for _, served, attempt in due:
             self._try(served, attempt)
 
-    def stand_still(self, wait: Callable[[Callable[[], bool]], bool]) -> str:
-        """Lets nothing be under way any more; "" if that could be reached, else why not. `go_on` ends it.
-
-        `wait` waits for something to become so, and tells whether it has.
-        """
-        served = [each for each in self.all() if each.ring is not None]
-        try:
-            for each in served:
-                each.device.backstore.block()
-        except OSError as error:
-            return line_of(error)
-        if wait(lambda: not any(each.active for each in served)):
-            return ""
-        return "; ".join(f"{each.name}: {each.waits_for()}" for each in served if each.active)
-
-    def go_on(self) -> None:
-        """Lets requests through again."""
-        for served in self.all():
-            if served.ring is not None:
-                with suppress(OSError):
-                    served.device.backstore.unblock()
+    def stand_still(self) -> Standstill:
+        """Lets nothing be under way any more."""
+        return Standstill(self.all(), self._closers)
 
     def leave(self) -> None:
-        """Closes all; the kernel makes their users wait for the next daemon."""
-        for served in self.all():
+        """Closes all, which should stand still; the kernel makes their users wait for the next daemon."""
+        # Those first that need not be waited for.
+        for served in sorted(self.all(), key=lambda served: served.active):
             served.abandon()
             self._forget(served)
             if served.ring is None:
@@ -258,11 +246,7 @@ class Roster:
                 self._strand(served.device.minor).submit(self._closers, partial(self._leave, served))
 
     def _leave(self, served: Served) -> None:
-        try:
-            served.device.backstore.block()
-        except OSError as error:
-            _log.error("%s cannot be blocked: %s", served.name, line_of(error))
-        good = self._close(served, limits.DRAIN_S)
+        good = self._close(served, limits.LAST_S)
         _log.info("%s is left to the next daemon%s", served.name, "" if good else ", with errors")
 
 

@@ -6,7 +6,7 @@ import errno
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import obdcore
 import tcmu
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("overlaybd.tcmu")
 
 
+class Identity(NamedTuple):
+    """What the kernel's side says of a disk."""
+
+    serial: str
+    block_bytes: int
+
+
 class Served:
     """A device. What opens and closes it must do so one after the other; all else is for any thread."""
 
@@ -33,7 +40,6 @@ class Served:
         self.image: Device | None = None
         self.ring: obdcore.TcmuDevice | None = None
         self.result_file = ""
-        self._dev_id = ""
         self._service: Final = service
         self._overview: Final = overview
         self._ids: Final = ids
@@ -45,6 +51,9 @@ class Served:
     def open(self) -> None:
         """Opens the image and serves it. The outcome is in its result file too. `OSError`."""
         target = Target.of(self.device)
+        # Now, not later: configfs makes wait whoever looks at a device that is being removed.
+        backstore = self.device.backstore
+        identity = Identity(tcmu.serial(backstore), backstore.block_bytes())
         try:
             config = load_image(target.path)
         except ConfigError as error:
@@ -52,29 +61,28 @@ class Served:
             raise
         self.result_file = config.result_file
         try:
-            self._ids.take(target.dev_id)
+            self._ids.take(target.dev_id, self)
         except ObdError as error:
             self.failed(error.what)
             raise
         try:
             image = open_device(config, self._service)
             try:
-                self._attach(image)
+                self._attach(image, identity)
             except BaseException as error:
                 self.failed(line_of(error))
                 image.close()
                 raise
         except BaseException:
-            self._ids.free(target.dev_id)
+            self._ids.free(self)
             raise
-        self._dev_id = target.dev_id
         self._overview.add(self.name, image, lambda: address_of(self.device), target.dev_id)
 
     def failed(self, why: str) -> None:
         """Puts a failure that is not the image's into the result file."""
         ResultFile(self.result_file).failed(why)
 
-    def _attach(self, image: Device) -> None:
+    def _attach(self, image: Device, identity: Identity) -> None:
         # While the lock is held nobody tells the kernel that the device may go, so that the node is its own.
         with self._lock:
             if self._unwanted:
@@ -82,9 +90,9 @@ class Served:
             self.ring = obdcore.TcmuDevice(
                 image.native,
                 self.device.path,
-                serial=tcmu.serial(self.device.backstore),
+                serial=identity.serial,
                 name=self.device.config,
-                block_bytes=self.device.backstore.block_bytes(),
+                block_bytes=identity.block_bytes,
                 workers=WORKERS,
                 on_error=self._report,
             )
@@ -111,7 +119,7 @@ class Served:
         self.ring = None
         good &= _step(self.name, "flushing and closing its image", image.close)
         self.image = None
-        self._ids.free(self._dev_id)
+        self._ids.free(self)
         return good
 
     def resize(self, size_bytes: int) -> int:

@@ -34,17 +34,16 @@ class Ids:
 
     def __init__(self) -> None:
         self._lock: Final = threading.Lock()
-        self._taken: Final[set[str]] = set()
+        self._taken: Final[dict[str, object]] = {}
 
-    def take(self, dev_id: str) -> None:
-        """Takes an id; the empty one is no id. `ObdError` of kind "exists" if another device has it."""
+    def take(self, dev_id: str, owner: object) -> None:
+        """Takes an id; the empty one is no id. `ObdError` of kind "exists" if another owner has it."""
         with self._lock:
-            if dev_id in self._taken:
+            if dev_id and self._taken.setdefault(dev_id, owner) is not owner:
                 raise ObdError("exists", f"duplicated dev id: {dev_id}")
-            if dev_id:
-                self._taken.add(dev_id)
 
-    def free(self, dev_id: str) -> None:
-        """Gives an id back."""
+    def free(self, owner: object) -> None:
+        """Gives back what `owner` has."""
         with self._lock:
-            self._taken.discard(dev_id)
+            for dev_id in [dev_id for dev_id, other in self._taken.items() if other is owner]:
+                del self._taken[dev_id]

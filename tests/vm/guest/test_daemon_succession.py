@@ -29,7 +29,15 @@ from tests.vm.guest.test_tcmu_life import END_S, room, sectors
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    limits = {"HANDOVER_S": 1, "TICK_S": 0.05, "RETRY_S": "(0.1,)"}
+    limits = {
+        "HANDOVER_S": 1,
+        "DRAIN_S": 0.5,
+        "CLOSE_LIMIT_S": 1,
+        "READY_S": 1,
+        "REMOVE_UNOPENED_S": 0.5,
+        "TICK_S": 0.05,
+        "RETRY_S": "(0.1,)",
+    }
     with running(tmp_path, limits=limits) as daemon:
         yield daemon
 
@@ -132,3 +140,32 @@ def test_what_was_being_taken_over_can_be_removed(tmp_path: Path, daemon: Daemon
     (tmp_path / "away").rename(path)
     with attached("vol", config) as disk:
         assert stored(disk) == bytes(MIB)
+
+
+def test_what_cannot_be_opened_soon_is_removed_at_once(tmp_path: Path, daemon: Daemon) -> None:
+    config = of_zeros(tmp_path, MIB)
+    backstore = tcmu.Backstore(HBA, "vol")
+    backstore.create(config)
+    daemon.end(signal.SIGKILL)
+    with Gate(config) as gate:
+        daemon.start()
+        gate.wait()
+        backstore.remove()
+        daemon.hear("removed, and not closed yet")
+
+
+def test_a_daemon_ends_though_a_registry_does_not_answer(tmp_path: Path, daemon: Daemon) -> None:
+    data = os.urandom(2 * MIB)
+    with slow_registry(lower_of(tmp_path, data)) as registry, ThreadPoolExecutor(1) as pool:
+        config = configured(tmp_path, repoBlobUrl=registry.url, lowers=[{"digest": registry.digest}])
+        disk = attach("vol", config)
+        registry.open.clear()
+        tool("blockdev", "--flushbufs", disk.node)
+        reads = pool.submit(disk.node.read_bytes)
+        registry.waiting.wait(END_S)
+        assert daemon.end(signal.SIGTERM) == 0
+        assert daemon.heard("left to be done by the next daemon: user_1/vol: reading")
+        daemon.start()
+        registry.open.set()
+        assert reads.result(END_S) == data
+        disk.remove()
