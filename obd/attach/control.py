@@ -48,6 +48,8 @@ def attach_image(config: str, via: str, rw: bool, service: str | None) -> Attach
 def _attach(place: StateDirectory, via: str, rw: bool, service: str | None) -> Attachment:
     """Attaches with the lock held."""
     known = place.read()
+    if known is not None and not way(known.via).kept and (path := way(known.via).find(place)):
+        raise ObdError("exists", f"attached already as {path} (obd detach takes it away)", place.key)
     again = known is not None and _again(place, known, via, rw)
     if known is not None and again:
         chosen, why = known.via, known.why
@@ -56,13 +58,33 @@ def _attach(place: StateDirectory, via: str, rw: bool, service: str | None) -> A
             _clean_up(place, known)
             if not place.acquire():
                 raise ObdError("busy", "is being attached by another process", place.key)
-        chosen, why = choose(via)
+        chosen, why = choose(via, service)
         place.write(State(place.key, chosen, not rw, why=why))  # a crash from here on is cleaned up after
     request = Request(
         KIND, place.key, place.key, service and os.path.abspath(service), chosen, not rw, why=why, again=again
     )
+    if not way(chosen).kept:
+        return _by_another(place, State(place.key, chosen, not rw, why=why))
     report = start(request, place)
     return Attachment(name_of(place), report["path"], chosen, place.key, not rw, why, report["pid"])
+
+
+def _by_another(place: StateDirectory, wanted: State) -> Attachment:
+    """Attaches by a way whose devices others serve."""
+    try:
+        known = replace(wanted, path=way(wanted.via).attach(place, read_only=wanted.read_only))
+        place.write(known)
+    except BaseException:
+        with suppress(OSError):
+            _clean_up(place, wanted)
+        raise
+    return _attachment(place, known)
+
+
+def _attachment(place: StateDirectory, known: State) -> Attachment:
+    return Attachment(
+        name_of(place), known.path, known.via, known.config, known.read_only, known.why, known.pid
+    )
 
 
 def _again(place: StateDirectory, known: State, via: str, rw: bool) -> bool:
@@ -116,7 +138,7 @@ def _end(place: StateDirectory) -> bool:
         if acquired is not False:
             return acquired is True
         known = place.read()
-        if known is not None and known.path:
+        if known is not None and known.path and known.pid:
             if not asked_at:
                 os.close(claim(known.path, besides=known.pid))
                 _ask_to_end(place, known.pid)
@@ -125,7 +147,7 @@ def _end(place: StateDirectory) -> bool:
                 users = list(users_of(known.path, besides=known.pid))
                 if users:
                     raise ObdError("busy", f"in use: {users[0].what}", known.path)
-        elif known is not None:
+        elif known is not None and way(known.via).kept:
             raise ObdError("busy", "just being attached by another process", place.key)
         if time.monotonic() > deadline:
             raise ObdError(
@@ -157,19 +179,27 @@ def _listed() -> Iterator[Attachment]:
         known = place.read()
         if known is None:
             continue
-        found = Attachment(
-            name_of(place), known.path, known.via, known.config, known.read_only, known.why, known.pid
-        )
+        found: Attachment | None = _attachment(place, known)
         if place.acquire_existing():
             try:
-                _clean_up(place, known, patience_s=0)
-                continue
-            except OSError:
-                yield replace(found, path=way(known.via).find(place) or known.path, dead=True)
+                found = _unkept(place, known)
             finally:
                 place.release()
-        elif known.path:
+        if found is not None and found.path:
             yield found
+
+
+def _unkept(place: StateDirectory, known: State) -> Attachment | None:
+    """The attachment, if it is there although no process keeps it; else what is left of it is removed."""
+    by = way(known.via)
+    path = by.find(place)
+    if path and not by.kept:
+        return replace(_attachment(place, known), path=path, dead=not by.is_served())
+    try:
+        _clean_up(place, known, patience_s=0)
+        return None
+    except OSError:
+        return replace(_attachment(place, known), path=path, dead=True)
 
 
 def _clean_up(place: StateDirectory, known: State, *, patience_s: float = PATIENCE_S) -> None:

@@ -27,7 +27,7 @@ class FuseWay(Way):
     def __init__(self, *, transient: bool = False) -> None:
         self._transient = transient
 
-    def missing(self) -> str:
+    def missing(self, service: str | None = None) -> str:
         """What FUSE or loop devices lack here."""
         if os.geteuid() != 0:
             return "loop devices need root"

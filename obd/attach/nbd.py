@@ -31,7 +31,7 @@ LOOK_S: Final = 0.01
 class NbdWay(Way):
     """By the kernel's NBD client and a unix socket."""
 
-    def missing(self) -> str:
+    def missing(self, service: str | None = None) -> str:
         """What the kernel's NBD lacks here."""
         load_module("nbd")
         try:

@@ -39,8 +39,11 @@ class Way(ABC):
     kept = True
 
     @abstractmethod
-    def missing(self) -> str:
-        """Why there can be no device by this way here, and what to do about it; "" if there can."""
+    def missing(self, service: str | None = None) -> str:
+        """Why there can be no device by this way here, and what to do about it; "" if there can.
+
+        `service` is the path of the service configuration that is asked for, None for the host's.
+        """
 
     @abstractmethod
     def is_ours(self, place: StateDirectory, path: str) -> bool:
@@ -65,6 +68,14 @@ class Way(ABC):
         """True if a new process can serve a device whose keeper died, under its users."""
         return False
 
+    def is_served(self) -> bool:
+        """True if whoever serves a device that we do not keep is there."""
+        return True
+
+    def attach(self, place: StateDirectory, *, read_only: bool) -> str:
+        """Has another serve the image; the device. For ways that are not `kept`. Raises `ObdError`."""
+        raise NotImplementedError
+
     def serve(
         self,
         image: "obdcore.Image",
@@ -80,6 +91,10 @@ class Way(ABC):
 
 def way(name: str) -> Way:
     """The way of that name."""
+    if name == "tcmu":
+        from obd.attach.tcmu import TcmuWay
+
+        return TcmuWay()
     if name == "fuse":
         from obd.attach.fuse import FuseWay
 
@@ -89,9 +104,12 @@ def way(name: str) -> Way:
     return NbdWay()
 
 
-def load_module(name: str) -> None:
-    """Asks for a kernel module, if it can be had; who needs it sees whether it is there."""
-    if not Path("/sys/module", name).exists() and (
-        program := shutil.which("modprobe", path="/sbin:/usr/sbin")
-    ):
-        subprocess.run([program, "-q", name], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+def load_module(name: str) -> bool:
+    """Has the kernel load a module. False if it is not known to be there: it may still be built in."""
+    if Path("/sys/module", name).exists():
+        return True
+    program = shutil.which("modprobe", path="/sbin:/usr/sbin")
+    if program is None:
+        return False
+    done = subprocess.run([program, "-q", name], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return done.returncode == 0

@@ -21,7 +21,7 @@ from obd.daemon import limits
 from obd.daemon.lock import InstanceLock
 from obd.daemon.notify import Notifier
 from obd.errors import ObdError
-from obd.mount.state import run_directory
+from obd.state import run_directory
 
 MAX_LINE_BYTES: Final = 4096
 # How often the next daemon looks whether the lock is free.

@@ -8,7 +8,17 @@ import os
 from typing import Final
 
 from obd.errors import ObdError
-from obd.mount.state import run_directory
+from obd.state import run_directory
+
+
+def running(name: str = "tcmu.lock") -> int:
+    """The process that holds the lock, 0 if none does. Only looks: no daemon that starts now is refused."""
+    path = os.path.join(run_directory(), name)
+    with contextlib.suppress(OSError, ValueError), open(path) as file, open("/proc/locks") as locks:
+        held = f" {int(file.read(20))} ", f":{os.fstat(file.fileno()).st_ino} "
+        if any(" FLOCK " in line and all(word in line for word in held) for line in locks):
+            return int(held[0])
+    return 0
 
 
 class InstanceLock:

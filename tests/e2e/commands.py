@@ -3,6 +3,7 @@
 import hashlib
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -66,6 +67,15 @@ def serving(*words: str | Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]
             yield process, uri
         finally:
             process.kill()
+
+
+def end(pid: int, number: int) -> None:
+    """Sends a process that is no child of ours a signal (0: none), and waits until it is gone."""
+    fd = os.pidfd_open(pid)
+    signal.pidfd_send_signal(fd, number)
+    ready, _, _ = select.select([fd], [], [], START_S)
+    os.close(fd)
+    assert ready, f"process {pid} does not end"
 
 
 def golden(name: str) -> bytes:

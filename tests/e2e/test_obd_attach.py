@@ -2,7 +2,6 @@
 
 import json
 import os
-import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from obd.attach.ways import way
 from obd.errors import ObdError
 from obd.sockets import processes, statistics
 from obd.state import run_directory
-from tests.e2e.commands import BIN, ok, run
+from tests.e2e.commands import BIN, end, ok, run
 from tests.e2e.disks import MIB, content, layer
 
 pytestmark = pytest.mark.skipif(bool(missing := way("fuse").missing()), reason=f"no device here: {missing}")
@@ -56,14 +55,6 @@ def image(directory: Path, name: str = "image.json", *, writable: bool = False) 
 def listed() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(ok("obd", "list", "--json").out)
     return found
-
-
-def end(pid: int, number: int) -> None:
-    """Sends a keeper, which is no child of ours, a signal (0: none), and waits until it is gone."""
-    fd = os.pidfd_open(pid)
-    signal.pidfd_send_signal(fd, number)
-    assert select.select([fd], [], [], 20.0)[0], "the keeper does not end"
-    os.close(fd)
 
 
 def kill(pid: int) -> None:

@@ -25,9 +25,10 @@ COMMAND = Command(
         option(
             "--via",
             metavar="WAY",
-            convert=Choice("auto", "nbd", "fuse"),
+            convert=Choice("auto", "tcmu", "nbd", "fuse"),
             default="auto",
-            help="auto: the best that works here, of nbd (the kernel's client), fuse (and a loop device)",
+            help="auto: the best that works here, of tcmu (overlaybd-tcmu), nbd (the kernel's client), fuse "
+            "(and a loop device)",
         ),
         flag("--rw", help="writable; the image must have an upper"),
         service_option(),

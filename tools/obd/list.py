@@ -20,7 +20,8 @@ def list_(args: Namespace) -> int:
         return 0
     for one in found:
         mode = "read-only" if one.read_only else "writable"
-        dead = ", its server died (obd attach serves it again)" if one.dead else ""
+        cure = "start overlaybd-tcmu" if one.via == "tcmu" else "obd attach serves it again"
+        dead = f", its server died ({cure})" if one.dead else ""
         tell(f"{one.path}: {one.config} by {one.via}, {mode}{dead}")
     return 0
 

@@ -16,7 +16,6 @@ from obdcore import lsmt_create
 from tests.e2e.commands import BIN
 from tests.e2e.disks import MIB, content, fails, layer, tool
 from tests.vm.boot import PROJECT
-from tests.vm.guest.nbd_link import Attached
 
 DEVICE = Path("/dev/nbd0")
 QUEUE = Path("/sys/block/nbd0/queue")
@@ -249,23 +248,6 @@ def test_a_server_that_ends_is_an_error_and_loses_nothing_flushed(
         with mounted(tmp_path / "root") as root:
             assert (root / "kept").read_bytes() == data
         tool("e2fsck", "-fn", DEVICE)
-
-
-def test_a_client_that_reconnects_sees_no_error_when_a_server_dies(tmp_path: Path) -> None:
-    """The kernel sends again what it has no answer for; what was answered is there."""
-    with writable(tmp_path, SIZE) as disk, Attached(0, disk.socket) as device:
-        before = sectors_written()
-        with subprocess.Popen([*FIO, "--iodepth=8", "--loops=2", "--verify_backlog=64"]) as fio:
-            try:
-                for part in range(1, 3):
-                    while sectors_written() < before + part * SIZE // 4 // 512:
-                        assert fio.poll() is None
-                    disk.end(signal.SIGKILL)
-                    disk.serve()
-                    device.again(disk.socket)
-                assert fio.wait(END_S) == 0
-            finally:
-                fio.kill()
 
 
 def test_clients_that_come_and_go_leave_nothing_in_the_server(tmp_path: Path) -> None:

@@ -1,0 +1,170 @@
+"""`obd attach` where the kernel has NBD and TCMU: file systems on both, the best way, keepers that die."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.commands import end, ok, run
+from tests.e2e.disks import MIB, content, layer, tool
+from tests.vm.boot import PROJECT
+from tests.vm.guest.tcmu_disk import running
+
+TREE = PROJECT / "docs"  # some files
+SIZE = 32 * MIB
+END_S = 30.0
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """After each test nothing of it is there any more."""
+    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
+    yield
+    assert listed() == []
+    assert os.listdir(tmp_path / "run" / "attach") == []
+    assert not list(Path("/sys/block").glob("nbd*/backend"))
+
+
+@contextmanager
+def daemon(tmp_path: Path, via: str) -> Iterator[None]:
+    """Whoever has to run for a way."""
+    with running(tmp_path) if via == "tcmu" else nullcontext():
+        yield
+
+
+def image(directory: Path, data: bytes = b"", name: str = "image.json") -> Path:
+    """A writable image of zeros, or one that holds `data`."""
+    document: dict[str, Any] = {"lowers": []}
+    if data:
+        document["lowers"] = [{"file": str(layer(directory / "layer", data))}]
+    else:
+        pair = {"data": str(directory / f"{name}.data"), "index": str(directory / f"{name}.index")}
+        document["upper"] = pair
+        ok("overlaybd-create", pair["data"], pair["index"], "1")
+    (directory / name).write_text(json.dumps(document))
+    return directory / name
+
+
+def listed() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(ok("obd", "list", "--json").out)
+    return found
+
+
+def attach(config: Path, *words: str) -> str:
+    return ok("obd", "attach", *words, config).out.strip()
+
+
+@contextmanager
+def mounted(device: str, directory: Path, *options: str) -> Iterator[Path]:
+    directory.mkdir(exist_ok=True)
+    tool("mount", *options, device, directory)
+    yield directory
+    tool("umount", directory)
+
+
+@pytest.mark.parametrize("via", ["nbd", "tcmu"])
+def test_a_file_system_lives_on_it(tmp_path: Path, via: str) -> None:
+    config = image(tmp_path)
+    with daemon(tmp_path, via):
+        device = attach(config, "--rw", "--via", via)
+        tool("mkfs.ext4", "-q", device)
+        with mounted(device, tmp_path / "root") as root:
+            tool("cp", "-a", TREE, root)
+            tool("fstrim", root)
+            done = run("obd", "detach", device)
+            assert done.lines == [f"obd: busy: {device}: in use: mounted at {root}"]
+        ok("obd", "detach", device)
+        device = attach(config, "--via", via)
+        assert tool("blockdev", "--getro", device).strip() == "1"
+        tool("e2fsck", "-fn", device)
+        with mounted(device, tmp_path / "root", "-o", "ro") as root:
+            tool("diff", "-r", TREE, root / TREE.name)
+        ok("obd", "detach", config)
+
+
+def test_the_best_way_is_taken_and_the_others_are_told_of(tmp_path: Path) -> None:
+    config = image(tmp_path, content(MIB))
+    with daemon(tmp_path, "tcmu"):
+        done = ok("obd", "attach", config)
+        assert done.out.startswith("/dev/sd") and " by tcmu: " in done.err
+        assert Path(done.out.strip()).read_bytes() == content(MIB)
+        refused = run("obd", "attach", config)
+        assert f"attached already as {done.out.strip()}" in refused.err
+        ok("obd", "detach", done.out.strip())
+    done = ok("obd", "attach", config)
+    assert done.out.startswith("/dev/nbd") and " by nbd: " in done.err
+    assert "no tcmu: overlaybd-tcmu does not run (systemctl start overlaybd-tcmu)" in done.err
+    ok("obd", "detach", config)
+    refused = run("obd", "attach", "--via", "tcmu", config)
+    assert refused.status == 255 and "unsupported: no tcmu: overlaybd-tcmu does not run" in refused.err
+
+
+def test_a_path_that_the_kernel_would_misread_is_no_obstacle(tmp_path: Path) -> None:
+    deep = tmp_path / "a, b; c" / ("d" * 200)
+    deep.mkdir(parents=True)
+    with daemon(tmp_path, "tcmu"):
+        device = attach(image(deep, content(MIB)))
+        assert Path(device).read_bytes() == content(MIB)
+        ok("obd", "detach", device)
+
+
+def test_without_its_daemon_a_disk_is_left_as_it_is(tmp_path: Path) -> None:
+    """Whoever asks configfs would hang."""
+    config = image(tmp_path, content(MIB))
+    with running(tmp_path) as process:
+        device = attach(config)
+        process.end(signal.SIGKILL)
+        assert [(one["path"], one["dead"]) for one in listed()] == [(device, True)]
+        assert "overlaybd-tcmu has to let go of it and does not run" in run("obd", "detach", device).err
+        process.start()
+        assert [(one["path"], one["dead"]) for one in listed()] == [(device, False)]
+        ok("obd", "detach", device)
+
+
+def test_what_the_daemon_refuses_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    config, result = tmp_path / "image.json", tmp_path / "result"
+    document = {"lowers": [{"file": str(tmp_path / "absent")}], "resultFile": str(result)}
+    config.write_text(json.dumps(document))
+    with daemon(tmp_path, "tcmu"):
+        assert "layer 0 is in none of its places" in run("obd", "attach", config).err
+        assert not list(Path("/sys/kernel/config/target/core").glob("user_*"))
+        assert "no upper to write to" in run("obd", "attach", "--rw", image(tmp_path, content(MIB))).err
+
+
+def test_users_of_nbd_see_no_error_when_its_keeper_dies(tmp_path: Path) -> None:
+    """What was answered is there; what was not is sent again to the new keeper."""
+    config = image(tmp_path)
+    device = attach(config, "--rw", "--via", "nbd")
+    words = f"""--name=verify --filename={device} --direct=1 --ioengine=libaio --iodepth=8 --rw=randwrite
+        --size={SIZE} --bsrange=512-256k --blockalign=512 --verify=crc32c --verify_fatal=1
+        --verify_state_save=0 --loops=2 --verify_backlog=64 --fsync=32"""
+    before = sectors_written(device)
+    with subprocess.Popen(["fio", *words.split()], stdout=subprocess.PIPE) as fio:
+        try:
+            for part in range(1, 3):
+                while sectors_written(device) < before + part * SIZE // 4 // 512:
+                    assert fio.poll() is None
+                end(listed()[0]["pid"], signal.SIGKILL)
+                assert attach(config, "--rw") == device
+            assert fio.wait(END_S) == 0
+        finally:
+            fio.kill()
+    assert run("obd", "detach", device).status == 0
+
+
+def sectors_written(device: str) -> int:
+    return int(Path("/sys/block", Path(device).name, "stat").read_text().split()[6])
+
+
+def test_a_killed_keeper_of_nbd_leaves_nothing(tmp_path: Path) -> None:
+    config = image(tmp_path, content(MIB))
+    device = attach(config, "--via", "nbd")
+    end(listed()[0]["pid"], signal.SIGKILL)
+    assert listed() == []
+    assert not Path("/sys/block", Path(device).name, "pid").exists()
