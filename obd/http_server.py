@@ -96,6 +96,9 @@ class HttpServer:
 
     def stop(self) -> None:
         """Accepts no more. Answers under way end by themselves, within `TIMEOUT_S`."""
+        with contextlib.suppress(OSError):
+            # The accepting thread need not wait for its next look.
+            self._server.socket.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

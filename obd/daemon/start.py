@@ -65,7 +65,8 @@ def _serve(service: Service, log: LineHandler, lock: InstanceLock, alone: bool) 
             _listen(daemon, must=False)
         _hear_signals(daemon, log)
         daemon.run()
-        lock.release()  # the next daemon need not wait for what else ends here
+        daemon.observer.stop()  # the next daemon wants its places
+        lock.release()  # and need not wait for what else ends here
     if daemon.hangs:
         logging.shutdown()
         os._exit(0)  # what hangs would keep the interpreter from ending

@@ -102,6 +102,15 @@ def test_the_daemon_tells_of_itself_and_reads_its_configuration_anew(
     assert client.checked("GET", "/v1/log-level").json == {"level": "debug"}
 
 
+def test_the_daemon_that_takes_its_place_answers_in_its_place(daemon: Daemon, client: ApiClient) -> None:
+    assert client.checked("GET", "/v1/version").json["pid"] == daemon.process.pid
+    for _ in range(3):
+        daemon.succeed()
+        assert client.checked("GET", "/v1/version").json["pid"] == daemon.process.pid
+        assert ApiClient(PORT).ask("GET", "/snapshot").status == 400
+        assert not daemon.heard("does not answer there")
+
+
 def test_the_daemon_attaches_images_for_others(tmp_path: Path, client: ApiClient) -> None:
     (room := tmp_path / "other").mkdir()
     config = of_zeros(room, SIZE).removeprefix("overlaybd/")
