@@ -101,6 +101,7 @@ class Daemon:
                 self._stopping |= self._gives_place()
             self._leave()
         self._doorbell.close()
+        self.notifier.close()
         _log.info("ended")
 
     def _gives_place(self) -> bool:

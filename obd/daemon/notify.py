@@ -30,6 +30,10 @@ class Notifier:
             with contextlib.suppress(OSError):
                 self._socket.sendto("\n".join(lines).encode(), self._address)
 
+    def close(self) -> None:
+        """Closes the socket."""
+        self._socket.close()
+
     def status(self, text: str) -> None:
         """Tells people how things are, if that has changed."""
         if text != self._status:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from importlib import import_module
 from types import FrameType
 from typing import Final
@@ -88,7 +89,8 @@ def _hear_signals(daemon: Daemon, log: LineHandler) -> None:
 
     def reload(number: int, frame: FrameType | None) -> None:
         reopen(number, frame)
-        daemon.call(lambda: _reload(daemon))
+        # What it changes may make wait: not in the loop.
+        daemon.call(threading.Thread(target=_reload, args=(daemon,), daemon=True).start)
 
     handlers = {
         signal.SIGTERM: stop,

@@ -192,6 +192,23 @@ def test_what_the_service_manager_is_told(tmp_path: Path) -> None:
             told("STOPPING=1")
 
 
+def test_an_idle_device_costs_little(tmp_path: Path, daemon: Daemon) -> None:
+    process = Path("/proc", str(daemon.process.pid))
+
+    def resident_mib() -> float:
+        return int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
+
+    before = resident_mib()
+    assert before <= 60
+    backstores = [tcmu.Backstore(HBA, f"vol{n}") for n in range(20)]
+    for n, backstore in enumerate(backstores):
+        backstore.create(of_zeros(room(tmp_path, str(n)), MIB), ring_mib=1)
+    assert resident_mib() <= before + 2 * len(backstores)
+    assert len(os.listdir(process / "task")) <= len(backstores) + 10
+    for backstore in backstores:
+        backstore.remove()
+
+
 def test_there_is_one_daemon(tmp_path: Path, daemon: Daemon) -> None:
     done = subprocess.run(daemon.command, capture_output=True, text=True, timeout=END_S, check=False)
     assert done.returncode == 255
