@@ -11,7 +11,7 @@ import tcmu
 from obd.attach.names import name_of
 from obd.attach.users import PATIENCE_S, claim
 from obd.attach.ways import Way, load_module
-from obd.config import load_image
+from obd.config import DEFAULT_SERVICE_FILE, load_image
 from obd.daemon.lock import running
 from obd.errors import ObdError
 from obd.state import StateDirectory
@@ -38,9 +38,10 @@ class TcmuWay(Way):
         """What TCMU lacks here; most often its daemon."""
         if os.geteuid() != 0:
             return "SCSI targets need root"
-        if not running():
+        daemon = running()
+        if not daemon:
             return "overlaybd-tcmu does not run (systemctl start overlaybd-tcmu)"
-        if service is not None:
+        if service not in (None, DEFAULT_SERVICE_FILE) and daemon != os.getpid():
             return "overlaybd-tcmu has a service configuration of its own"
         if not _CONFIGFS.is_dir():
             return f"no {_CONFIGFS} (mount -t configfs configfs /sys/kernel/config)"
