@@ -10,6 +10,8 @@ import contextlib
 import os
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from obd.errors import ObdError
 from obd.state import run_directory
 
 MAX_LINE_BYTES: Final = 4096
+TAKEOVER: Final = "--takeover"
 # How often the next daemon looks whether the lock is free.
 _LOOK_S: Final = 0.005
 # <linux/socket.h>: process, user and group of the other end.
@@ -88,6 +91,17 @@ def has_gone(asker: socket.socket) -> bool:
         return False
     except OSError:
         return True
+
+
+def start_successor() -> None:
+    """Starts the command of this process again, as it is installed now, to take this one's place.
+
+    Raises `OSError` if it cannot be started. What goes wrong later it tells itself.
+    """
+    # The watchdog shall be its own, too.
+    environment = {name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"}
+    command = [word for word in sys.orig_argv if word != TAKEOVER]
+    subprocess.Popen([*command, TAKEOVER], stdin=subprocess.DEVNULL, env=environment)
 
 
 @contextmanager

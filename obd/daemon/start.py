@@ -14,7 +14,7 @@ from obd.api import start_api
 from obd.config import load_service
 from obd.credentials.protect import no_core_dumps
 from obd.daemon.daemon import Daemon
-from obd.daemon.handover import succession
+from obd.daemon.handover import start_successor, succession
 from obd.daemon.kernel import prepare
 from obd.daemon.lock import InstanceLock
 from obd.daemon.process import settle
@@ -92,14 +92,25 @@ def _hear_signals(daemon: Daemon, log: LineHandler) -> None:
         # What it changes may make wait: not in the loop.
         daemon.call(threading.Thread(target=_reload, args=(daemon,), daemon=True).start)
 
+    def replace(number: int, frame: FrameType | None) -> None:
+        daemon.call(_replace)
+
     handlers = {
         signal.SIGTERM: stop,
         signal.SIGINT: stop,
         signal.SIGHUP: reload,
         signal.SIGUSR1: reopen,
+        signal.SIGUSR2: replace,
     }
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+def _replace() -> None:
+    try:
+        start_successor()
+    except OSError as error:
+        _log.error("no other daemon can be started: %s", line_of(error))
 
 
 def _reload(daemon: Daemon) -> None:

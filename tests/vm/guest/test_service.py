@@ -25,7 +25,11 @@ from tests.vm.guest.tcmu_disk import Disk, Gate, attach, clear, modules, of_zero
 pytestmark = [pytest.mark.timeout(240), pytest.mark.guest("uml")]
 
 UNIT = "overlaybd-tcmu"
-WAIT_S = 40.0
+CONFIGURATION = Path("/etc/overlaybd/overlaybd.json")
+WAIT_S = 60.0
+LOOK_S = 0.1
+# It shall be in use, but leave the guest time for other things.
+PAUSE_S = 0.01
 GREETING = "from the image\n"
 
 # To read what is known of all packages of the host would take dpkg longer than all else.
@@ -67,7 +71,7 @@ def until(true: Callable[[], object]) -> None:
     end = time.monotonic() + WAIT_S
     while not true():
         assert time.monotonic() < end, "it does not come about"
-        time.sleep(0.02)
+        time.sleep(LOOK_S)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +107,7 @@ def test_installing_it_starts_the_service(node: Systemd) -> None:
     assert node.show(UNIT, "ActiveState") == "active"
     assert node.sh(f"systemctl is-enabled {UNIT}").stdout == "enabled\n"
     assert "Started " in node.journal(UNIT)
-    assert "ready" in Path("/var/log/overlaybd.log").read_text()
+    assert "ready; " in log()
     assert node.sh("stat -c %a /opt/overlaybd/cred.json").stdout == "600\n"
 
 
@@ -142,7 +146,7 @@ class Load:
     def __init__(self, disk: Path) -> None:
         self._disk = disk
         self._rounds = 0
-        self._ended = False
+        self._end = threading.Event()
         self._failure = ""
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -155,7 +159,7 @@ class Load:
 
     def end(self) -> None:
         """Ends it; nothing may have gone wrong."""
-        self._ended = True
+        self._end.set()
         self._thread.join(WAIT_S)
         assert not self._failure and not self._thread.is_alive()
 
@@ -163,7 +167,7 @@ class Load:
         try:
             fd = os.open(self._disk, os.O_RDWR | os.O_DIRECT)
             block = mmap.mmap(-1, 4096)
-            while not self._ended:
+            while not self._end.wait(PAUSE_S):
                 offset = self._rounds % self.BLOCKS * len(block)
                 before = self._rounds - self.BLOCKS
                 assert os.preadv(fd, [block], offset) == len(block)
@@ -200,6 +204,11 @@ def busy(node: Systemd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bu
     load.end()
 
 
+def log() -> str:
+    """What the service has said."""
+    return Path("/var/log/overlaybd.log").read_text()
+
+
 def main_pid(node: Systemd) -> int:
     return int(node.show(UNIT, "MainPID"))
 
@@ -214,6 +223,34 @@ def test_reload_keeps_the_process(node: Systemd, busy: Busy) -> None:
     node.sh(f"systemctl reload {UNIT}")
     busy.load.goes_on()
     assert main_pid(node) == pid
+
+
+def replace(node: Systemd) -> None:
+    """Has the daemon start another in its place."""
+    node.sh(f"systemctl kill --kill-whom=main --signal=USR2 {UNIT}")
+
+
+def test_one_daemon_takes_the_place_of_another(node: Systemd, busy: Busy) -> None:
+    before, starts = main_pid(node), log().count("ready; ")
+    replace(node)
+    until(lambda: log().count("ready; ") == starts + 1)
+    assert started_again(node, before)
+    busy.load.goes_on()
+    replace(node)  # what was started by a daemon starts another
+    until(lambda: log().count("ready; ") == starts + 2)
+    busy.load.goes_on()
+    assert node.show(UNIT, "NRestarts") == "0"
+
+
+def test_a_daemon_goes_on_if_another_cannot_take_its_place(node: Systemd, busy: Busy) -> None:
+    pid = main_pid(node)
+    settings = CONFIGURATION.read_text()
+    CONFIGURATION.write_text("{")
+    replace(node)
+    until(lambda: str(CONFIGURATION) in node.journal(UNIT))
+    CONFIGURATION.write_text(settings)
+    busy.load.goes_on()
+    assert main_pid(node) == pid and node.show(UNIT, "NRestarts") == "0"
 
 
 def test_restart_keeps_the_disk(node: Systemd, busy: Busy) -> None:
@@ -288,8 +325,8 @@ def test_purging_it_leaves_nothing(node: Systemd, busy: Busy) -> None:
     clear()
     node.sh("dpkg --remove overlaybd-python")
     assert node.show(UNIT, "ActiveState") == "inactive"
-    assert Path("/etc/overlaybd/overlaybd.json").exists()
+    assert CONFIGURATION.exists()
     node.sh("dpkg --purge overlaybd-python")
-    left = [path for path in ("/opt/overlaybd", "/etc/overlaybd/overlaybd.json") if Path(path).exists()]
+    left = [path for path in ("/opt/overlaybd", CONFIGURATION) if Path(path).exists()]
     assert not left
     assert not list(Path("/etc/systemd/system").rglob(f"{UNIT}*"))
