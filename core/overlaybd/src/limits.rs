@@ -40,10 +40,10 @@ pub const ZFILE_BUILD_BATCH: usize = 256 << 10;
 /// Threads of one zfile builder; for each, four batches are in memory at most.
 pub const MAX_BUILD_THREADS: usize = 64;
 
-/// Headers before the first member of a tar-wrapped layer (upstream writes one).
+/// Headers before a member of a tar (a wrapped layer has one, an archive for one file three).
 pub const MAX_TAR_HEADERS: usize = 8;
 
-/// Body of one PAX header of a tar-wrapped layer (upstream's is 512 bytes).
+/// Body of one PAX header (that of a wrapped layer is 512 bytes; attributes of a file are 64 KiB each at most).
 pub const MAX_PAX_BYTES: u64 = 1 << 20;
 
 /// Time that a snapshot has new writes wait for those under way, at most: half of the pause that it may make.
@@ -55,6 +55,12 @@ pub const CUT_REST: std::time::Duration = std::time::Duration::from_millis(200);
 /// Time after which a snapshot gives up looking for a moment without a write: those that wait for a registry end
 /// before, or fail.
 pub const CUT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// A GNU long name: what a path can be at most, many times over.
+pub const MAX_TAR_NAME_BYTES: u64 = 64 << 10;
+
+/// Pieces of one sparse file in an archive: 16 MiB of memory.
+pub const MAX_TAR_SPARSE_PIECES: usize = 1 << 20;
 
 /// Largest request a front end hands down in one piece; larger ones are cut.
 pub const MAX_IO_BYTES: usize = 4 << 20;
@@ -236,3 +242,15 @@ pub const MAX_BOUNCE_BYTES: usize = 512 << 10;
 
 /// Events that wait for the audit log: what the fastest network brings in a second, in a few MiB.
 pub const MAX_AUDIT_EVENTS: usize = 16 << 10;
+
+/// Pages of metadata that are kept of an ext4 file system being written: 32 MiB.
+pub const MAX_EXT4_PAGES: usize = 8192;
+
+/// Names in directories that are kept of an ext4 file system being written: some 60 MiB.
+pub const MAX_EXT4_ENTRIES: usize = 1 << 19;
+
+/// Longest path of a member of an archive: that of the kernel, many times over.
+pub const MAX_PATH_BYTES: usize = 64 << 10;
+
+/// Things passed over while a layer is applied that are said one by one.
+pub const MAX_APPLY_NOTES: usize = 20;

@@ -1,9 +1,18 @@
-//! The tar wrapper around a layer blob, which lets OCI tools take it for an ordinary layer.
+//! Tar: the wrapper around a layer blob, which lets OCI tools take it for an ordinary layer, and archives of files.
 //!
-//! Format: tar, "How a reader detects and skips it".
+//! Format: tar, "How a reader detects and skips it". [`Archive`] reads what an OCI layer is.
 
+mod archive;
+#[cfg(test)]
+mod archive_tests;
+mod block;
+mod entry;
 mod header;
+mod input;
+mod pax;
 mod sink;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::Arc;
 
@@ -12,6 +21,10 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::{MAX_PAX_BYTES, MAX_TAR_HEADERS};
 use header::{Header, BLOCK};
 
+pub(crate) use archive::shown;
+pub use archive::Archive;
+pub use entry::{Entry, EntryKind, Time};
+pub use input::Input;
 pub use sink::TarSink;
 
 /// The first member of a tar: the layer.

@@ -1,0 +1,208 @@
+//! Archives written here in every dialect come back as they were written; damaged ones never do harm.
+
+use std::io::{self, Read, Write};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::testing::{base256, build, header, push, record, sum, Dialect, Member};
+use super::{Archive, Entry, EntryKind, Input, Time};
+use crate::error::{Kind, Result};
+
+/// All members of an archive, each with its content, holes filled.
+fn read(input: impl Read) -> Result<Vec<(Entry, Vec<u8>)>> {
+    let mut archive = Archive::new(input);
+    let (mut found, mut buf) = (Vec::new(), [0; 700]);
+    while let Some(entry) = archive.next_entry()? {
+        let mut content = vec![0; usize::try_from(entry.size).unwrap().min(1 << 20)];
+        while let Some((offset, len)) = archive.read(&mut buf)? {
+            content[offset as usize..offset as usize + len].copy_from_slice(&buf[..len]);
+        }
+        found.push((entry, content));
+    }
+    archive.drain()?;
+    Ok(found)
+}
+
+fn members() -> impl Strategy<Value = Vec<Member>> {
+    let name = prop_oneof!["[a-z]{1,9}(/[a-z]{1,9}){0,3}", "[a-zé]{90,130}", "([a-z]{20}/){8}[a-z]{1,50}"];
+    let kind = prop_oneof![4 => Just(b'0'), 1 => Just(b'1'), 1 => Just(b'2'), 1 => Just(b'5')];
+    let times = prop_oneof![(0..5_000_000_000i64, 0..1_000_000_000u32), (-5000..0i64, 0..1_000_000_000u32)];
+    let member =
+        (name.clone(), kind, name, 0..0o10000u32, 0..1u64 << 32, 0..5_000_000u64, times, vec(any::<u8>(), 0..3000));
+    vec(member, 0..8).prop_map(|members| {
+        let to_member =
+            |(path, kind, link, mode, uid, gid, mtime, content): (String, _, String, _, _, _, _, _)| Member {
+                link: if matches!(kind, b'1' | b'2') { link.into() } else { Vec::new() },
+                content: if kind == b'0' { content } else { Vec::new() },
+                xattrs: vec![("user.a=b".replace('=', "-"), vec![0, 61, 10]), ("user.none".into(), Vec::new())],
+                ..Member { path: path.into(), kind, mode, uid, gid, mtime, ..Member::new("", 0) }
+            };
+        members.into_iter().map(to_member).collect()
+    })
+}
+
+fn same(found: &[(Entry, Vec<u8>)], members: &[Member], dialect: Dialect) {
+    assert_eq!(found.len(), members.len());
+    for ((entry, content), member) in found.iter().zip(members) {
+        let nanos = if dialect == Dialect::Pax { member.mtime.1 } else { 0 };
+        assert_eq!((&entry.path, &entry.link, content), (&member.path, &member.link, &member.content));
+        assert_eq!((u32::from(entry.mode), u64::from(entry.uid)), (member.mode, member.uid));
+        assert_eq!((u64::from(entry.gid), entry.mtime), (member.gid, Time { seconds: member.mtime.0, nanos }));
+        let kind = [EntryKind::File, EntryKind::HardLink, EntryKind::Symlink];
+        assert_eq!(entry.kind, *kind.get(usize::from(member.kind - b'0')).unwrap_or(&EntryKind::Directory));
+        let wanted = if dialect == Dialect::Pax { member.xattrs.clone() } else { Vec::new() };
+        let xattrs: Vec<_> = entry
+            .xattrs
+            .iter()
+            .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.clone()))
+            .collect();
+        assert_eq!(xattrs, wanted);
+    }
+}
+
+/// Gives few bytes at a time.
+struct Slow<'a>(&'a [u8], usize);
+
+impl Read for Slow<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = buf.len().min(self.1).min(self.0.len());
+        buf[..n].copy_from_slice(&self.0[..n]);
+        self.0 = &self.0[n..];
+        Ok(n)
+    }
+}
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packer.write_all(plain).unwrap();
+    packer.finish().unwrap()
+}
+
+fn zstd(plain: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(zstd_safe::compress_bound(plain.len()));
+    zstd_safe::compress(&mut packed, plain, 1).unwrap();
+    packed
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(members in members(), step in 1..2000usize) {
+        for dialect in [Dialect::Gnu, Dialect::Pax] {
+            let archive = build(&members, dialect);
+            same(&read(Slow(&archive, step)).unwrap(), &members, dialect);
+        }
+    }
+
+    #[test]
+    fn every_compression_in_any_number_of_parts(members in members(), cut in 0..9000usize) {
+        let archive = build(&members, Dialect::Pax);
+        let (head, tail) = archive.split_at(cut.min(archive.len()));
+        let members_of_gzip = [gzip(head), gzip(tail), vec![0; 99]].concat();
+        let packed = [archive.clone(), members_of_gzip, [zstd(head), zstd(tail)].concat()];
+        for bytes in packed {
+            let mut input = Input::open(io::Cursor::new(bytes), true).unwrap();
+            same(&read(&mut input).unwrap(), &members, Dialect::Pax);
+            let sum = ring::digest::digest(&ring::digest::SHA256, &archive);
+            assert_eq!(input.digest().unwrap(), sum.as_ref());
+        }
+    }
+
+    #[test]
+    fn a_damaged_archive_does_no_harm(members in members(), at in any::<prop::sample::Index>(), with in any::<u8>()) {
+        for dialect in [Dialect::Gnu, Dialect::Pax] {
+            let mut archive = build(&members, dialect);
+            let block = at.index(archive.len()) / 512 * 512;
+            let place = at.index(archive.len());
+            archive[place] = with;
+            let _ = read(archive.as_slice());
+            // With a checksum that is right the damage is believed.
+            let mut header: [u8; 512] = archive[block..block + 512].try_into().unwrap();
+            sum(&mut header);
+            archive[block..block + 512].copy_from_slice(&header);
+            let _ = read(archive.as_slice());
+            let _ = read(&archive[..place]);
+        }
+    }
+}
+
+#[test]
+fn the_end_in_all_its_forms() {
+    let one = build(&[Member::new("f", b'0')], Dialect::Gnu);
+    for (end, wanted) in [(512, Ok(1)), (1024, Ok(1)), (1536, Ok(1)), (600, Err(Kind::Corrupt)), (0, Ok(0))] {
+        assert_eq!(read(&one[..end]).map(|found| found.len()).map_err(|e| e.kind()), wanted, "{end}");
+    }
+    // A single block of zeros is passed over; what follows two is not looked at.
+    let head = &one[..512];
+    assert_eq!(read([head, &[0; 512], head].concat().as_slice()).unwrap().len(), 2);
+    assert_eq!(read([head, &[0; 1024], b"garbage"].concat().as_slice()).unwrap().len(), 1);
+}
+
+#[test]
+fn compressed_input_that_is_cut_or_damaged() {
+    let archive = build(&[Member { content: vec![7; 9000], ..Member::new("f", b'0') }], Dialect::Gnu);
+    let garbage = [gzip(&archive), b"garbage".to_vec()].concat();
+    let mut damaged = gzip(&archive);
+    let middle = damaged.len() - 6;
+    damaged[middle] ^= 1;
+    let (short_gzip, short_zstd) = (gzip(&archive), zstd(&archive));
+    for bytes in [garbage, damaged, short_gzip[..40].to_vec(), short_zstd[..short_zstd.len() - 1].to_vec()] {
+        let input = Input::open(io::Cursor::new(bytes), false).unwrap();
+        assert_eq!(read(input).unwrap_err().kind(), Kind::Corrupt);
+    }
+}
+
+#[test]
+fn absurd_headers_are_refused() {
+    let with = |change: &dyn Fn(&mut [u8])| {
+        let block = header(b"f", b'0', 0, b"", b"ustar\x0000", change);
+        read([block.as_slice(), &[0; 1024]].concat().as_slice()).map(|found| found.len()).map_err(|e| e.kind())
+    };
+    assert_eq!(with(&|_| ()), Ok(1));
+    assert_eq!(with(&|block| block[156] = b'Z'), Err(Kind::Unsupported));
+    assert_eq!(with(&|block| block[124..136].copy_from_slice(b"99999999999\0")), Err(Kind::Corrupt));
+    assert_eq!(with(&|block| base256(&mut block[124..136], -1)), Err(Kind::Corrupt));
+    assert_eq!(with(&|block| base256(&mut block[124..136], i64::MAX >> 8)), Err(Kind::Corrupt));
+    assert_eq!(with(&|block| base256(&mut block[108..116], 1 << 32)), Err(Kind::Limit));
+    assert_eq!(with(&|block| base256(&mut block[108..116], -2)), Err(Kind::Limit));
+    let huge = header(b"pax", b'x', 1 << 30, b"", b"ustar\x0000", |_| ());
+    assert_eq!(read(huge.as_slice()).unwrap_err().kind(), Kind::Limit);
+    let endless = header(b"L", b'g', 0, b"", b"ustar\x0000", |_| ()).repeat(100);
+    assert_eq!(read(endless.as_slice()).unwrap_err().kind(), Kind::Limit);
+}
+
+#[test]
+fn sparse_files_of_pax_have_holes() {
+    let file = |records: &[(&str, &str)], stored: &[u8]| {
+        let body: Vec<u8> = records.iter().flat_map(|(key, value)| record(key, value.as_bytes())).collect();
+        let mut out = header(b"pax", b'x', body.len() as u64, b"", b"ustar\x0000", |_| ()).to_vec();
+        push(&mut out, &body);
+        out.extend(header(b"stored", b'0', stored.len() as u64, b"", b"ustar\x0000", |_| ()));
+        push(&mut out, stored);
+        read(out.as_slice())
+    };
+    let wanted = [vec![0; 1000], vec![1; 5], vec![0; 995], vec![2; 7], vec![0; 93]].concat();
+    let stored = [vec![1; 5], vec![2; 7]].concat();
+    let old = [
+        ("GNU.sparse.size", "2100"),
+        ("GNU.sparse.offset", "1000"),
+        ("GNU.sparse.numbytes", "5"),
+        ("GNU.sparse.offset", "2000"),
+        ("GNU.sparse.numbytes", "7"),
+    ];
+    let newer = [("GNU.sparse.size", "2100"), ("GNU.sparse.name", "real"), ("GNU.sparse.map", "1000,5,2000,7")];
+    assert_eq!(file(&old, &stored).unwrap()[0].1, wanted);
+    let found = file(&newer, &stored).unwrap();
+    assert_eq!((found[0].0.path.as_slice(), &found[0].1), (b"real".as_slice(), &wanted));
+    for map in
+        ["1000,5,2000,8", "1000,5,1004,7", "2000,5,1000,7", "1000,5,2099,7", "1000,5,2000", "18446744073709551615,12"]
+    {
+        let bad = [("GNU.sparse.size", "2100"), ("GNU.sparse.map", map)];
+        assert_eq!(file(&bad, &stored).unwrap_err().kind(), Kind::Corrupt, "{map}");
+    }
+    let newest = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "2100")];
+    let mut map = b"2\n1000\n5\n2000\n7\n".to_vec();
+    map.resize(512, 0);
+    assert_eq!(file(&newest, &[map, stored].concat()).unwrap()[0].1, wanted);
+    assert_eq!(file(&newest, b"99999999\n").unwrap_err().kind(), Kind::Corrupt);
+}

@@ -1,0 +1,274 @@
+//! Where an archive's bytes come from: plain, gzip or zstd, decoded by a thread of its own, and digested if wanted.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
+
+use flate2::bufread::GzDecoder;
+use ring::digest::{Context, SHA256};
+use zstd_safe::{DCtx, InBuffer, OutBuffer};
+
+use crate::error::{Error, Kind};
+
+/// Bytes handed over at a time, and how many such pieces may wait.
+const PIECE: usize = 256 << 10;
+const WAITING: usize = 4;
+
+/// How compressed archives begin.
+const GZIP: &[u8] = &[0x1F, 0x8B];
+const ZSTD: &[u8] = &[0x28, 0xB5, 0x2F, 0xFD];
+
+fn is_compressed(head: &[u8]) -> bool {
+    head == GZIP || head == ZSTD
+}
+
+/// Plain bytes of an archive.
+pub enum Input {
+    /// As they come.
+    Plain(Box<dyn Read + Send>),
+    /// Decoded, or only digested, by a thread.
+    Ahead(Ahead),
+}
+
+impl Input {
+    /// Looks at the first bytes of `raw` to tell how it is compressed. With `digest` the SHA-256 of the plain bytes is
+    /// known at their end.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn open(raw: impl Read + Send + 'static, digest: bool) -> io::Result<Self> {
+        let mut raw = BufReader::with_capacity(PIECE, raw);
+        let head = head(&mut raw)?;
+        let compressed = is_compressed(&head);
+        let decoder: Box<dyn Read + Send> = match head.as_slice() {
+            GZIP => Box::new(Gzip { member: Some(GzDecoder::new(raw)) }),
+            ZSTD => Box::new(Zstd::new(head, raw)?),
+            _ if digest => Box::new(io::Cursor::new(head).chain(raw)),
+            _ => return Ok(Input::Plain(Box::new(io::Cursor::new(head).chain(raw)))),
+        };
+        Ahead::start(decoder, digest, compressed).map(Input::Ahead)
+    }
+
+    /// SHA-256 of all plain bytes, if it was wanted and all were read.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        match self {
+            Input::Plain(_) => None,
+            Input::Ahead(ahead) => ahead.digest,
+        }
+    }
+
+    /// Whether there are more bytes than are stored.
+    pub fn is_compressed(&self) -> bool {
+        matches!(self, Input::Ahead(ahead) if ahead.compressed)
+    }
+
+    /// Whether the bytes after the archive's end are of use: they complete a check.
+    pub fn is_checked(&self) -> bool {
+        matches!(self, Input::Ahead(_))
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Input::Plain(raw) => raw.read(buf),
+            Input::Ahead(ahead) => ahead.read(buf),
+        }
+    }
+}
+
+/// The first four bytes, or fewer if there are no more. Those of gzip, whose decoder wants them itself, stay in `raw`.
+fn head(raw: &mut BufReader<impl Read>) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(4);
+    loop {
+        let there = match raw.fill_buf() {
+            Ok(there) => there,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        if head.is_empty() && there.starts_with(GZIP) {
+            return Ok(GZIP.to_vec());
+        }
+        let n = there.len().min(4 - head.len());
+        head.extend_from_slice(&there[..n]);
+        raw.consume(n);
+        if n == 0 || head.len() == 4 {
+            return Ok(head);
+        }
+    }
+}
+
+/// What the thread says: bytes, the digest of all at the end, or why it cannot go on.
+enum Said {
+    Bytes(Vec<u8>),
+    End(Option<[u8; 32]>),
+    Failed(io::Error),
+}
+
+/// Bytes that a thread reads ahead of their use, within a bound.
+pub struct Ahead {
+    said: Receiver<Said>,
+    piece: Vec<u8>,
+    at: usize,
+    ended: bool,
+    digest: Option<[u8; 32]>,
+    compressed: bool,
+}
+
+impl Ahead {
+    fn start(decoder: Box<dyn Read + Send>, digest: bool, compressed: bool) -> io::Result<Self> {
+        let (say, said) = sync_channel(WAITING);
+        // It ends at the end of the input, or when nobody listens any more. It is not waited for: it may wait for a
+        // pipe whose writer is gone for good.
+        std::thread::Builder::new().name("tar-input".into()).spawn(move || decode(decoder, digest, &say))?;
+        Ok(Ahead { said, piece: Vec::new(), at: 0, ended: false, digest: None, compressed })
+    }
+}
+
+fn decode(mut decoder: Box<dyn Read + Send>, digest: bool, say: &SyncSender<Said>) {
+    let mut context = digest.then(|| Context::new(&SHA256));
+    loop {
+        let mut piece = vec![0; PIECE];
+        let mut len = 0;
+        // A full piece each time: to hand one over costs more than to read it.
+        let end = loop {
+            match decoder.read(&mut piece[len..]) {
+                Ok(0) => break Some(Ok(())),
+                Ok(n) => len += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => break Some(Err(e)),
+            }
+            if len == piece.len() {
+                break None;
+            }
+        };
+        piece.truncate(len);
+        if let Some(context) = &mut context {
+            context.update(&piece);
+        }
+        if len > 0 && say.send(Said::Bytes(piece)).is_err() {
+            return;
+        }
+        let last = match end {
+            None => continue,
+            Some(Ok(())) => Said::End(context.map(|context| {
+                let mut sum = [0; 32];
+                sum.copy_from_slice(context.finish().as_ref());
+                sum
+            })),
+            Some(Err(e)) => Said::Failed(e),
+        };
+        let _ = say.send(last);
+        return;
+    }
+}
+
+impl Read for Ahead {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.piece.len() {
+            if self.ended {
+                return Ok(0);
+            }
+            match self.said.recv() {
+                Ok(Said::Bytes(piece)) => (self.piece, self.at) = (piece, 0),
+                Ok(Said::End(digest)) => (self.digest, self.ended) = (digest, true),
+                Ok(Said::Failed(e)) => return Err(e),
+                Err(_) => return Err(io::Error::other("the thread that decodes the archive is gone")),
+            }
+        }
+        let n = buf.len().min(self.piece.len() - self.at);
+        buf[..n].copy_from_slice(&self.piece[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
+    }
+}
+
+/// All members of a gzip file, and zeros behind them, as tapes have.
+struct Gzip<R> {
+    member: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        while let Some(member) = &mut self.member {
+            let n = member.read(buf)?;
+            if n > 0 {
+                return Ok(n);
+            }
+            let Some(mut rest) = self.member.take().map(GzDecoder::into_inner) else { break };
+            loop {
+                let there = rest.fill_buf()?;
+                let zeros = there.iter().take_while(|b| **b == 0).count();
+                match there.get(zeros) {
+                    None if there.is_empty() => return Ok(0),
+                    Some(0x1F) if zeros == 0 => break,
+                    Some(_) => return Err(io::Error::other(Error::corrupt("what follows a gzip member is no gzip"))),
+                    None => rest.consume(zeros),
+                }
+            }
+            self.member = Some(GzDecoder::new(rest));
+        }
+        Ok(0)
+    }
+}
+
+/// All frames of a zstd file.
+struct Zstd<R> {
+    context: DCtx<'static>,
+    input: io::Chain<io::Cursor<Vec<u8>>, R>,
+    /// Whether a frame has begun that has not ended.
+    inside: bool,
+}
+
+impl<R: BufRead> Zstd<R> {
+    fn new(head: Vec<u8>, rest: R) -> io::Result<Self> {
+        let context = DCtx::try_create().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        Ok(Zstd { context, input: io::Cursor::new(head).chain(rest), inside: false })
+    }
+}
+
+impl<R: BufRead> Read for Zstd<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let there = self.input.fill_buf()?;
+            if there.is_empty() && !self.inside {
+                return Ok(0);
+            }
+            let at_end = there.is_empty();
+            let mut from = InBuffer::around(there);
+            let mut to = OutBuffer::around(&mut *buf);
+            let hint = self.context.decompress_stream(&mut to, &mut from).map_err(|code| {
+                let name = zstd_safe::get_error_name(code);
+                io::Error::other(Error::corrupt(format!("zstd: {name}")))
+            })?;
+            let (used, made) = (from.pos(), to.pos());
+            self.inside = hint != 0;
+            self.input.consume(used);
+            if made > 0 {
+                return Ok(made);
+            }
+            if at_end && used == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the zstd frame is cut off"));
+            }
+        }
+    }
+}
+
+/// The error that an input failed with: ours where one is inside, else by what the system says.
+pub(super) fn error_of(e: io::Error) -> Error {
+    if let Some(inner) = e.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        return inner.again();
+    }
+    match e.kind() {
+        io::ErrorKind::UnexpectedEof => Error::new(Kind::Corrupt, "the compressed archive is cut off"),
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+            Error::new(Kind::Corrupt, "the compressed archive is damaged").because(e)
+        }
+        _ => Error::io("read of the archive", e),
+    }
+}

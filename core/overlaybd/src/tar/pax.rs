@@ -1,0 +1,253 @@
+//! PAX records: what an extended header says of the next member, or of all that follow.
+
+use super::entry::Time;
+use crate::error::{Error, Kind, Result};
+use crate::limits::MAX_TAR_SPARSE_PIECES;
+
+/// Everything of an extended header that is understood. What is not said is None.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pax {
+    pub path: Option<Vec<u8>>,
+    pub link: Option<Vec<u8>>,
+    pub size: Option<u64>,
+    pub uid: Option<u64>,
+    pub gid: Option<u64>,
+    pub mtime: Option<Time>,
+    pub atime: Option<Time>,
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub sparse: Sparse,
+}
+
+/// What GNU tar says of a sparse file, in its three ways.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sparse {
+    pub name: Option<Vec<u8>>,
+    /// Bytes of the file, holes included.
+    pub real_size: Option<u64>,
+    /// Offsets and lengths, of versions 0.0 and 0.1.
+    pub pieces: Vec<(u64, u64)>,
+    /// An offset whose length is still to come.
+    offset: Option<u64>,
+    pub has_map: bool,
+    pub major: u64,
+    pub minor: u64,
+}
+
+impl Pax {
+    /// Takes the records of a header's body. Those of a later header go over those of an earlier one.
+    ///
+    /// # Errors
+    /// `Corrupt` for what is no record, or a value that is none; `Limit`.
+    pub fn take(&mut self, mut body: &[u8]) -> Result<()> {
+        while !body.is_empty() {
+            let (record, rest) = split(body).ok_or_else(|| Error::corrupt("a PAX record that is none"))?;
+            let at = record.iter().position(|b| *b == b'=');
+            let at = at.ok_or_else(|| Error::corrupt("a PAX record without a value"))?;
+            self.set(&record[..at], &record[at + 1..])?;
+            body = rest;
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        let wrong = || {
+            let key = String::from_utf8_lossy(key).into_owned();
+            Error::corrupt(format!("PAX record {key}: its value is none"))
+        };
+        // An empty value takes back what was said before; only of an attribute is it a value.
+        let said = !value.is_empty();
+        let text = || said.then(|| value.to_vec());
+        let decimal = || match said {
+            true => decimal(value).map(Some).ok_or_else(wrong),
+            false => Ok(None),
+        };
+        let time = || match said {
+            true => time(value).map(Some).ok_or_else(wrong),
+            false => Ok(None),
+        };
+        match key {
+            b"path" => self.path = text(),
+            b"linkpath" => self.link = text(),
+            b"size" => self.size = decimal()?,
+            b"uid" => self.uid = decimal()?,
+            b"gid" => self.gid = decimal()?,
+            b"mtime" => self.mtime = time()?,
+            b"atime" => self.atime = time()?,
+            b"GNU.sparse.name" => self.sparse.name = text(),
+            b"GNU.sparse.realsize" | b"GNU.sparse.size" => self.sparse.real_size = decimal()?,
+            b"GNU.sparse.major" => self.sparse.major = decimal()?.unwrap_or(0),
+            b"GNU.sparse.minor" => self.sparse.minor = decimal()?.unwrap_or(0),
+            b"GNU.sparse.numblocks" => {}
+            b"GNU.sparse.map" => {
+                self.sparse.has_map = true;
+                self.sparse.pieces = map(value).ok_or_else(wrong)?;
+            }
+            b"GNU.sparse.offset" => self.sparse.offset = decimal()?,
+            b"GNU.sparse.numbytes" => {
+                let offset = self.sparse.offset.take().ok_or_else(wrong)?;
+                self.sparse.has_map = true;
+                self.sparse.pieces.push((offset, decimal()?.ok_or_else(wrong)?));
+            }
+            _ => {
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.".as_slice()) {
+                    self.set_xattr(name, value.to_vec());
+                } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.".as_slice()) {
+                    let name = percent(name).ok_or_else(wrong)?;
+                    // bsdtar writes both forms; the other one needs no decoding.
+                    if !self.xattrs.iter().any(|(known, _)| *known == name) {
+                        let value = base64(value).ok_or_else(wrong)?;
+                        self.set_xattr(&name, value);
+                    }
+                }
+            }
+        }
+        if self.sparse.pieces.len() > MAX_TAR_SPARSE_PIECES {
+            return Err(Error::new(Kind::Limit, "a sparse tar member of too many pieces"));
+        }
+        Ok(())
+    }
+
+    fn set_xattr(&mut self, name: &[u8], value: Vec<u8>) {
+        match self.xattrs.iter_mut().find(|(known, _)| known == name) {
+            Some(known) => known.1 = value,
+            None => self.xattrs.push((name.to_vec(), value)),
+        }
+    }
+}
+
+/// `LENGTH KEY=VALUE\n`, where the length counts all of it: the part after the blank, without the newline, and
+/// what follows the record.
+fn split(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let blank = body.iter().take(20).position(|b| *b == b' ')?;
+    let len = usize::try_from(decimal(&body[..blank])?).ok()?;
+    if len > body.len() || len < blank + 3 || body[len - 1] != b'\n' {
+        return None;
+    }
+    Some((&body[blank + 1..len - 1], &body[len..]))
+}
+
+/// A number without sign.
+pub(super) fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |n, b| {
+        let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
+        n.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+/// Seconds with a fraction, either of which may be missing; digits below a nanosecond are dropped downwards.
+fn time(text: &[u8]) -> Option<Time> {
+    let (negative, text) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        _ => (false, text),
+    };
+    let mut parts = text.splitn(2, |b| *b == b'.');
+    let whole = i64::try_from(decimal(parts.next()?)?).ok()?;
+    let fraction = parts.next().unwrap_or_default();
+    if !fraction.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digit = |i: usize| fraction.get(i).map_or(0, |b| u32::from(b - b'0'));
+    let nanos = (0..9).fold(0, |n, i| n * 10 + digit(i));
+    let finer = fraction.iter().skip(9).any(|b| *b != b'0');
+    if !negative {
+        return Some(Time { seconds: whole, nanos });
+    }
+    let nanos = nanos + u32::from(finer);
+    Some(match nanos {
+        0 => Time { seconds: -whole, nanos: 0 },
+        _ => Time { seconds: -whole - 1, nanos: 1_000_000_000 - nanos },
+    })
+}
+
+/// `OFFSET,LENGTH,OFFSET,LENGTH…`
+fn map(text: &[u8]) -> Option<Vec<(u64, u64)>> {
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    let numbers: Option<Vec<u64>> = text.split(|b| *b == b',').map(decimal).collect();
+    let numbers = numbers.filter(|numbers| numbers.len().is_multiple_of(2))?;
+    Some(numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+}
+
+/// A name in which `%3D` and the like stand for bytes.
+fn percent(name: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(name.len());
+    let mut rest = name.iter();
+    while let Some(byte) = rest.next() {
+        if *byte == b'%' {
+            let digit = |b: &u8| char::from(*b).to_digit(16);
+            out.push((digit(rest.next()?)? * 16 + digit(rest.next()?)?) as u8);
+        } else {
+            out.push(*byte);
+        }
+    }
+    Some(out)
+}
+
+/// Base 64, with or without padding.
+fn base64(text: &[u8]) -> Option<Vec<u8>> {
+    let end = text.iter().rposition(|b| *b != b'=').map_or(0, |at| at + 1);
+    let mut out = Vec::with_capacity(end * 3 / 4);
+    for group in text[..end].chunks(4) {
+        let mut bits = 0;
+        for byte in group {
+            let value = match byte {
+                b'A'..=b'Z' => byte - b'A',
+                b'a'..=b'z' => byte - b'a' + 26,
+                b'0'..=b'9' => byte - b'0' + 52,
+                b'+' | b'-' => 62,
+                b'/' | b'_' => 63,
+                _ => return None,
+            };
+            bits = bits << 6 | u32::from(value);
+        }
+        match group.len() {
+            1 => return None,
+            n => out.extend_from_slice(&(bits << (6 * (4 - n)) << 8).to_be_bytes()[..n - 1]),
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_and_after_1970() {
+        let of = |text: &str| time(text.as_bytes()).map(|t| (t.seconds, t.nanos));
+        assert_eq!(of("1600000000.123456789"), Some((1_600_000_000, 123_456_789)));
+        assert_eq!(of("7"), Some((7, 0)));
+        assert_eq!(of("-5.5"), Some((-6, 500_000_000)));
+        assert_eq!(of("-1"), Some((-1, 0)));
+        assert_eq!(of("0.1234567899"), Some((0, 123_456_789)));
+        assert_eq!((of(""), of("x"), of("1.x"), of("--1")), (None, None, None, None));
+    }
+
+    #[test]
+    fn records_are_checked() {
+        let read = |body: &[u8]| {
+            let mut pax = Pax::default();
+            pax.take(body).map(|()| pax)
+        };
+        assert_eq!(read(b"11 path=a/b\n").unwrap_err().kind(), Kind::Corrupt);
+        assert_eq!(read(b"12 path=a/b\n").unwrap().path, Some(b"a/b".to_vec()));
+        assert_eq!(read(b"12 path=a/b\n8 path=\n").unwrap().path, None);
+        for bad in [&b"999 path=a\n"[..], b"5 abc", b"6 abc\n", b"99999999999999999999 a=b\n", b"9 size=x\n"] {
+            assert_eq!(read(bad).unwrap_err().kind(), Kind::Corrupt, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn encodings_of_attributes() {
+        assert_eq!(base64(b"aWdub3JlZA").unwrap(), b"ignored");
+        assert_eq!(base64(b"YQ==").unwrap(), b"a");
+        assert_eq!(base64(b""), Some(Vec::new()));
+        assert_eq!(base64(b"a*"), None);
+        assert_eq!(percent(b"user.a%3Db").unwrap(), b"user.a=b");
+        assert_eq!(percent(b"%3"), None);
+    }
+}
