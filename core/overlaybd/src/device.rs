@@ -1,7 +1,9 @@
 //! A block device as front ends see it.
 
+mod file;
 mod memory;
 
+pub use file::FileDevice;
 pub use memory::MemoryDevice;
 
 use std::time::Duration;

@@ -4,12 +4,14 @@
 //! It reaches disk, clock and network only through the traits of [`sys`] and [`fetch`], so that the
 //! same code runs on a real machine and in a simulated world with faults on demand.
 
+pub mod apply;
 pub mod audit;
 pub mod blob;
 pub mod cache;
 pub mod device;
 pub mod engine;
 pub mod error;
+pub mod ext4;
 pub mod fetch;
 pub mod fs;
 pub mod image;

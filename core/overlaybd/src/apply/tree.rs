@@ -1,0 +1,111 @@
+//! What goes away: what a member replaces, and what whiteouts hide.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+
+use super::Layer;
+use crate::error::Result;
+use crate::ext4::{Named, DIR, LOST_AND_FOUND};
+
+/// A directory that is being emptied.
+struct Emptied {
+    parent: u32,
+    name: Box<[u8]>,
+    number: u32,
+    /// What is still to be removed of it, and whether something stays.
+    left: Vec<Named>,
+    stays: bool,
+}
+
+impl Layer<'_> {
+    /// Notes that this layer has unpacked something.
+    pub(super) fn mark_unpacked(&mut self, directory: u32, name: &[u8]) {
+        self.unpacked.insert(key(directory, name));
+    }
+
+    /// `.wh.NAME`: removes what lower layers have under that name. Nothing there is nothing to do.
+    pub(super) fn white_out(&mut self, directory: u32, name: &[u8]) -> Result<()> {
+        self.done.whiteouts += 1;
+        match self.ext4.lookup(directory, name)? {
+            Some((number, kind)) => self.remove(directory, name, number, kind, true),
+            None => {
+                let shown = crate::tar::shown(name);
+                self.done.note(|| format!("whiteout of {shown}, which is not there"));
+                Ok(())
+            }
+        }
+    }
+
+    /// `.wh..wh..opq`: removes what lower layers have in a directory.
+    pub(super) fn make_opaque(&mut self, directory: u32) -> Result<()> {
+        self.done.whiteouts += 1;
+        for (name, number, kind) in self.sorted(directory)? {
+            self.remove(directory, &name, number, kind, true)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a name with all below it. What this layer has unpacked stays if it is to be kept, and so do the
+    /// directories that hold it.
+    pub(super) fn remove(&mut self, directory: u32, name: &[u8], number: u32, kind: u16, keep: bool) -> Result<()> {
+        // Whatever an archive says: without it the file system is not in order.
+        if number == LOST_AND_FOUND && keep {
+            return Ok(());
+        }
+        self.last_parent = None;
+        if kind != DIR {
+            return self.remove_file(directory, name, number, keep).map(drop);
+        }
+        let first = Emptied { parent: directory, name: name.into(), number, left: self.sorted(number)?, stays: false };
+        // No recursion: how deep it goes is up to the image.
+        let mut above = vec![first];
+        while let Some(present) = above.last_mut() {
+            let here = present.number;
+            match present.left.pop() {
+                Some((name, number, DIR)) => {
+                    let left = self.sorted(number)?;
+                    above.push(Emptied { parent: here, name, number, left, stays: false });
+                }
+                Some((name, number, _)) => present.stays |= !self.remove_file(here, &name, number, keep)?,
+                None => {
+                    let Some(gone) = above.pop() else { break };
+                    let unpacked = self.unpacked.contains(&key(gone.parent, &gone.name));
+                    if keep && (gone.stays || unpacked) {
+                        if let Some(holder) = above.last_mut() {
+                            holder.stays = true;
+                        }
+                    } else {
+                        self.unpacked.remove(&key(gone.parent, &gone.name));
+                        self.ext4.remove_directory(gone.parent, &gone.name, gone.number)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the name is gone.
+    fn remove_file(&mut self, directory: u32, name: &[u8], number: u32, keep: bool) -> Result<bool> {
+        let key = key(directory, name);
+        if keep && self.unpacked.contains(&key) {
+            return Ok(false);
+        }
+        self.unpacked.remove(&key);
+        self.ext4.remove_name(directory, name)?;
+        self.ext4.release(number)?;
+        Ok(true)
+    }
+
+    /// The entries of a directory, in an order that does not depend on how they came there.
+    fn sorted(&mut self, directory: u32) -> Result<Vec<Named>> {
+        let mut entries = self.ext4.list(directory)?;
+        entries.sort_unstable();
+        Ok(entries)
+    }
+}
+
+fn key(directory: u32, name: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (directory, name).hash(&mut hasher);
+    hasher.finish()
+}

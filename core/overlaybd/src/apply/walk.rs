@@ -1,0 +1,82 @@
+//! From a path to the directory that it names: over symbolic links, inside the root, and what is missing is made.
+
+use super::Layer;
+use crate::error::{Error, Kind, Result};
+use crate::ext4::{DIR, LINK, ROOT};
+use crate::limits::{MAX_LINKS, MAX_PATH_PARTS};
+use crate::tar::{shown, Time};
+
+impl Layer<'_> {
+    /// The directory of a clean path, made if it is not there.
+    pub(super) fn parent(&mut self, path: &[u8]) -> Result<u32> {
+        if let Some((known, number)) = &self.last_parent {
+            if known == path {
+                return Ok(*number);
+            }
+        }
+        let number = self.walk(path, true)?.ok_or_else(|| not_there(path))?;
+        self.last_parent = Some((path.to_vec(), number));
+        Ok(number)
+    }
+
+    /// The directory of a clean path; None if it is not there and not to be made.
+    pub(super) fn walk(&mut self, path: &[u8], make: bool) -> Result<Option<u32>> {
+        // From the root to where it is; what is still to be walked, the next part last.
+        let mut above = vec![ROOT];
+        let mut parts = parts(path);
+        let (mut links, mut steps) = (0, 0);
+        while let Some(part) = parts.pop() {
+            steps += 1;
+            if steps > MAX_PATH_PARTS {
+                return Err(Error::new(Kind::Limit, "a path of too many parts"));
+            }
+            let here = above.last().copied().unwrap_or(ROOT);
+            match part.as_slice() {
+                b"." => continue,
+                b".." => {
+                    above.truncate((above.len() - 1).max(1));
+                    continue;
+                }
+                _ => {}
+            }
+            match self.ext4.lookup(here, &part)? {
+                Some((number, DIR)) => above.push(number),
+                Some((number, LINK)) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(Error::new(Kind::Invalid, "symbolic links that lead in circles"));
+                    }
+                    let target = self.ext4.read_link(number)?;
+                    if target.starts_with(b"/") {
+                        above.truncate(1);
+                    }
+                    parts.extend(self::parts(&target));
+                }
+                Some(_) => {
+                    let what = format!("{}: no directory, but something is to be below it", shown(&part));
+                    return Err(Error::new(Kind::Invalid, what));
+                }
+                None if make => above.push(self.make_parent(here, &part)?),
+                None => return Ok(None),
+            }
+        }
+        Ok(above.pop())
+    }
+
+    /// A directory that the archive does not have, but has something below.
+    fn make_parent(&mut self, parent: u32, name: &[u8]) -> Result<u32> {
+        let (number, mut inode) = self.ext4.make_directory(parent, name, 0o755)?;
+        inode.set_times(Time::default(), Time::default());
+        self.ext4.set_inode(number, &mut inode)?;
+        Ok(number)
+    }
+}
+
+/// The parts of a path, last first.
+fn parts(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|b| *b == b'/').filter(|part| !part.is_empty()).rev().map(<[u8]>::to_vec).collect()
+}
+
+pub(super) fn not_there(path: &[u8]) -> Error {
+    Error::new(Kind::NotFound, format!("{}: not there", shown(path)))
+}

@@ -1,0 +1,246 @@
+//! ext4, written without mounting it: libext2fs keeps super block, bitmaps, inodes, extents and attributes; directories
+//! and the content of files are our own, for speed and so that the same calls give the same bytes.
+//!
+//! Nothing here asks the clock or chance. Images are made by strangers: what is read is checked.
+
+mod channel;
+mod content;
+mod dir;
+mod directories;
+mod handle;
+mod inode;
+mod library;
+mod make;
+mod pages;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::device::BlockDevice;
+use crate::error::{Error, Kind, Result};
+use dir::{Directory, Format};
+use handle::Handle;
+use pages::Pages;
+
+pub(crate) use content::Content;
+pub(crate) use directories::Named;
+pub(crate) use inode::{Inode, BLOCK, CHAR, DIR, FIFO, FILE, LINK, TYPE};
+
+/// The root directory, and the directory that e2fsck wants.
+pub(crate) const ROOT: u32 = 2;
+pub(crate) const LOST_AND_FOUND: u32 = 11;
+
+/// Features without which nothing is written (`filetype`, `extent`; `dir_index`), and those beside them that are
+/// understood. Not among them: inline data, encryption, case folding, clusters, quotas, attributes in inodes of their
+/// own, and a journal that was not replayed.
+const NEEDED_INCOMPATIBLE: u32 = 0x2 | 0x40;
+const KNOWN_INCOMPATIBLE: u32 = NEEDED_INCOMPATIBLE | 0x10 | 0x80 | 0x200 | 0x2000;
+const KNOWN_READ_ONLY: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x400;
+const NEEDED_COMPATIBLE: u32 = 0x20;
+const RECOVER: u32 = 0x4;
+const CHECKSUMS: u32 = 0x400;
+
+/// An ext4 file system on a device that can be written.
+///
+/// One thread uses it. What was done is on the device after [`Ext4::close`], and not wholly before.
+pub struct Ext4 {
+    handle: Handle,
+    block_bytes: usize,
+    inode_bytes: usize,
+    format: Format,
+    hash_version: u8,
+    hash_seed: [u32; 4],
+    /// Where free blocks are looked for.
+    goal: u64,
+    directories: HashMap<u32, Loaded>,
+    /// Entries in all of them, and a clock for which was used last.
+    entries: usize,
+    clock: u64,
+}
+
+/// A directory in memory.
+struct Loaded {
+    directory: Directory,
+    used: u64,
+}
+
+impl Ext4 {
+    /// Opens the file system on `device`.
+    ///
+    /// # Errors
+    /// `Unsupported` if there is none, for one with features that are not written, or if libext2fs is not installed;
+    /// `ReadOnly`; `Corrupt`; those of the device.
+    pub fn open(device: Arc<dyn BlockDevice>) -> Result<Self> {
+        if device.read_only() {
+            return Err(Error::new(Kind::ReadOnly, "the device is read-only"));
+        }
+        let mut block = [0; 1024];
+        if device.size() < 4096 {
+            return Err(Error::new(Kind::Unsupported, "too small for an ext4 file system"));
+        }
+        device.read_at(&mut block, 1024)?;
+        check_features(&block)?;
+        Self::with(Handle::open(share(device))?)
+    }
+
+    fn with(handle: Handle) -> Result<Self> {
+        let block = handle.super_block();
+        let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+        let block_bytes = 1024usize << word(0x18).min(16);
+        if block_bytes > 4096 {
+            return Err(Error::new(Kind::Unsupported, format!("ext4 with blocks of {block_bytes} bytes")));
+        }
+        let inode_bytes = usize::from(u16::from_le_bytes([block[0x58], block[0x59]]));
+        if word(0x4C) == 0 || !(128..=block_bytes).contains(&inode_bytes) {
+            return Err(Error::new(Kind::Unsupported, "ext4 of the first revision, or with inodes of an odd size"));
+        }
+        // The three ways of hashing have a second form each, for characters without sign.
+        let unsigned = if word(0x160) & 2 != 0 { 3 } else { 0 };
+        let hash_version = block[0xFC].min(2) + unsigned;
+        let format = Format { block_bytes, checksums: word(0x64) & CHECKSUMS != 0 };
+        let hash_seed = [word(0xEC), word(0xF0), word(0xF4), word(0xF8)];
+        let directories = HashMap::new();
+        let goal = 0;
+        let (entries, clock) = (0, 0);
+        Ok(Ext4 {
+            handle,
+            block_bytes,
+            inode_bytes,
+            format,
+            hash_version,
+            hash_seed,
+            goal,
+            directories,
+            entries,
+            clock,
+        })
+    }
+
+    /// Writes all that is held back, and makes it durable.
+    ///
+    /// # Errors
+    /// Those of the device; `NoSpace`.
+    pub fn close(mut self) -> Result<()> {
+        self.store_directories()?;
+        let pages = self.handle.pages.clone();
+        self.handle.close()?;
+        let mut pages = pages.borrow_mut();
+        pages.flush()?;
+        pages.device().flush()
+    }
+
+    /// Reads an inode.
+    ///
+    /// # Errors
+    /// `Corrupt`; those of the device.
+    pub(crate) fn inode(&self, number: u32) -> Result<Inode> {
+        self.handle.read_inode(number, self.inode_bytes)
+    }
+
+    /// Writes an inode.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(crate) fn set_inode(&mut self, number: u32, inode: &mut Inode) -> Result<()> {
+        self.handle.write_inode(number, inode)
+    }
+
+    /// An inode for something new; all that it will say is to be set by [`Ext4::set_inode`].
+    ///
+    /// # Errors
+    /// `NoSpace` if none is free; those of the device.
+    pub(crate) fn new_inode(&mut self, mode: u16) -> Result<(u32, Inode)> {
+        let number = self.handle.take_inode(ROOT, mode & TYPE == DIR)?;
+        Ok((number, Inode::new(self.inode_bytes, mode)))
+    }
+
+    /// Sets extended attributes; those not named stay.
+    ///
+    /// # Errors
+    /// `NoSpace` if they do not fit; those of the device.
+    pub(crate) fn set_attributes(&mut self, number: u32, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+        self.handle.set_attributes(number, attributes)
+    }
+
+    /// Where a symbolic link leads.
+    ///
+    /// # Errors
+    /// `Corrupt`; those of the device.
+    pub(crate) fn read_link(&self, number: u32) -> Result<Vec<u8>> {
+        let mut inode = self.inode(number)?;
+        if inode.is_short_link() {
+            return Ok(inode.short_link().to_vec());
+        }
+        let place = self.handle.block_of(number, &mut inode, 0)?;
+        if inode.size() > self.block_bytes as u64 || place == 0 {
+            return Err(Error::corrupt(format!("inode {number}: a symbolic link that leads nowhere")));
+        }
+        let mut target = vec![0; inode.size() as usize];
+        self.handle.pages.borrow_mut().read(&mut target, place * self.block_bytes as u64)?;
+        Ok(target)
+    }
+
+    /// Takes one name from a file; with the last one it is gone, and its room is free.
+    ///
+    /// # Errors
+    /// `Corrupt`; those of the device.
+    pub(crate) fn release(&mut self, number: u32) -> Result<()> {
+        let mut inode = self.inode(number)?;
+        let is_directory = inode.kind() == DIR;
+        if !is_directory && inode.links() > 1 {
+            inode.set_links(inode.links() - 1);
+            return self.set_inode(number, &mut inode);
+        }
+        if is_directory {
+            self.forget(number);
+        }
+        if inode.has_attribute_block() {
+            self.handle.free_attributes(number, &mut inode)?;
+        }
+        if matches!(inode.kind(), FILE | DIR | LINK) && !inode.is_short_link() {
+            self.handle.punch(number, &mut inode, 0)?;
+        }
+        self.set_inode(number, &mut Inode(vec![0; self.inode_bytes]))?;
+        self.handle.count_inode(number, -1, is_directory);
+        Ok(())
+    }
+
+    /// Free blocks, at most `wanted`, which are used now.
+    fn take_blocks(&mut self, wanted: u32) -> Result<(u64, u32)> {
+        let (start, len) = self.handle.take_blocks(self.goal, wanted)?;
+        self.goal = start + u64::from(len);
+        Ok((start, len))
+    }
+}
+
+fn share(device: Arc<dyn BlockDevice>) -> channel::Shared {
+    Rc::new(RefCell::new(Pages::new(device)))
+}
+
+/// Whether all that makes a file system differ is understood.
+fn check_features(block: &[u8; 1024]) -> Result<()> {
+    let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+    if (block[0x38], block[0x39]) != (0x53, 0xEF) {
+        return Err(Error::new(Kind::Unsupported, "there is no ext4 file system on it: make one first"));
+    }
+    let (compatible, incompatible, read_only) = (word(0x5C), word(0x60), word(0x64));
+    if incompatible & RECOVER != 0 {
+        return Err(Error::new(Kind::Unsupported, "ext4 whose journal was not replayed: mount it once, or run e2fsck"));
+    }
+    let unknown = (incompatible & !KNOWN_INCOMPATIBLE, read_only & !KNOWN_READ_ONLY);
+    let missing = (NEEDED_COMPATIBLE & !compatible, NEEDED_INCOMPATIBLE & !incompatible);
+    if unknown != (0, 0) || missing != (0, 0) {
+        let what = format!(
+            "ext4 with features that are not written ({:#x}, {:#x}), or without needed ones ({:#x}, {:#x})",
+            unknown.0, unknown.1, missing.0, missing.1
+        );
+        return Err(Error::new(Kind::Unsupported, what));
+    }
+    Ok(())
+}
