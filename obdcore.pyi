@@ -136,6 +136,27 @@ def lsmt_seal(data: str, index: str) -> int:
 def lsmt_resize(data: str, index: str, size: int) -> None:
     """Changes the virtual size (bytes, a multiple of 512). What falls outside is discarded."""
 
+def ext4_create(target: Image | str) -> None:
+    """Makes an empty ext4 file system on a writable image or on a raw disk image, which is a file of its final size.
+
+    The same size gives the same bytes. Needs the system's libext2fs; without it the error is of kind `unsupported`.
+    """
+
+def ext4_apply(
+    target: Image | str,
+    source: int,
+    *,
+    mkfs: bool = False,
+    sha256: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Applies an OCI layer to the ext4 file system on `target` (as for `ext4_create`), which `mkfs` makes first.
+
+    `source` is a descriptor of the layer: a tar, plain or compressed with gzip or zstd. `sha256` (hex) is what the
+    uncompressed bytes must have. Returns what was done: `entries`, `files`, `bytes` of their content, `whiteouts`, and
+    `notes` on what was passed over. After an error the file system may be changed in part.
+    """
+
 def lsmt_import(
     source: int,
     size: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import obdcore
-from tools.errors import Failure, describe, say, tell
+from tools.errors import Failure, describe, errno_and_line, say, tell
 from tools.layer_options import NOT_YET, uuid_or_none, verbose
 from tools.main import run
 from tools.options import Command, Namespace, flag, option, positional
@@ -20,14 +20,16 @@ def create(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
     if args.vsize > MAX_VSIZE_GIB:
         raise Failure(f"vsize: more than {MAX_VSIZE_GIB} GiB: {args.vsize}")
-    if args.mkfs:
-        raise Failure(f"mkfs failed, --mkfs {NOT_YET}")
+    if args.mkfs and args.vsize == 0:
+        raise Failure("mkfs failed, 22: --mkfs needs a vsize above 0")
     if args.raw:
         _create_raw((args.data_file, args.index_file), args.vsize * GIB)
     elif args.turboOCI or args.fastoci:
         raise Failure(f"a turboOCI layer {NOT_YET}")
     else:
         _create_layer(args)
+    if args.mkfs:
+        _make_file_system(args)
     if args.verbose:
         kind = "plain file" if args.raw else "sparse layer" if args.s else "append-only layer"
         say(f"{args.data_file}: {kind} of {args.vsize * GIB} bytes")
@@ -45,6 +47,25 @@ def _create_layer(args: Namespace) -> None:
         if error.kind in ("exists", "not-found", "denied", "read-only"):
             raise _cannot_open(error.file or args.data_file, error) from None
         raise Failure(f"failed to create lsmt file object, possibly I/O error! {describe(error)}") from None
+
+
+def _make_file_system(args: Namespace) -> None:
+    """ext4 in the files just made, which are removed again if that fails."""
+    try:
+        if args.raw:
+            obdcore.ext4_create(args.data_file)
+        else:
+            image = obdcore.Image([], (args.data_file, args.index_file))
+            try:
+                obdcore.ext4_create(image)
+            finally:
+                image.close()
+    except BaseException as error:
+        os.unlink(args.data_file)
+        os.unlink(args.index_file)
+        if isinstance(error, OSError):
+            raise Failure(f"mkfs failed, {errno_and_line(error)}") from None
+        raise
 
 
 def _create_raw(paths: tuple[str, str], size: int) -> None:
@@ -82,7 +103,7 @@ COMMAND = Command(
         flag("--turboOCI", help="layer over an original OCI layer: not supported yet"),
         flag("--fastoci", help="old name of --turboOCI"),
         flag("--raw", help="no layer: data_file becomes a plain sparse file, index_file is empty"),
-        flag("--mkfs", help="make an ext4 file system inside: not supported yet"),
+        flag("--mkfs", help="make an ext4 file system inside"),
         verbose(),
     ],
     positionals=[

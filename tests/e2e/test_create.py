@@ -114,7 +114,7 @@ def test_too_large_leaves_nothing(tmp_path: Path, kind: list[str]) -> None:
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("option", ["--mkfs", "--turboOCI", "--fastoci"])
+@pytest.mark.parametrize("option", ["--turboOCI", "--fastoci"])
 def test_what_is_not_supported_yet_says_so_and_leaves_nothing(tmp_path: Path, option: str) -> None:
     done = create(tmp_path, "1", option)
     assert (done.status, done.out) == (255, "")

@@ -9,6 +9,7 @@ from tests.e2e.commands import run
 from tools.obd import SUBCOMMANDS
 
 COMMANDS = [
+    "overlaybd-apply",
     "overlaybd-create",
     "overlaybd-commit",
     "overlaybd-zfile",

@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+mod apply;
 mod cache;
 mod client;
 mod errors;
@@ -19,6 +20,7 @@ mod zfile;
 
 #[pymodule]
 fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    apply::register(module)?;
     cache::register(module)?;
     client::register(module)?;
     errors::register(module)?;

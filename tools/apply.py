@@ -1,0 +1,120 @@
+"""overlaybd-apply: applies an OCI layer to the ext4 file system of an image."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+import obdcore
+from tools.errors import Failure, describe, errno_and_line, say, tell
+from tools.layer_options import NOT_YET, report, service_config, verbose
+from tools.main import run
+from tools.options import Command, Namespace, flag, option, positional
+from tools.progress import Progress
+from tools.values import existing_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MISMATCH = "sha256 checksum mismatch"
+SHA256 = "sha256:"
+
+
+def apply(args: Namespace) -> int:
+    """Runs the command; returns the exit status."""
+    if args.from_qcow2:
+        raise Failure(f"qcow2 conversion failed: --from_qcow2 {NOT_YET}")
+    if args.gz_index_path is not None:
+        raise Failure(f"failed to extract: --gz_index_path: a turboOCI layer {NOT_YET}")
+    if args.checksum is not None and not args.checksum.startswith(SHA256):
+        raise Failure(f"failed to extract: --checksum: not sha256:HEX: {args.checksum}")
+    if args.raw:
+        done = _apply(args, args.image_config_path)
+    else:
+        image = _open(args)
+        try:
+            done = _apply(args, image)
+        finally:
+            # All that was done is durable already.
+            with suppress(OSError):
+                image.close()
+    if args.verbose:
+        for note in done.pop("notes"):
+            say(note)
+    report(done, args.verbose)
+    say(args.checksum or "")
+    tell("overlaybd-apply done")
+    return 0
+
+
+def _open(args: Namespace) -> obdcore.Image:
+    """The image that the configuration describes, which must have a writable layer."""
+    from tools.stack import load_stack
+
+    stack = load_stack(args.image_config_path, args.service_config_path)
+    if stack.upper is None:
+        path = args.image_config_path
+        raise Failure(f"failed to create image file: read-only: {path}: has no writable upper")
+    try:
+        return obdcore.Image(stack.lowers, stack.upper)
+    except OSError as error:
+        raise Failure(f"failed to create image file: {describe(error)}") from None
+
+
+def _apply(args: Namespace, target: obdcore.Image | str) -> dict[str, Any]:
+    if args.mkfs:
+        try:
+            obdcore.ext4_create(target)
+        except OSError as error:
+            raise Failure(f"mkfs failed, {errno_and_line(error)}") from None
+    sha256 = args.checksum.removeprefix(SHA256) if args.checksum is not None else None
+    try:
+        source = os.open(args.input_path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Failure(f"failed to extract: {describe(error)}") from None
+    try:
+        with Progress("applying") as progress:
+            return obdcore.ext4_apply(target, source, sha256=sha256, progress=progress)
+    except obdcore.Error as error:
+        if error.what.startswith(MISMATCH):
+            raise Failure(error.what) from None
+        raise Failure(f"failed to extract: {describe(error)}") from None
+    finally:
+        os.close(source)
+
+
+COMMAND = Command(
+    "overlaybd-apply",
+    "Applies an OCI layer to the ext4 file system of an image.",
+    details="""
+        The layer is a tar, plain or compressed with gzip or zstd; a FIFO is read as it comes. Nothing is
+        mounted, and no privilege is needed: the system's libext2fs does it. The same layer on the same image
+        gives the same bytes.
+    """,
+    options=[
+        flag("--raw", help="the target is a raw disk image, not an image configuration"),
+        flag("--mkfs", help="make an ext4 file system first"),
+        flag("--from_qcow2", help="copy a qcow2 disk image: not supported yet"),
+        flag("--extract-rootfs", default=True, help="of a qcow2 image take the Linux root partition alone"),
+        flag("--no-extract-rootfs", help="take the whole disk"),
+        service_config(),
+        option("--gz_index_path", metavar="FILE", help="only metadata (turboOCI): not supported yet"),
+        option("--checksum", metavar="sha256:HEX", help="what the uncompressed layer must have"),
+        verbose(),
+    ],
+    positionals=[
+        positional("input_path", convert=existing_file, help="the layer"),
+        positional(
+            "image_config_path",
+            convert=existing_file,
+            help="image configuration with an upper, JSON; with --raw the disk image",
+        ),
+    ],
+    run=apply,
+)
+
+
+def main() -> int:
+    """Entry point of the program."""
+    return run(COMMAND)
