@@ -606,7 +606,7 @@ def ublk_numbers() -> list[int]:
     """The numbers of all ublk devices, whoever made them; none without the driver."""
 
 def ublk_info(number: int) -> dict[str, Any]:
-    """number, path, state, pid (or None), queues, depth, flags, size in bytes (or None), read_only.
+    """number, path, state, pid (0 or less: none), queues, depth, flags, size in bytes (or None), read_only.
 
     state: dead (no disk), live, quiesced (waits for a server), failing. Errors: not-found.
     """
@@ -618,7 +618,7 @@ def ublk_stop(number: int) -> None:
     """Takes the disk away, whoever uses it."""
 
 def ublk_delete(number: int) -> None:
-    """Removes a device, with its disk, and waits until nobody has it open."""
+    """Removes a device, with its disk. Who has that open keeps the number in use until it is closed."""
 
 class FuseMount:
     """A FUSE directory with one regular file per image: for losetup, mount -o loop, cp.

@@ -20,7 +20,8 @@ class State:
     """The facts that taking a device away needs. `path` is "" until there is a device.
 
     `directory` is the mount point of what is mounted by `obd mount`, else "". `pid` is the process that keeps
-    the device, 0 if it needs none. `error` is set if the end of the device lost data.
+    the device, 0 if it needs none. `error` is set if the end of the device lost data. `service` is the
+    service configuration by which it was opened, "" for that of the host.
     """
 
     config: str
@@ -31,6 +32,7 @@ class State:
     directory: str = ""
     why: str = ""
     error: str = ""
+    service: str = ""
 
 
 class StateDirectory:

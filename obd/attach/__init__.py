@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 # How a device can be served, best first.
-WAYS: Final = ("tcmu", "nbd", "fuse")
+WAYS: Final = ("tcmu", "ublk", "nbd", "fuse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Attachment:
 
     `name` tells it from all others here. `via` is one of `WAYS`, and `why` says why it is that one. `pid` is
     the process that serves it, 0 if that is a daemon. `dead` is true of a device whose server died, and which
-    cannot be removed since it is in use; attaching the image again serves it again, where the kernel lets it.
+    is in use or waits for another one; attaching the image again serves it again, where the kernel lets it.
     """
 
     name: str

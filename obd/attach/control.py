@@ -26,8 +26,10 @@ FLUSH_TIMEOUT_S: Final = 600.0
 LET_GO_S: Final = 2.0
 
 
-def attach_image(config: str, via: str, rw: bool, service: str | None) -> Attachment:
-    """See `obd.attach.attach`."""
+def attach_image(
+    config: str, via: str, rw: bool, service: str | None, settings: dict[str, int] | None = None
+) -> Attachment:
+    """See `obd.attach.attach`. `settings` are those of the way `via`."""
     if via not in ("auto", *WAYS):
         raise ObdError("invalid", f"via must be one of auto, {', '.join(WAYS)}, not {via!r}")
     if not os.path.isfile(config):
@@ -38,14 +40,16 @@ def attach_image(config: str, via: str, rw: bool, service: str | None) -> Attach
         where = f" as {known.path}" if known and known.path else ", or is just being so"
         raise ObdError("exists", f"attached already{where} (obd detach takes it away)", config)
     try:
-        return _attach(place, via, rw, service)
+        return _attach(place, via, rw, service, settings or {})
     finally:
         if place.lock >= 0 and place.read() is None:
             place.remove()  # nothing has come of it
         place.release()
 
 
-def _attach(place: StateDirectory, via: str, rw: bool, service: str | None) -> Attachment:
+def _attach(
+    place: StateDirectory, via: str, rw: bool, service: str | None, settings: dict[str, int]
+) -> Attachment:
     """Attaches with the lock held."""
     known = place.read()
     if known is not None and not way(known.via).kept and (path := way(known.via).find(place)):
@@ -61,7 +65,15 @@ def _attach(place: StateDirectory, via: str, rw: bool, service: str | None) -> A
         chosen, why = choose(via, service)
         place.write(State(place.key, chosen, not rw, why=why))  # a crash from here on is cleaned up after
     request = Request(
-        KIND, place.key, place.key, service and os.path.abspath(service), chosen, not rw, why=why, again=again
+        KIND,
+        place.key,
+        place.key,
+        service and os.path.abspath(service),
+        chosen,
+        not rw,
+        why=why,
+        again=again,
+        settings=settings,
     )
     if not way(chosen).kept:
         return _by_another(place, State(place.key, chosen, not rw, why=why))
@@ -103,10 +115,13 @@ def detach_image(name: str) -> bool:
         return False
     if not _end(place):
         return True  # the keeper has done it all
-    known = place.read()
-    if known is None:
-        return False
-    _clean_up(place, known)
+    try:
+        known = place.read()
+        if known is None:
+            return False
+        _clean_up(place, known)
+    finally:
+        place.release()
     if known.error:
         raise ObdError("io", f"the last writes may be lost: {known.error}", known.config)
     return True
@@ -195,6 +210,8 @@ def _unkept(place: StateDirectory, known: State) -> Attachment | None:
     path = by.find(place)
     if path and not by.kept:
         return replace(_attachment(place, known), path=path, dead=not by.is_served())
+    if path and by.outlives:
+        return replace(_attachment(place, known), dead=True)
     try:
         _clean_up(place, known, patience_s=0)
         return None

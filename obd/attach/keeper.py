@@ -164,6 +164,7 @@ class Keeper:
                 directory=request.directory,
                 why=request.why,
                 error=error,
+                service=request.service or "",
             )
         )
 
@@ -173,7 +174,7 @@ def _way(request: Request) -> Way:
         from obd.attach.fuse import FuseWay
 
         return FuseWay(transient=True)
-    return way(request.via)
+    return way(request.via, **request.settings)
 
 
 def keep(request: Request, place: StateDirectory, report_fd: int) -> int:

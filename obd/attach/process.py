@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from obd.errors import ObdError
@@ -21,7 +21,7 @@ class Request:
     """What is to be kept; `kind` and `key` tell the state directory, other paths are absolute.
 
     `directory`: where it is to be mounted, with `options`; "" for a device alone. `again`: the device is
-    there, of a keeper that died.
+    there, of a keeper that died. `settings` are those of the way.
     """
 
     kind: str
@@ -34,6 +34,7 @@ class Request:
     options: str = ""
     why: str = ""
     again: bool = False
+    settings: dict[str, int] = field(default_factory=dict)
 
 
 def start(request: Request, place: StateDirectory) -> dict[str, Any]:

@@ -34,9 +34,14 @@ class Served(Protocol):
 
 
 class Way(ABC):
-    """A way to make a block device of an image. `kept`: a process of ours serves it, which calls `serve`."""
+    """A way to make a block device of an image.
+
+    `kept`: a process of ours serves it, which calls `serve`. `outlives`: if that dies, the device waits for
+    another one, whether somebody uses it or not; else it is removed when nobody does.
+    """
 
     kept = True
+    outlives = False
 
     @abstractmethod
     def missing(self, service: str | None = None) -> str:
@@ -89,12 +94,16 @@ class Way(ABC):
         raise NotImplementedError
 
 
-def way(name: str) -> Way:
-    """The way of that name."""
+def way(name: str, **settings: int) -> Way:
+    """The way of that name, with settings that it alone knows."""
     if name == "tcmu":
         from obd.attach.tcmu import TcmuWay
 
         return TcmuWay()
+    if name == "ublk":
+        from obd.attach.ublk import UblkWay
+
+        return UblkWay(**settings)
     if name == "fuse":
         from obd.attach.fuse import FuseWay
 

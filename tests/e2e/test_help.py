@@ -16,6 +16,8 @@ COMMANDS = [
     "overlaybd-merge",
     "overlaybd-resize",
     "overlaybd-tcmu",
+    "overlaybd-ublk",
+    *(f"overlaybd-ublk {name}" for name in ("add", "list", "del", "recover")),
     "obd",
     *(f"obd {name}" for name in SUBCOMMANDS),
     *(f"obd cache {name}" for name in ("stat", "verify", "repair", "evict", "pin", "unpin")),

@@ -25,16 +25,16 @@ COMMAND = Command(
         option(
             "--via",
             metavar="WAY",
-            convert=Choice("auto", "tcmu", "nbd", "fuse"),
+            convert=Choice("auto", "tcmu", "ublk", "nbd", "fuse"),
             default="auto",
-            help="auto: the best that works here, of tcmu (overlaybd-tcmu), nbd (the kernel's client), fuse "
-            "(and a loop device)",
+            help="auto: the best that works here, of tcmu (overlaybd-tcmu), ublk, nbd (the kernel's client), "
+            "fuse (and a loop device)",
         ),
         flag("--rw", help="writable; the image must have an upper"),
         service_option(),
     ],
     positionals=[positional("config", convert=existing_file, help="image configuration")],
     details="The device stays until `obd detach`. If the process that serves it dies, `obd attach` of the "
-    "same image serves it again, under its users, if it is read-only or by nbd.",
+    "same image serves it again, under its users, if it is read-only, or by ublk or nbd.",
     run=attach,
 )

@@ -129,7 +129,7 @@ fn ublk_info(py: Python<'_>, number: u32) -> PyResult<Bound<'_, PyDict>> {
     dict.set_item("number", number)?;
     dict.set_item("path", ublk::path(number).display().to_string())?;
     dict.set_item("state", state_name(info.state))?;
-    dict.set_item("pid", (pid > 0).then_some(pid))?;
+    dict.set_item("pid", pid)?;
     dict.set_item("queues", queues)?;
     dict.set_item("depth", depth)?;
     dict.set_item("flags", flags)?;

@@ -25,6 +25,7 @@ pub mod control {
     pub const START_RECOVERY: u32 = ioc(READ_WRITE, 0x10, CONTROL_BYTES);
     pub const END_RECOVERY: u32 = ioc(READ_WRITE, 0x11, CONTROL_BYTES);
     pub const GET_FEATURES: u32 = ioc(READ, 0x13, CONTROL_BYTES);
+    pub const DELETE_ASYNC: u32 = ioc(READ, 0x14, CONTROL_BYTES);
     pub const UPDATE_SIZE: u32 = ioc(READ_WRITE, 0x15, CONTROL_BYTES);
 }
 

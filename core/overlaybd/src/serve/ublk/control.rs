@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use io_uring::types::Fd;
 use io_uring::{cqueue, opcode, squeue, IoUring};
@@ -16,6 +17,10 @@ const PATH: &str = "/dev/ublk-control";
 
 /// Where the kernel lists its devices, as `ublkcN`.
 const DEVICES: &str = "/sys/class/ublk-char";
+
+/// How long the last users of a device that is removed may take to close it; those who do not keep its number.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+const CLOSE_LOOK: Duration = Duration::from_millis(2);
 
 /// A number that asks for any that is free.
 pub const ANY: u32 = u32::MAX;
@@ -93,9 +98,19 @@ impl Control {
         self.command("stopping", control::STOP, number, 0, &mut [])
     }
 
-    /// Removes the device, stopping it if need be; returns when nobody has it open any more.
+    /// Removes the device, stopping it if need be. Its number becomes free when nobody has it open any more, for
+    /// which is waited a little.
     pub fn delete(&self, number: u32) -> Result<()> {
-        self.command("removing", control::DELETE, number, 0, &mut [])
+        // Before Linux 6.9 only the other one, which waits for as long as it takes.
+        self.command("removing", control::DELETE_ASYNC, number, 0, &mut []).or_else(|e| match e.kind() {
+            Kind::NotFound => Err(e),
+            _ => self.command("removing", control::DELETE, number, 0, &mut []),
+        })?;
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        while self.info(number).is_ok() && Instant::now() < deadline {
+            std::thread::sleep(CLOSE_LOOK);
+        }
+        Ok(())
     }
 
     /// Prepares a device without a server for another one.
