@@ -88,7 +88,7 @@ def test_a_file_system_lives_on_it(tmp_path: Path, via: str) -> None:
         ok("obd", "detach", config)
 
 
-def test_the_best_way_is_taken_and_the_others_are_told_of(tmp_path: Path) -> None:
+def test_the_best_way_is_taken_and_the_others_are_told_of(tmp_path: Path, guest: str) -> None:
     config = image(tmp_path, content(MIB))
     with daemon(tmp_path, "tcmu"):
         done = ok("obd", "attach", config)
@@ -98,7 +98,8 @@ def test_the_best_way_is_taken_and_the_others_are_told_of(tmp_path: Path) -> Non
         assert f"attached already as {done.out.strip()}" in refused.err
         ok("obd", "detach", done.out.strip())
     done = ok("obd", "attach", config)
-    assert done.out.startswith("/dev/nbd") and " by nbd: " in done.err
+    path, by = ("/dev/nbd", "nbd") if guest == "uml" else ("/dev/ublkb", "ublk")
+    assert done.out.startswith(path) and f" by {by}: " in done.err
     assert "no tcmu: overlaybd-tcmu does not run (systemctl start overlaybd-tcmu)" in done.err
     ok("obd", "detach", config)
     refused = run("obd", "attach", "--via", "tcmu", config)
