@@ -24,6 +24,8 @@ from obd.service import Service
 
 _log: Final = logging.getLogger("overlaybd.tcmu")
 
+_FAILED: Final = 255
+
 # What is needed later, while disks stand still or their makers wait.
 _LATER: Final = ("obd.metrics", "obd.control", "obd.exporter", "obd.api.listen", "obd.registry")
 
@@ -65,7 +67,13 @@ def _serve(service: Service, log: LineHandler, lock: InstanceLock, alone: bool) 
             # There is no way back now: disks are more than ports.
             _listen(daemon, must=False)
         _hear_signals(daemon, log)
-        daemon.run()
+        try:
+            daemon.run()
+        except Exception:
+            # As in a crash, from which the next daemon recovers: nobody may serve rings and not hear.
+            _log.exception("the daemon ends: the kernel is not heard any more")
+            logging.shutdown()
+            os._exit(_FAILED)
         daemon.observer.stop()  # the next daemon wants its places
         lock.release()  # and need not wait for what else ends here
     if daemon.hangs:
