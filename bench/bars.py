@@ -52,6 +52,11 @@ BARS: dict[str, dict[str, Bar]] = {
         "zfile.random.zstd": at_least(0.7),
         "zfile.random_scale.lz4": at_least(1.6),
     },
+    # No peer: upstream waits for all of its disk. Milliseconds.
+    "live": {
+        "live.snapshot_log_longest_write": value_at_most(100),
+        "live.snapshot_sparse_longest_write": value_at_most(100),
+    },
     # Peer: a plain binary search over the same segments.
     "index": {
         "index.lookup.10k.avx512": at_least(12),

@@ -1,6 +1,7 @@
 //! Measures what can change while a device is in use: reads of a writable image, and the pause of a snapshot.
 //!
 //! Prints one line of JSON for each measurement. Reads are of 4 KiB that lie in the page cache, one at a time.
+//! Files are in memory where possible, so that no disk is measured.
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,8 @@ fn row(name: &str, value: f64, unit: &str) {
 }
 
 fn main() -> Fallible<()> {
-    let dir = tempfile::tempdir()?;
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() { tempfile::tempdir_in(memory)? } else { tempfile::tempdir()? };
     let (lower, below) = pair(dir.path(), "lower");
     create(&OsDisk, &lower, &below, &CreateOptions { size: BYTES, ..CreateOptions::default() })?;
     let upper = Upper::open(&OsDisk, &lower, &below)?;
@@ -74,17 +76,19 @@ fn main() -> Fallible<()> {
 
 /// The longest read and write while snapshots of an upper with many entries are taken, and what they say themselves.
 fn pauses(dir: &Path, sparse: bool) -> Fallible<()> {
-    const SIZE: u64 = 1 << 30;
+    const SIZE: u64 = 256 << 20;
     const SNAPSHOTS: u64 = 3;
     let kind = if sparse { "sparse" } else { "log" };
     let name = |number: u64| pair(dir, &format!("{kind}{number}"));
     let first = name(0);
     create(&OsDisk, &first.0, &first.1, &CreateOptions { size: SIZE, sparse, ..CreateOptions::default() })?;
     let image = open(&OsDisk, vec![], Some((&first.0, &first.1)))?;
-    let over = AtomicBool::new(false);
+    let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    // In milliseconds: before the first snapshot, and from then on.
     let longest = |write: bool| {
-        let (mut longest, mut state, mut buf) = (0.0, 88_172_645_463_325_252_u64, [7; BLOCK as usize]);
+        let (mut longest, mut state, mut buf) = ([0.0; 2], 88_172_645_463_325_252_u64, [7; BLOCK as usize]);
         while !over.load(Ordering::Relaxed) {
+            let phase = usize::from(begun.load(Ordering::Relaxed));
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
@@ -95,15 +99,16 @@ fn pauses(dir: &Path, sparse: bool) -> Fallible<()> {
             } else {
                 image.read_at(&mut buf, at).expect("read");
             }
-            longest = f64::max(longest, start.elapsed().as_secs_f64() * 1e3);
+            longest[phase] = f64::max(longest[phase], start.elapsed().as_secs_f64() * 1e3);
         }
         longest
     };
     let (mut pause, mut segments, mut whole) = (0.0, 0, 0.0);
-    let (read, write) = std::thread::scope(|scope| -> Fallible<(f64, f64)> {
+    let (read, write) = std::thread::scope(|scope| -> Fallible<([f64; 2], [f64; 2])> {
         let (reader, writer) = (scope.spawn(|| longest(false)), scope.spawn(|| longest(true)));
         for number in 1..=SNAPSHOTS {
-            std::thread::sleep(Duration::from_secs(1));
+            std::thread::sleep(Duration::from_millis(400));
+            begun.store(true, Ordering::Relaxed);
             let (data, index) = name(number);
             let start = Instant::now();
             let new = NewUpper { data: &data, index: &index, sparse };
@@ -114,7 +119,15 @@ fn pauses(dir: &Path, sparse: bool) -> Fallible<()> {
         over.store(true, Ordering::Relaxed);
         Ok((reader.join().expect("reader"), writer.join().expect("writer")))
     })?;
-    for (what, value) in [("cut", pause), ("longest_read", read), ("longest_write", write), ("whole", whole)] {
+    let rows = [
+        ("cut", pause),
+        ("longest_read_before", read[0]),
+        ("longest_read", read[1]),
+        ("longest_write_before", write[0]),
+        ("longest_write", write[1]),
+        ("whole", whole),
+    ];
+    for (what, value) in rows {
         row(&format!("snapshot_{kind}_{what}"), value, "ms");
     }
     row(&format!("snapshot_{kind}_entries"), segments as f64, "");
