@@ -111,11 +111,13 @@ def test_the_daemon_that_takes_its_place_answers_in_its_place(daemon: Daemon, cl
         assert not daemon.heard("does not answer there")
 
 
-def test_the_daemon_attaches_images_for_others(tmp_path: Path, client: ApiClient) -> None:
+@pytest.mark.parametrize("via", ["auto", "nbd"])
+def test_the_daemon_attaches_images_for_others(tmp_path: Path, client: ApiClient, via: str) -> None:
     (room := tmp_path / "other").mkdir()
     config = of_zeros(room, SIZE).removeprefix("overlaybd/")
-    made = client.checked("POST", "/v1/attachments", {"config": config, "via": "nbd", "rw": True})
+    made = client.checked("POST", "/v1/attachments", {"config": config, "via": via, "rw": True})
     assert made.status == 201, made.body
+    assert made.json["via"] == {"auto": "tcmu"}.get(via, via)
     node = Path(made.json["path"])
     tool("mkfs.ext4", "-q", node)
     (listed,) = client.checked("GET", "/v1/attachments").json["attachments"]
