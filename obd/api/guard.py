@@ -9,6 +9,7 @@ import socket
 import stat
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,8 +22,10 @@ from obd.http_server import Answer, Connection, Request, failure
 _log: Final = logging.getLogger("overlaybd.api")
 
 HOSTS: Final = ("127.0.0.1", "localhost", "::1")
+SILENCE_S: Final = 60.0
 MIN_TOKEN_BYTES: Final = 16
 MAX_TOKEN_BYTES: Final = 4096
+# A connection that its client has closed already is in other states, and may be listed as root's.
 _ESTABLISHED: Final = "01"
 # Columns of /proc/net/tcp.
 _LOCAL, _REMOTE, _STATE, _UID = 1, 2, 3, 7
@@ -36,6 +39,7 @@ class Guard:
         self._answer: Final = answer
         self._token: Final = token
         self._hosts: Final = {host, *HOSTS}
+        self._silent_until = 0.0
 
     def __call__(self, request: Request) -> Answer:
         """Refuses, or passes on."""
@@ -45,7 +49,7 @@ class Guard:
             # Clients of upstream know of no token: the kernel says who they are.
             if self._bears_token(request) or _same_user(request.connection):
                 return self._answer(request)
-            _log.warning("a snapshot was asked for by another user: refused")
+            self._complain()
             return message(403, "Only processes of the same user, or with the token")
         if not request.path.startswith("/v1/"):
             return Answer(404, b"", "")
@@ -54,6 +58,13 @@ class Guard:
         if not self._bears_token(request):
             return failure("denied", "a right token is missing", 401, ("WWW-Authenticate", "Bearer"))
         return self._answer(request)
+
+    def _complain(self) -> None:
+        # Anybody here can have this said: not too often, then.
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + SILENCE_S
+            _log.warning("a snapshot was asked for over TCP by another user: refused")
 
     def _browser(self, request: Request) -> str:
         """What is wrong with a request that a page in somebody's browser may have made; "" if nothing is."""

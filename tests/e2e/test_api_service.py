@@ -177,6 +177,17 @@ def test_other_users_take_no_snapshots(host: Host) -> None:
         assert trusted.stdout.endswith(" 404")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_client_that_is_gone_already_is_nobody(host: Host) -> None:
+    """The kernel lists the connection that it leaves as root's."""
+    with host.serving(address=host.url) as process:
+        request = "GET /snapshot?dev_id=x&config=/x HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n"
+        script = f'exec 3<>/dev/tcp/127.0.0.1/{host.port}; printf "{request}" >&3; exec 3>&-'
+        subprocess.run(["bash", "-c", script], check=True, user=NOBODY, cwd="/")
+        assert process.stderr is not None
+        assert b"by another user: refused" in process.stderr.readline()
+
+
 def test_pages_of_browsers_get_nothing(host: Host) -> None:
     with host.serving(address=host.url, tokenFile=str(host.token)):
         client = host.by_tcp(TOKEN)
