@@ -21,6 +21,7 @@ SUBCOMMANDS = {
     "attach": "tools.obd.attach",
     "detach": "tools.obd.detach",
     "list": "tools.obd.list",
+    "doctor": "tools.obd.doctor",
     "snapshot": "tools.obd.snapshot",
     "grow": "tools.obd.grow",
     "reload": "tools.obd.reload",
