@@ -13,6 +13,8 @@ from tests.vm.boot import Guest, Lost
 
 # A benchmark measures for so long, at most, before it tells something.
 SILENCE_S = 600
+# The kernel wants 8 MiB for the ring of each of 200 devices.
+MEMORY_MIB = 4096
 
 
 def rows(benchmark: str) -> Iterator[run.Row]:
@@ -20,7 +22,8 @@ def rows(benchmark: str) -> Iterator[run.Row]:
     words = [f"{sys.executable} -m bench.vm.{benchmark}"]
     if benchmark == "tcmu":
         words.append(str(kernels.runner()))
-    with Guest(GUESTS[benchmark], f"{' '.join(words)} >/dev/ttyS1") as guest:
+    command = f"{' '.join(words)} >/dev/ttyS1"
+    with Guest(GUESTS[benchmark], command, memory_mib=MEMORY_MIB) as guest:
         try:
             *found, last = guest.messages(SILENCE_S)
             if last["ended"]:

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +54,7 @@ def modules() -> None:
 
 
 class Daemon:
-    """Our daemon, which is ready; `recover_s` is how long it took to become so."""
+    """Our daemon, which is ready."""
 
     def __init__(self, directory: Path) -> None:
         config = directory / "service.json"
@@ -65,7 +64,6 @@ class Daemon:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
             notified.bind(str(address))
             notified.settimeout(END_S)
-            since = time.monotonic()
             self.process = subprocess.Popen(
                 [Path(sys.executable).with_name("overlaybd-tcmu"), config],
                 stdout=sys.stderr,
@@ -73,7 +71,6 @@ class Daemon:
             )
             while b"READY=1" not in notified.recv(4096):
                 pass  # it says how things are
-            self.start_s = time.monotonic() - since
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """Ends it by a signal."""

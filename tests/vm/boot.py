@@ -22,7 +22,7 @@ JAIL = (sys.executable, "-I", "-S", HERE / "jail.py")
 KINDS = ("uml", "qemu", "qemu2")
 QEMU_DATA = ("/usr/share/qemu", "/usr/share/seabios")
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
-MEMORY_MIB = 2048  # taken from the host as the guest touches it
+MEMORY_MIB = 2048
 END_S = 10.0
 CONSOLE_TAIL_CHARACTERS = 6000
 
@@ -33,9 +33,9 @@ UML_ARGUMENTS = """
 """
 QEMU_ARGUMENTS = "root=host rootfstype=virtiofs mitigations=off nokaslr tsc=reliable random.trust_cpu=on"
 ARGUMENTS = "ro quiet panic=-1 audit=0 console=ttyS0"
-QEMU_MACHINE = f"""
-    -nodefaults -no-user-config -display none -no-reboot -M q35 -accel tcg -cpu qemu64 -m {MEMORY_MIB}
-    -object memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on -numa node,memdev=memory
+QEMU_MACHINE = """
+    -nodefaults -no-user-config -display none -no-reboot -M q35 -accel tcg -cpu qemu64
+    -numa node,memdev=memory
     -device virtio-rng-pci -device vhost-user-fs-pci,queue-size=1024,chardev=root,tag=host
 """
 
@@ -57,15 +57,19 @@ def check_jail() -> None:
 class Guest:
     """A guest that runs one shell command in the project's directory.
 
-    Its kind is `uml`, `qemu`, or `qemu2`, which has two processors. With `terminal` its console is this
-    process's terminal, else a file. Raises `Unavailable` where there can be no such guest.
+    Its kind is `uml`, `qemu`, or `qemu2`, which has two processors. Its `memory_mib` are taken from the host as
+    it touches them. With `terminal` its console is this process's terminal, else a file. Raises `Unavailable`
+    where there can be no such guest.
     """
 
-    def __init__(self, kind: str, command: str, *, terminal: bool = False) -> None:
+    def __init__(
+        self, kind: str, command: str, *, terminal: bool = False, memory_mib: int = MEMORY_MIB
+    ) -> None:
         check_jail()
         kernel = kernels.uml() if kind == "uml" else kernels.cloud()
         self._directory = Path(tempfile.mkdtemp(prefix="guest-"))
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._memory_mib = memory_mib
         try:
             self._control, far = socket.socketpair()
             self._write_job(kind, kernel, command)
@@ -142,7 +146,7 @@ class Guest:
         lines = (f"ssl0={'null' if console else 'fd:0'},fd:1", f"ssl1=fd:{far.fileno()}")
         words: list[str | Path] = [
             kernel.image,
-            f"mem={MEMORY_MIB}M",
+            f"mem={self._memory_mib}M",
             *UML_ARGUMENTS.split(),
             *lines,
             *self._arguments(),
@@ -183,6 +187,8 @@ class Guest:
         )
         data = (word for path in QEMU_DATA for word in ("-L", path))
         words: list[str | Path] = [*QEMU_MACHINE.split(), "-smp", str(processors), *data, *devices, *lines]
+        backend = f"memory-backend-memfd,id=memory,size={self._memory_mib}M,share=on"
+        words += ["-m", str(self._memory_mib), "-object", backend]
         append = " ".join((*QEMU_ARGUMENTS.split(), *self._arguments()))
         self._start([program, *words, "-kernel", kernel.image, "-append", append], console, far)
 
