@@ -2,7 +2,7 @@
 
 from bench.bars import Bar, at_least, at_most, value_at_most
 
-GUESTS = {"tcmu": "uml", "life": "uml"}
+GUESTS = {"tcmu": "uml", "life": "uml", "qemu": "qemu2"}
 
 BARS: dict[str, dict[str, Bar]] = {
     # Peers: tcmu-runner serving the same content as qcow2, and the kernel's own fileio backstore on it.
@@ -22,5 +22,11 @@ BARS: dict[str, dict[str, Bar]] = {
         "life.attach_200_s": value_at_most(60),
         "life.detach_200_s": value_at_most(60),
         "life.recover_8_s": value_at_most(2),
+    },
+    # Peers: the same with one of the two processors; the same image by TCMU.
+    "qemu": {
+        "processors.randread_qd32": at_least(1.5),
+        "ublk.randread_qd1": at_least(1.3),
+        "ublk.randread_qd32": at_least(1.3),
     },
 }

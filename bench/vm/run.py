@@ -3,11 +3,16 @@
 They print rows as `bench.run` has them; a line of theirs goes to the host as it is.
 """
 
+import shlex
 import sys
+import tempfile
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 from bench import run
 from bench.vm.bars import BARS, GUESTS
+from bench.vm.content import Content
 from tests.vm import kernels
 from tests.vm.boot import Guest, Lost
 
@@ -17,12 +22,12 @@ SILENCE_S = 600
 MEMORY_MIB = 4096
 
 
-def rows(benchmark: str) -> Iterator[run.Row]:
+def rows(content: Content, benchmark: str) -> Iterator[run.Row]:
     """Runs a benchmark in a guest; what it measures."""
-    words = [f"{sys.executable} -m bench.vm.{benchmark}"]
+    words = [sys.executable, "-m", f"bench.vm.{benchmark}", str(content.directory)]
     if benchmark == "tcmu":
         words.append(str(kernels.runner()))
-    command = f"{' '.join(words)} >/dev/ttyS1"
+    command = f"{shlex.join(words)} >/dev/ttyS1"
     with Guest(GUESTS[benchmark], command, memory_mib=MEMORY_MIB) as guest:
         try:
             *found, last = guest.messages(SILENCE_S)
@@ -35,7 +40,10 @@ def rows(benchmark: str) -> Iterator[run.Row]:
 
 def main() -> int:
     """Measures all, or what the one argument names; 1 if something could not be measured."""
-    return run.measure_all(BARS, rows, run.RESULTS.with_name("results-vm.json"))
+    with tempfile.TemporaryDirectory() as folder:
+        content = Content(Path(folder))
+        content.make()
+        return run.measure_all(BARS, partial(rows, content), run.RESULTS.with_name("results-vm.json"))
 
 
 if __name__ == "__main__":

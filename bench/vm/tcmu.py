@@ -1,6 +1,6 @@
 """TCMU: reads of a compressed layer in the page cache, against tcmu-runner and the kernel's own backstore.
 
-usage: python -m bench.vm.tcmu DIRECTORY       in which the packages of tcmu-runner are unpacked
+usage: python -m bench.vm.tcmu CONTENT RUNNER       in directories: the content, and tcmu-runner
 """
 
 import json
@@ -11,9 +11,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
 
-from bench.nbd import SIZE, make
 from bench.vm import servers
-from obdcore import lsmt_import
+from bench.vm.content import Content
 
 ROUNDS = 5
 SECONDS = 0.5
@@ -27,25 +26,13 @@ PEERS = {"runner": "tcmu-runner, qcow2", "fileio": "the kernel's fileio"}
 Rates = dict[str, dict[str, list[float]]]
 
 
-def image(directory: Path, raw: Path) -> Path:
-    """The configuration of an image of one layer that holds what a file holds."""
-    layer, config = directory / "layer", directory / "config.json"
-    with raw.open("rb") as source, layer.open("xb") as target:
-        lsmt_import(source.fileno(), SIZE, target.fileno(), compress={"algorithm": "lz4"})
-    config.write_text(json.dumps({"lowers": [{"file": str(layer)}], "resultFile": str(directory / "result")}))
-    return config
-
-
-def measure(here: Path, program: Path) -> Rates:
+def measure(here: Path, given: Content, program: Path) -> Rates:
     """The rates of each load on each server, in turns: two daemons cannot listen to the kernel at once."""
-    raw, qcow2 = here / "raw", here / "qcow2"
-    make(raw)
-    config = image(here, raw)
-    servers.tool("qemu-img", "convert", "-q", "-O", "qcow2", "-o", "compat=0.10", raw, qcow2)
+    content = given.copy(here, given.raw, given.layer, given.qcow2)
     serve: dict[str, Callable[[], AbstractContextManager[Path]]] = {
-        "ours": lambda: servers.ours(here, config),
-        "runner": lambda: servers.runner(here, program, qcow2),
-        "fileio": lambda: servers.fileio(raw),
+        "ours": lambda: servers.ours(here, content.config),
+        "runner": lambda: servers.runner(here, program, content.qcow2),
+        "fileio": lambda: servers.fileio(content.raw),
     }
     rates: Rates = {load: {"ours": [], **{peer: [] for peer in PEERS}} for load in LOADS}
     for _ in range(ROUNDS):
@@ -60,7 +47,7 @@ def main() -> None:
     """Measures; a line for each load and peer: the median rate, and the median of the ratios of each turn."""
     servers.modules()
     with tempfile.TemporaryDirectory() as folder:
-        rates = measure(Path(folder), Path(sys.argv[1]))
+        rates = measure(Path(folder), Content(Path(sys.argv[1])), Path(sys.argv[2]))
     for load, of in rates.items():
         for peer, name in PEERS.items():
             row = {

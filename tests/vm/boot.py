@@ -57,9 +57,9 @@ def check_jail() -> None:
 class Guest:
     """A guest that runs one shell command in the project's directory.
 
-    Its kind is `uml`, `qemu`, or `qemu2`, which has two processors. Its `memory_mib` are taken from the host as
-    it touches them. With `terminal` its console is this process's terminal, else a file. Raises `Unavailable`
-    where there can be no such guest.
+    Its kind is `uml`, `qemu`, or `qemu2`, which has two processors. Its `memory_mib` are taken from the host
+    as it touches them. With `terminal` its console is this process's terminal, else a file.
+    Raises `Unavailable` where there can be no such guest.
     """
 
     def __init__(
