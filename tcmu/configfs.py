@@ -15,7 +15,9 @@ TARGET = Path("/sys/kernel/config/target")
 MAX_NAME_BYTES = 127
 MAX_CONFIG_BYTES = 255
 
-# A program that serves devices and is just being started asks for a moment.
+# A program that serves devices and is just being started asks for a moment (EAGAIN), or has died (EINTR).
+# The kernel itself fails with EEXIST while another device is being removed: it gives out numbers too early.
+ENABLE_AGAIN = (errno.EAGAIN, errno.EINTR, errno.EEXIST)
 ENABLE_PATIENCE_S = 10.0
 RETRY_S = 0.05
 
@@ -149,6 +151,6 @@ def patiently(enable: Callable[[], None]) -> None:
         try:
             return enable()
         except OSError as e:
-            if e.errno not in (errno.EAGAIN, errno.EINTR) or time.monotonic() > deadline:
+            if e.errno not in ENABLE_AGAIN or time.monotonic() > deadline:
                 raise
         time.sleep(RETRY_S)

@@ -37,10 +37,10 @@ class Ids:
         self._taken: Final[dict[str, object]] = {}
 
     def take(self, dev_id: str, owner: object) -> None:
-        """Takes an id; the empty one is no id. `ObdError` of kind "exists" if another owner has it."""
+        """Takes an id; the empty one is no id. `ObdError` of kind "busy" if another owner has it."""
         with self._lock:
             if dev_id and self._taken.setdefault(dev_id, owner) is not owner:
-                raise ObdError("exists", f"duplicated dev id: {dev_id}")
+                raise ObdError("busy", f"duplicated dev id: {dev_id}")
 
     def free(self, owner: object) -> None:
         """Gives back what `owner` has."""

@@ -65,8 +65,9 @@ def test_a_disk_in_three_lines_of_shell(tmp_path: Path, daemon: Daemon) -> None:
     (device,) = json.loads(tool("obd", "stat", "--json"))[0]["devices"]
     assert (device["name"], device["address"]) == ("user_1/app", str(disk))
     other = tcmu.Backstore(HBA, "other")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(OSError) as caught:
         other.create(of_data(room(tmp_path, "other"), data, resultFile=str(result)) + ";7")
+    assert caught.value.errno == errno.EBUSY
     assert result.read_text() == "failed:duplicated dev id: 7"
     loopback.remove()
     assert shell(f"rmdir {backstore.directory}").returncode == 0
