@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 # How a device can be served, best first.
-WAYS: Final = ("tcmu", "ublk", "nbd", "fuse")
+WAYS: Final = ("ublk", "tcmu", "nbd", "fuse")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ COMMAND = Command(
         option(
             "--via",
             metavar="WAY",
-            convert=Choice("auto", "tcmu", "ublk", "nbd", "fuse"),
+            convert=Choice("auto", "ublk", "tcmu", "nbd", "fuse"),
             default="auto",
-            help="auto: the best that works here, of tcmu (overlaybd-tcmu), ublk, nbd (the kernel's client), "
+            help="auto: the best that works here, of ublk, tcmu (overlaybd-tcmu), nbd (the kernel's client), "
             "fuse (and a loop device)",
         ),
         flag("--rw", help="writable; the image must have an upper"),
