@@ -98,10 +98,10 @@ def start_successor() -> None:
 
     Raises `OSError` if it cannot be started. What goes wrong later it tells itself.
     """
-    # The watchdog shall be its own, too.
-    environment = {name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"}
-    command = [word for word in sys.orig_argv if word != TAKEOVER]
-    subprocess.Popen([*command, TAKEOVER], stdin=subprocess.DEVNULL, env=environment)
+    command = [*(word for word in sys.orig_argv if word != TAKEOVER), TAKEOVER]
+    if "SYSTEMD_EXEC_PID" in os.environ:  # what is said of this process there, shall be said of it
+        command = ["/bin/sh", "-c", 'SYSTEMD_EXEC_PID=$$ WATCHDOG_PID=$$ exec "$@"', "sh", *command]
+    subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
 @contextmanager

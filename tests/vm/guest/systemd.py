@@ -11,8 +11,8 @@ from pathlib import Path
 
 UNITS = Path("/etc/systemd/system")
 LOG = Path("/run/systemd.log")
-START_S = 60.0
-SHELL_S = 60.0
+START_S = 120.0
+SHELL_S = 200.0
 
 # What starts at first: nothing but the journal, since a whole boot would only take time.
 TARGET = """\
