@@ -13,7 +13,7 @@ from obd.attach import WAYS, Attachment
 from obd.attach.choose import choose
 from obd.attach.names import name_of
 from obd.attach.process import Request, start
-from obd.attach.users import PATIENCE_S, claim, users_of
+from obd.attach.users import PATIENCE_S, claim
 from obd.attach.ways import way
 from obd.errors import ObdError
 from obd.state import State, StateDirectory, state_directories
@@ -22,7 +22,7 @@ KIND: Final = "attach"
 
 # How long detaching waits for the keeper to flush and end. A disk that needs longer is not one to write to.
 FLUSH_TIMEOUT_S: Final = 600.0
-# A keeper that was asked to end lets go of the device within so long, unless somebody has come to use it.
+# A keeper that was asked to end lets go of the device within so long, or not at all.
 LET_GO_S: Final = 2.0
 
 
@@ -137,15 +137,18 @@ def _is_device(name: str) -> bool:
 def _named(name: str) -> StateDirectory | None:
     real = os.path.realpath(name)
     for place in state_directories(KIND):
+        if name == name_of(place) or real == place.key:
+            return place
         known = place.read()
-        if name == name_of(place) or (known is not None and real in (place.key, known.path)):
+        # A device may be somebody else's by now.
+        if known is not None and real == known.path and way(known.via).is_ours(place, real):
             return place
     return None
 
 
 def _end(place: StateDirectory) -> bool:
     """Has the keeper end, if there is one, and takes the lock. False if the state is gone by then."""
-    asked_at = 0.0
+    asked_at = float("-inf")
     deadline = time.monotonic() + FLUSH_TIMEOUT_S
     pause_s = 0.002
     while True:
@@ -154,14 +157,12 @@ def _end(place: StateDirectory) -> bool:
             return acquired is True
         known = place.read()
         if known is not None and known.path and known.pid:
-            if not asked_at:
-                os.close(claim(known.path, besides=known.pid))
+            # It goes on if somebody has come to use the device meanwhile; asking again tells who.
+            if time.monotonic() > asked_at + LET_GO_S and way(known.via).is_ours(place, known.path):
+                with suppress(FileNotFoundError):  # taken away this moment
+                    os.close(claim(known.path, besides=known.pid))
                 _ask_to_end(place, known.pid)
                 asked_at = time.monotonic()
-            elif time.monotonic() > asked_at + LET_GO_S and way(known.via).is_ours(place, known.path):
-                users = list(users_of(known.path, besides=known.pid))
-                if users:
-                    raise ObdError("busy", f"in use: {users[0].what}", known.path)
         elif known is not None and way(known.via).kept:
             raise ObdError("busy", "just being attached by another process", place.key)
         if time.monotonic() > deadline:

@@ -75,7 +75,12 @@ def end(pid: int, number: int) -> None:
     signal.pidfd_send_signal(fd, number)
     ready, _, _ = select.select([fd], [], [], START_S)
     os.close(fd)
-    assert ready, f"process {pid} does not end"
+    assert ready, f"process {pid} does not end: {stacks(pid)}"
+
+
+def stacks(pid: int) -> str:
+    """Where in the kernel the threads of a process are."""
+    return "; ".join(file.read_text() for file in Path("/proc", str(pid), "task").glob("*/stack"))
 
 
 def golden(name: str) -> bytes:
