@@ -30,7 +30,7 @@ from tests.vm.guest.tcmu_disk import (
 from tests.vm.guest.test_tcmu import stored, write
 from tests.vm.guest.test_tcmu_life import END_S, room
 
-LIMITS = {"OPEN_LIMIT_S": 1, "TICK_S": 0.05, "RECONCILE_S": 0.2, "SLOW_S": 0.3}
+LIMITS = {"TICK_S": 0.05, "RECONCILE_S": 0.2, "SLOW_S": 0.3}
 CORE = Path("/sys/kernel/config/target/core")
 
 
@@ -93,9 +93,9 @@ def test_a_disk_grows_while_it_is_used(tmp_path: Path, daemon: Daemon) -> None:
         assert stored(disk) == bytes(MIB) + b"x" * MIB
 
 
-def test_who_waits_for_too_long_is_told_so(tmp_path: Path, daemon: Daemon) -> None:
-    config = of_zeros(tmp_path, MIB)
-    with Gate(config) as gate:
+def test_who_waits_for_too_long_is_told_so(tmp_path: Path) -> None:
+    config, limits = of_zeros(tmp_path, MIB), {**LIMITS, "OPEN_LIMIT_S": 2}
+    with running(tmp_path, limits=limits) as daemon, Gate(config) as gate:
         backstore = tcmu.Backstore(HBA, "slow")
         with pytest.raises(TimeoutError):
             backstore.create(config)
@@ -105,8 +105,8 @@ def test_who_waits_for_too_long_is_told_so(tmp_path: Path, daemon: Daemon) -> No
             daemon.hear("nobody wants the device any more")
             write(disk, b"x" * MIB)
             assert stored(disk) == b"x" * MIB
-    with attached("slow", config) as disk:
-        assert stored(disk) == bytes(MIB)
+        with attached("slow", config) as disk:
+            assert stored(disk) == bytes(MIB)
 
 
 def test_a_device_is_removed_while_it_is_being_opened(tmp_path: Path, daemon: Daemon) -> None:

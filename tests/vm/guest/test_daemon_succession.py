@@ -32,7 +32,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     limits = {
         "HANDOVER_S": 1,
         "DRAIN_S": 0.5,
-        "CLOSE_LIMIT_S": 1,
+        "CLOSE_LIMIT_S": 3,
         "READY_S": 1,
         "REMOVE_UNOPENED_S": 0.5,
         "TICK_S": 0.05,
