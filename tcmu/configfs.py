@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tcmu.lookup import open_cached, open_inside
+
 TARGET = Path("/sys/kernel/config/target")
 
 # The kernel cuts what is longer, without a word.
@@ -95,17 +97,35 @@ class Backstore:
         self._act("reset_ring", 1)
 
     def enabled(self) -> bool:
-        """Whether it can be used: it has been created, and not begun to be removed."""
-        with suppress(OSError):
-            return (self.directory / "enable").read_text().strip() == "1"
+        """Whether it can be used: nobody waits for its creation or removal just now. Does not wait itself."""
+        with suppress(FileNotFoundError):
+            os.close(open_cached(TARGET / "core", self._place, os.O_PATH | os.O_DIRECTORY))
+            try:
+                # Who creates it has the file open, and one that nobody has open is not at hand.
+                enable = open_cached(TARGET / "core", f"{self._place}/enable", os.O_RDONLY)
+            except FileNotFoundError:
+                return True
+            with open(enable, "rb") as file:
+                return file.read().strip() == b"1"
         return False
 
     def block_bytes(self) -> int:
         """Bytes of a sector."""
-        return int((self.directory / "attrib" / "hw_block_size").read_text())
+        return int(self.read("attrib", "hw_block_size"))
+
+    def read(self, directory: str, name: str) -> str:
+        """What the file `name` in one of its directories says. For who serves it: waits for no removal."""
+        descriptor = open_inside(TARGET / "core", f"{self._place}/{directory}", name, os.O_RDONLY)
+        with open(descriptor, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+
+    @property
+    def _place(self) -> str:
+        return f"user_{self.hba}/{self.name}"
 
     def _act(self, action: str, value: int) -> None:
-        write(self.directory / "action" / action, str(value))
+        descriptor = open_inside(TARGET / "core", f"{self._place}/action", action, os.O_WRONLY)
+        _write(descriptor, self.directory / "action" / action, str(value))
 
     def _check(self, config: str) -> None:
         if not 0 < len(os.fsencode(self.name)) <= MAX_NAME_BYTES or "/" in self.name:
@@ -119,7 +139,7 @@ def serial(backstore: Backstore) -> str:
     """The serial number of a backstore: what configfs has been told, else one that no other backstore has."""
     told = ""
     with suppress(OSError):
-        told = (backstore.directory / "wwn" / "vpd_unit_serial").read_text().strip()
+        told = backstore.read("wwn", "vpd_unit_serial").strip()
     if number := told.removeprefix(SERIAL_PREFIX.strip()).strip():
         return number
     return hashlib.sha256(f"{backstore.hba}/{backstore.name}".encode(errors="surrogateescape")).hexdigest()[
@@ -129,7 +149,10 @@ def serial(backstore: Backstore) -> str:
 
 def write(path: Path, value: str) -> None:
     """Writes a value by one system call; an error names the file and the value."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    _write(os.open(path, os.O_WRONLY | os.O_CLOEXEC), path, value)
+
+
+def _write(descriptor: int, path: Path, value: str) -> None:
     try:
         os.write(descriptor, os.fsencode(value))
     except OSError as e:

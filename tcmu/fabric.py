@@ -139,9 +139,8 @@ class IscsiTarget:
 
 def disk_of(backstore: Backstore) -> Path | None:
     """The node of the disk of this machine that a backstore has become, by whomever; None if it is none."""
-    members = backstore.directory / "alua" / "default_tg_pt_gp" / "members"
     with suppress(OSError):
-        for line in members.read_text(errors="surrogateescape").splitlines():
+        for line in backstore.read("alua/default_tg_pt_gp", "members").splitlines():
             fabric, name, group, lun = line.split("/")
             if fabric != "loopback":
                 continue
