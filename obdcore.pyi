@@ -340,6 +340,12 @@ class RemoteBlob:
     def copy_into(self, buffer: Any, offset: int) -> int:
         """As `readinto_at`, for a copy: what is not cached is fetched without being kept, and lets reads go first."""
 
+    def endure(self, seconds: float) -> None:
+        """Has reads wait for so long, from now on, for a registry that is away or overloaded; at first they do not.
+
+        0 ends the wait of those who wait, soon.
+        """
+
     def distrust(self, offset: int, length: int) -> bool:
         """Drops what is cached of a range that proved wrong; false if that is of no use."""
 

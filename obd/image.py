@@ -134,6 +134,11 @@ class Device:
         prefetch = {"prefetch": self.prefetch.stats()} if self.prefetch else {}
         return {**self.native.stats(), "snapshots": self.snapshots, "layers": layers, **prefetch}
 
+    def endure(self, seconds: float) -> None:
+        """Has requests wait so long for a registry that is away, before they fail; 0 ends all waits."""
+        for blob in self.blobs.values():
+            blob.endure(seconds)
+
     def attend(self, companion: Companion) -> None:
         """Has `companion` stopped before the device closes."""
         self._companions.append(companion)
@@ -143,6 +148,7 @@ class Device:
 
         Front ends that still serve the device keep it open until they end.
         """
+        self.endure(0)  # nobody is to wait any more
         while self._companions:
             self._companions.pop().stop()
         self.native.close()
@@ -181,6 +187,8 @@ def open_device(
     except BaseException as error:
         result.failed(error.result if isinstance(error, OpenError) else line_of(error))
         raise
+    # Not before: what cannot be opened is to fail soon.
+    device.endure(service.config.outage_timeout_s)
     start_companions(device, service)
     result.success()
     return device

@@ -40,6 +40,7 @@ _WHEN: Final = {
     "registries": OPENED,
     "certConfig": OPENED,
     "userAgent": OPENED,
+    "outageTimeout": OPENED,
     "ioEngine": OPENED,
     "cacheConfig": RESTART,
     "gzipCacheConfig": RESTART,

@@ -32,6 +32,8 @@ _GIB: Final = 1 << 30
 _CACHE_TYPES: Final = ("", "file", "download", "ocf")
 # The daemon's log is at most this many files.
 MAX_LOG_FILES: Final = 30
+# As long as overlaybd waits.
+MAX_OUTAGE_S: Final = 7 * 86400
 _FATAL: Final = 4
 _UNIX: Final = "unix:"
 
@@ -202,6 +204,7 @@ class ServiceConfig(Table):
     cert: CertConfig = table("certConfig", CertConfig)
     registries: Mapping[str, RegistryConfig] = tables("registries", RegistryConfig)
     """By host, with the port if one is in the URLs of blobs."""
+    outage_timeout_s: int = integer("outageTimeout", 60, 0, MAX_OUTAGE_S)
     enable_thread: bool = flag("enableThread", False)
     registry_fs_version: str = text("registryFsVersion", "v2")
     user_agent: str = text("userAgent")

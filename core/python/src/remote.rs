@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyBufferError;
+use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use overlaybd::blob::{check_range, Blob, FileBlob, SwitchBlob};
 use overlaybd::cache::{CachedBlob, Opened};
-use overlaybd::fetch::{self, FetchStats, Source};
+use overlaybd::fetch::{self, FetchStats, Outage, Source};
 use overlaybd::sys::os::{OsClock, OsDisk};
 use overlaybd::{Error, Kind};
 
@@ -26,6 +27,7 @@ pub struct RemoteBlob {
     /// What it is read through as long as it is not switched, if that is a cache.
     cached: Option<Arc<CachedBlob>>,
     fetch: Arc<FetchStats>,
+    outage: Arc<Outage>,
 }
 
 impl RemoteBlob {
@@ -77,6 +79,7 @@ impl RemoteBlob {
         let fetch = Arc::new(FetchStats::default());
         let clock = Arc::new(OsClock::default());
         let source = Source::new(name, http, Arc::new(PyLocator::new(locator)), clock, Arc::clone(&fetch));
+        let outage = Arc::clone(source.outage());
         let len = (size > 0).then_some(size);
         let open = || match (cache, media) {
             (Some(cache), None) => CachedBlob::open(&cache.cache, digest, source, len),
@@ -84,7 +87,7 @@ impl RemoteBlob {
             (None, _) => fetch::RemoteBlob::open(source, len).map(|blob| Opened { blob: Arc::new(blob), cached: None }),
         };
         let Opened { blob, cached } = py.detach(open).map_err(to_py)?;
-        Ok(RemoteBlob { blob: Arc::new(SwitchBlob::new(blob)), cached, fetch })
+        Ok(RemoteBlob { blob: Arc::new(SwitchBlob::new(blob)), cached, fetch, outage })
     }
 
     #[getter]
@@ -104,6 +107,12 @@ impl RemoteBlob {
 
     fn copy_into(&self, py: Python<'_>, buffer: PyBuffer<u8>, offset: u64) -> PyResult<usize> {
         self.read_into(py, &buffer, offset, |blob, bytes| blob.copy_at(bytes, offset))
+    }
+
+    fn endure(&self, seconds: f64) -> PyResult<()> {
+        let limit = Duration::try_from_secs_f64(seconds).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        self.outage.endure(limit);
+        Ok(())
     }
 
     fn distrust(&self, py: Python<'_>, offset: u64, length: u64) -> PyResult<bool> {

@@ -14,8 +14,7 @@ What a registry, its token server, its object store, a mirror, a proxy or the ne
 the user of an image sees of it. Each row is a test: an image is opened and read at a server that does just
 this, once while it is opened and once when it is open.
 
-- **right bytes** means that the reader gets them and nothing is to be done. It may take some seconds; no read
-  takes longer than its time limit of 30 s.
+- **right bytes** means that the reader gets them and nothing is to be done. It may take some seconds.
 - Otherwise the reader gets an I/O error (`EIO` from a device), and one line in the log has the kind of
   [failure](operations.md#reading-a-failure) and the words that the table shows. If the image was being
   opened, that fails, and the result file has the line after `failed:`. `URL` stands for that of the blob,
@@ -23,6 +22,10 @@ this, once while it is opened and once when it is open.
 - When the fault is over, the next read is right again: nothing that was wrong is kept, and nothing has to be
   restarted. Only a place of a layer that was fetched wrong 16 times within a minute, which is some five
   failing reads, is left alone for the rest of that minute.
+
+All this is with an [`outageTimeout`](configuration.md#the-host-overlaybdjson) of 0. By default an open device
+waits for up to a minute for a registry that does not answer, or answers 429 or 5xx, before the failures below
+come; the others come at once.
 
 **Passing** is a fault that hits one or two requests and is over, **lasting** one that hits all of them.
 """

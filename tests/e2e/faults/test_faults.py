@@ -247,7 +247,9 @@ def service_file(home: Path, site: Site, settings: dict[str, Any] | Any) -> Path
         "refillSize": CHUNK_BYTES,
     }
     credentials = {"mode": "file", "path": str(home / "cred.json")}
-    path.write_text(json.dumps({"cacheConfig": cache, "credentialConfig": credentials, **settings}))
+    # How a fault ends is to be seen; that an outage is waited for is the matter of another test.
+    own = {"cacheConfig": cache, "credentialConfig": credentials, "outageTimeout": 0}
+    path.write_text(json.dumps({**own, **settings}))
     return path
 
 

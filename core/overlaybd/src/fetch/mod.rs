@@ -10,6 +10,7 @@ mod date;
 mod http;
 mod intake;
 mod lane;
+mod outage;
 mod served;
 mod source;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use http::fuzzing::answer as fuzzed_answer;
 pub use http::{Client, ClientOptions, TlsOptions};
 pub use intake::Stream;
 pub use lane::{Lane, Urgent, LANE};
+pub use outage::Outage;
 pub use source::{Fetched, Source};
 
 use std::collections::BTreeMap;

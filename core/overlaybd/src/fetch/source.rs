@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::answer;
 use super::intake::{Broken, Buffer, Stream};
+use super::outage::Outage;
 use super::served::Served;
 use super::{public_url, FetchStats, Http, Locate, Request, Response, Target};
 use crate::error::{Error, Kind, Result};
@@ -51,6 +52,7 @@ pub struct Source {
     locate: Arc<dyn Locate>,
     clock: Arc<dyn Clock>,
     stats: Arc<FetchStats>,
+    outage: Arc<Outage>,
     served: Mutex<Served>,
 }
 
@@ -65,6 +67,21 @@ enum Retry {
     Never,
     Soon,
     After(Duration),
+}
+
+impl Retry {
+    /// Whether it is a failure of a registry that is away or overloaded, and that may be there again later.
+    fn passes(&self, error: &Error) -> bool {
+        !matches!(self, Retry::Never) && error.kind() != Kind::Corrupt
+    }
+
+    /// The pause that the server asked for.
+    fn wanted(&self) -> Duration {
+        match self {
+            Retry::After(pause) => *pause,
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 impl Failure {
@@ -87,6 +104,8 @@ struct Task<'a> {
     total: Option<u64>,
     end: Duration,
     patience: Duration,
+    /// When the first of the attempts failed that have brought nothing.
+    failing_since: Option<Duration>,
     refusals: u32,
     /// The last refusal that was no redirect: what a circle of them is really about.
     refused: Option<(Kind, String)>,
@@ -106,7 +125,13 @@ impl Source {
         clock: Arc<dyn Clock>,
         stats: Arc<FetchStats>,
     ) -> Self {
-        Source { name: name.into(), http, locate, clock, stats, served: Mutex::default() }
+        let (outage, served) = Default::default();
+        Source { name: name.into(), http, locate, clock, stats, outage, served }
+    }
+
+    /// For how long a registry that is away is waited for.
+    pub fn outage(&self) -> &Arc<Outage> {
+        &self.outage
     }
 
     /// Name for messages.
@@ -156,6 +181,7 @@ impl Source {
             total,
             end: self.clock.now() + DEADLINE,
             patience: PATIENCE,
+            failing_since: None,
             refusals: 0,
             refused: None,
             target: None,
@@ -183,26 +209,44 @@ impl Source {
             if task.buffer.filled - before < PROGRESS_BYTES {
                 failed += 1;
                 task.patience = (task.patience * 2).min(LONGEST_PATIENCE);
+            } else {
+                task.failing_since = None;
             }
-            let left = task.end.saturating_sub(self.clock.now());
-            let pause = match retry {
-                Retry::Never => return Err(self.place(error, &task)),
-                _ if failed >= MAX_ATTEMPTS => {
-                    return Err(self.place(error.context(format!("given up after {failed} attempts")), &task));
+            let now = self.clock.now();
+            let since = *task.failing_since.get_or_insert(now);
+            let (passes, wanted) = (retry.passes(&error), retry.wanted());
+            let pause = match self.pause(error, retry, failed, task.end.saturating_sub(now)) {
+                Ok(pause) => pause,
+                Err(error) => {
+                    let Some(pause) = self.outage.pause(since, now, wanted).filter(|_| passes) else {
+                        return Err(self.place(error, &task));
+                    };
+                    // Once more with all that an attempt may need.
+                    task.end = now + pause + DEADLINE;
+                    (task.patience, task.refusals, detours) = (PATIENCE, 0, 0);
+                    pause
                 }
-                Retry::After(pause) if pause >= left => {
-                    let what = format!("{}: asked to come back in {} s", error.what(), pause.as_secs());
-                    return Err(self.place(Error::new(Kind::Busy, what), &task));
-                }
-                Retry::After(pause) => pause,
-                Retry::Soon => self.backoff(failed),
             };
-            if pause >= left {
-                let what = format!("given up, {} s are over", DEADLINE.as_secs());
-                return Err(self.place(error.context(what), &task));
-            }
             self.clock.sleep(pause);
         }
+    }
+
+    /// The pause before the next attempt. Errors: `error`, if there is to be none with `left` time to the end.
+    fn pause(&self, error: Error, retry: Retry, failed: u32, left: Duration) -> Result<Duration> {
+        let pause = match retry {
+            Retry::Never => return Err(error),
+            _ if failed >= MAX_ATTEMPTS => return Err(error.context(format!("given up after {failed} attempts"))),
+            Retry::After(pause) if pause >= left => {
+                let what = format!("{}: asked to come back in {} s", error.what(), pause.as_secs());
+                return Err(Error::new(Kind::Busy, what));
+            }
+            Retry::After(pause) => pause,
+            Retry::Soon => self.backoff(failed),
+        };
+        if pause >= left {
+            return Err(error.context(format!("given up, {} s are over", DEADLINE.as_secs())));
+        }
+        Ok(pause)
     }
 
     /// Completes a message: which blob, where in it, and with which credentials.

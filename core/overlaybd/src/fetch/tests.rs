@@ -153,6 +153,38 @@ fn retry_after_is_waited_for_unless_it_is_beyond_the_deadline() {
 }
 
 #[test]
+fn a_registry_that_is_away_is_waited_for_as_long_as_was_said() {
+    let away = || (0..60).map(|n| if n % 2 == 0 { Fault::Fail(Kind::Io) } else { Fault::Status(502, vec![]) });
+    for (limit_s, given_up) in [(0, true), (20, true), (600, false)] {
+        let server = Server::with(pattern(LEN), away());
+        let source = source(&server);
+        source.outage().endure(Duration::from_secs(limit_s));
+        let mut buf = [0; 10];
+        let got = source.fetch(4096, &mut buf, None);
+        let took = server.clock.now().as_secs();
+        if given_up {
+            let e = got.unwrap_err().to_string();
+            assert!(e.contains("given up after"), "{e}");
+            assert!(took <= limit_s + 2 && took + 3 >= limit_s, "{took} s of {limit_s}");
+        } else {
+            got.unwrap();
+            assert_eq!(buf, pattern(LEN)[4096..4106]);
+            assert!((55..65).contains(&took), "an attempt a second: {took} s");
+        }
+    }
+    // What will not be otherwise later is not waited for, and neither is a server that says how long it will take.
+    for fault in [|| Fault::Status(404, vec![]), || Fault::Long(1), || {
+        Fault::Status(429, vec![("Retry-After", "3600".into())])
+    }] {
+        let server = Server::with(pattern(LEN), (0..99).map(|_| fault()));
+        let source = source(&server);
+        source.outage().endure(Duration::from_secs(600));
+        source.fetch(4096, &mut [0; 10], None).unwrap_err();
+        assert!(server.clock.now().as_secs() < 5);
+    }
+}
+
+#[test]
 fn a_slow_trickle_is_a_stall() {
     // Too slow to be waited for, but each attempt brings a bit: what came is kept, and the time is bounded.
     let server = Server::with(pattern(LEN), (0..99).map(|_| Fault::Trickle(2000)));
