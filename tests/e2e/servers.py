@@ -73,11 +73,19 @@ class Registry:
             config["auth"] = {"token": tokens.registry_config()}
         # JSON is YAML too.
         (directory / "config.yml").write_text(json.dumps(config))
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [program, "serve", str(directory / "config.yml")], stdout=log, stderr=log
-            )
+        self._command = [program, "serve", str(directory / "config.yml")]
+        self.start()
+
+    def start(self) -> None:
+        """Starts the process, again after `kill`, and waits until it answers."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         self._wait()
+
+    def kill(self) -> None:
+        """Ends the process at once, as a crash does."""
+        self._process.kill()
+        self._process.wait()
 
     @staticmethod
     def _htpasswd(user: str, password: str) -> str:

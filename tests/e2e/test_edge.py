@@ -73,6 +73,7 @@ class Site:
             # Not of the registry alone: token server and object store are hosts of their own.
             "certConfig": {"caFile": str(self.authority.file) if trust else ""},
             "registries": {name: of_registry},
+            "outageTimeout": 1,
         }
         service = directory / "overlaybd.json"
         service.write_text(json.dumps(settings))

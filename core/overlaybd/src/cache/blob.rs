@@ -249,7 +249,8 @@ impl CachedBlob {
     pub(super) fn turn(&self, at: u64, end: usize, max_bytes: usize, purpose: For<'_>) -> Result<Turn> {
         let shape = self.store.shape;
         let chunk = shape.chunk_of(at);
-        let (bytes, first) = match self.store.step(chunk, end, max_bytes, self.id, false) {
+        let counted_on = matches!(purpose, For::Reader);
+        let (bytes, first) = match self.store.step(chunk, end, max_bytes, self.id, !counted_on) {
             Step::Ready(until) => return Ok(Turn::Ready(shape.start(until))),
             Step::Verify => match self.store.verify(chunk) {
                 Some(bytes) => (Arc::new(bytes), chunk),

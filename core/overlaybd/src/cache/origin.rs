@@ -34,7 +34,9 @@ impl Origin {
         match self {
             Origin::Registry(source) => {
                 let len = buf.len();
-                let fetch = || source.fetch_ahead(offset, buf, total, ahead, stream);
+                // What works in the background can try again later.
+                let patient = !matches!(access, Access::BackgroundDownload);
+                let fetch = || source.fetch_ahead(offset, buf, total, ahead, stream, patient);
                 audit::remote(access, source.name(), offset, len, fetch)
             }
             Origin::Blob(blob) => {

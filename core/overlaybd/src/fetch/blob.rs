@@ -28,8 +28,9 @@ impl RemoteBlob {
         let mut at = offset;
         for part in buf.chunks_mut(MAX_FETCH_BYTES) {
             let n = part.len();
-            let fetch = || self.source.fetch(at, part, Some(self.len));
-            let got = audit::remote(access, self.name(), at, n, fetch)?;
+            let patient = !matches!(access, Access::BackgroundDownload);
+            let fetch = || self.source.fetch_ahead(at, part, Some(self.len), 0, None, patient);
+            let (got, _) = audit::remote(access, self.name(), at, n, fetch)?;
             if got.len != n {
                 return Err(Error::corrupt("answer too short").in_file(self.name()).at(at));
             }

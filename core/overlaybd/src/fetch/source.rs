@@ -160,11 +160,12 @@ impl Source {
     /// asked to come back later than can be waited for), `Corrupt` (answers that contradict the request),
     /// `TimedOut`, `Io`. On an error the contents of `buf` are undefined.
     pub fn fetch(&self, offset: u64, buf: &mut [u8], total: Option<u64>) -> Result<Fetched> {
-        self.fetch_ahead(offset, buf, total, 0, None).map(|(fetched, _)| fetched)
+        self.fetch_ahead(offset, buf, total, 0, None, true).map(|(fetched, _)| fetched)
     }
 
     /// As [`Source::fetch`], for a sequential reader: takes the bytes from `stream` if that is at `offset`, and if
-    /// a GET is needed asks for `ahead` bytes more, which come back as a stream for the next call.
+    /// a GET is needed asks for `ahead` bytes more, which come back as a stream for the next call. If not `patient`
+    /// a registry that is away is not waited for.
     pub fn fetch_ahead(
         &self,
         offset: u64,
@@ -172,6 +173,7 @@ impl Source {
         total: Option<u64>,
         ahead: u64,
         stream: Option<Stream>,
+        patient: bool,
     ) -> Result<(Fetched, Option<Stream>)> {
         if buf.is_empty() {
             return Ok((Fetched { len: 0, total: total.unwrap_or(0) }, stream));
@@ -214,7 +216,7 @@ impl Source {
             }
             let now = self.clock.now();
             let since = *task.failing_since.get_or_insert(now);
-            let (passes, wanted) = (retry.passes(&error), retry.wanted());
+            let (passes, wanted) = (patient && retry.passes(&error), retry.wanted());
             let pause = match self.pause(error, retry, failed, task.end.saturating_sub(now)) {
                 Ok(pause) => pause,
                 Err(error) => {

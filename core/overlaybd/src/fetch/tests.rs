@@ -65,7 +65,7 @@ fn a_sequential_reader_is_answered_from_one_request() {
     let source = source(&server);
     let (mut buf, mut stream) = (vec![0; 30_000], None);
     for offset in [0, 30_000, 60_000, 90_000] {
-        let (got, rest) = source.fetch_ahead(offset, &mut buf, Some(LEN as u64), 70_000, stream).unwrap();
+        let (got, rest) = source.fetch_ahead(offset, &mut buf, Some(LEN as u64), 70_000, stream, true).unwrap();
         stream = rest;
         assert_eq!(got.len, 30_000);
         assert!(buf == server.bytes[offset as usize..][..30_000]);
@@ -75,7 +75,7 @@ fn a_sequential_reader_is_answered_from_one_request() {
     assert_eq!(seen, [(0, 99_999), (100_000, 189_999), (100_000, 189_999)]);
     assert_eq!(stream.as_ref().unwrap().at(), 120_000);
     // A stream that is elsewhere is not used, and nothing is asked for beyond the end.
-    let (_, rest) = source.fetch_ahead(290_000, &mut buf[..1000], Some(LEN as u64), 70_000, stream).unwrap();
+    let (_, rest) = source.fetch_ahead(290_000, &mut buf[..1000], Some(LEN as u64), 70_000, stream, true).unwrap();
     assert!(buf[..1000] == server.bytes[290_000..291_000]);
     assert_eq!(rest.unwrap().at(), 291_000);
 
@@ -84,7 +84,7 @@ fn a_sequential_reader_is_answered_from_one_request() {
     let source = self::source(&server);
     let mut stream = None;
     for offset in [0, 30_000, 60_000] {
-        stream = source.fetch_ahead(offset, &mut buf, Some(LEN as u64), 200_000, stream).unwrap().1;
+        stream = source.fetch_ahead(offset, &mut buf, Some(LEN as u64), 200_000, stream, true).unwrap().1;
         assert!(buf == server.bytes[offset as usize..][..30_000]);
     }
     assert_eq!(server.requests(), 2);
@@ -173,9 +173,9 @@ fn a_registry_that_is_away_is_waited_for_as_long_as_was_said() {
         }
     }
     // What will not be otherwise later is not waited for, and neither is a server that says how long it will take.
-    for fault in [|| Fault::Status(404, vec![]), || Fault::Long(1), || {
-        Fault::Status(429, vec![("Retry-After", "3600".into())])
-    }] {
+    for fault in
+        [|| Fault::Status(404, vec![]), || Fault::Long(1), || Fault::Status(429, vec![("Retry-After", "3600".into())])]
+    {
         let server = Server::with(pattern(LEN), (0..99).map(|_| fault()));
         let source = source(&server);
         source.outage().endure(Duration::from_secs(600));
