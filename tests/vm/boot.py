@@ -22,7 +22,7 @@ JAIL = (sys.executable, "-I", "-S", HERE / "jail.py")
 KINDS = ("uml", "qemu", "qemu2")
 QEMU_DATA = ("/usr/share/qemu", "/usr/share/seabios")
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
-MEMORY_MIB = 2048
+MEMORY_MIB = 3072
 END_S = 10.0
 CONSOLE_TAIL_CHARACTERS = 6000
 

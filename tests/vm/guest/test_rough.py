@@ -175,7 +175,7 @@ def test_a_registry_that_is_away_is_waited_for(tmp_path: Path, daemon: Daemon) -
                     until(partial(has_read, disk.name, 4096 * reads), "nothing is read")
                     before = failures(daemon)
                     registry.kill()
-                    until(lambda before=before: failures(daemon) > before, "nothing is asked of the registry")
+                    until(partial(has_failed, daemon, before), "nothing is asked of the registry")
                     registry.start()
                 until(lambda: reader.passes or reader.problem, "fio does not get on")
 
@@ -190,6 +190,11 @@ def failures(daemon: Daemon) -> int:
     (device,) = statistics(daemon.process.pid)["devices"]
     assert device["errors"] == 0
     return sum(layer["failures"] for layer in device["layers"])
+
+
+def has_failed(daemon: Daemon, before: int) -> bool:
+    """Whether more requests to registries have failed than before."""
+    return failures(daemon) > before
 
 
 def until(true: Callable[[], object], what: str) -> None:
