@@ -162,6 +162,23 @@ def test_a_device_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
         subprocess.run(["losetup", "-d", device], check=True)
 
 
+def test_the_device_of_a_dead_keeper_may_be_another_images_by_now(tmp_path: Path) -> None:
+    first, second = image(tmp_path, "first.json"), image(tmp_path, "second.json")
+    device = ok("obd", "attach", first).out.strip()
+    kill(listed()[0]["pid"])
+    subprocess.run(["losetup", "-d", device], check=True)
+    obd.attach.attach(second)
+    (one,) = listed()
+    assert one["config"] == str(second)
+    kill(one["pid"])
+    with open(one["path"], "rb") as user:
+        assert obd.attach.attach(second).path == one["path"], "taken for the right one"
+        forget(one["path"])
+        assert user.read() == DATA
+    ok("obd", "detach", one["path"])
+    assert listed() == []
+
+
 def test_after_a_killed_keeper_the_next_command_clears_up(tmp_path: Path) -> None:
     config = image(tmp_path, writable=True)
     for command in ("list", "attach", "detach"):
