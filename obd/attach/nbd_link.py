@@ -67,7 +67,8 @@ class NbdLink:
 
         `backend` names it: `backend_of` tells it, and only who knows it can reconnect. If the server goes,
         requests wait `patience_s` seconds for another before they fail. Others wait without limit for their
-        answers: those of a slow server must not fail.
+        answers: those of a slow server must not fail. That is also why there is one connection only:
+        with several, the kernel takes a request that it waits long for as the sign of a dead one.
         """
         connection, size, flags = greet(path)
         with connection:
