@@ -19,6 +19,8 @@ from obd.service import Service
 from obd.snapshot import Taken, snapshot, snapshot_to
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cache.download import Downloads
     from cache.prefetch import Replay
 
@@ -51,6 +53,8 @@ class Device:
         """What is fetched in advance, if anything is."""
         self.downloads: Downloads | None = None
         """The download of the remote lowers to this machine, if there is one."""
+        self.on_grown: Callable[[], None] | None = None
+        """Called when the device has grown, for a front end that must tell its users."""
         self._companions: list[Companion] = []
         self._changing: Final = threading.Lock()
 
@@ -114,6 +118,8 @@ class Device:
         """
         with self._changing:
             self.native.resize(size_bytes)
+            if self.on_grown is not None:
+                self.on_grown()
 
     def statistics(self) -> dict[str, Any]:
         """Counters since the image was opened: requests and bytes, and per lower what was fetched for it.

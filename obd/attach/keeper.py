@@ -98,6 +98,7 @@ class Keeper:
             again=request.again,
         )
         self._served = served
+        device.on_grown = getattr(served, "grown", None)  # users of other ways see it when they look anew
         if not request.again:
             undo.callback(served.undo)
         if request.directory:

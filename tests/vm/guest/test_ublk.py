@@ -10,7 +10,9 @@ import pytest
 import obdcore
 from tests.e2e.disks import MIB, content, fails, read_only, tool, writable
 
-pytestmark = pytest.mark.guest("qemu")
+UPDATE_SIZE = 1 << 10  # UBLK_F_UPDATE_SIZE
+
+qemu = pytest.mark.guest("qemu")
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,7 @@ def stored(device: obdcore.UblkDevice) -> bytes:
     return Path(device.path).read_bytes()
 
 
+@qemu
 def test_a_writable_image(tmp_path: Path) -> None:
     with served(writable(tmp_path, size=8 * MIB)) as device:
         wanted = {
@@ -65,6 +68,7 @@ def test_a_writable_image(tmp_path: Path) -> None:
         assert obdcore.ublk_info(device.number)["state"] == "live"
 
 
+@qemu
 def test_a_read_only_image_cannot_be_written(tmp_path: Path) -> None:
     data = content(4 * MIB)
     with served(read_only(tmp_path, data)) as device:
@@ -73,6 +77,36 @@ def test_a_read_only_image_cannot_be_written(tmp_path: Path) -> None:
         assert "not permitted" in fails("dd", "if=/dev/zero", f"of={device.path}", "count=1").lower()
 
 
+@pytest.mark.guest("qemu2")
+def test_several_processors_have_queues_of_their_own(tmp_path: Path) -> None:
+    with served(writable(tmp_path, size=8 * MIB)) as device:
+        assert device.queues == 2
+        queues = [Path("/sys/block", Path(device.path).name, "mq", str(n), "cpu_list") for n in range(2)]
+        assert [queue.read_text().strip() for queue in queues] == ["0", "1"]
+        verify = ("--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0")
+        shape = ("--rw=randwrite", "--bsrange=512-64k", "--blockalign=512", "--iodepth=8", "--size=2m")
+        common = ("--direct=1", "--ioengine=libaio", f"--filename={device.path}", *shape, *verify)
+        jobs = [f"--name=cpu{n} --cpus_allowed={n} --offset={4 * n}m".split() for n in range(2)]
+        tool("fio", *jobs[0], *common, *jobs[1], *common)
+        assert stored(device) != bytes(8 * MIB)
+        assert device.stats()["errors"] == device.stats()["active"] == 0
+
+
+@qemu
+def test_a_disk_of_an_image_that_has_grown(tmp_path: Path) -> None:
+    image = writable(tmp_path, size=4 * MIB)
+    with served(image) as device:
+        image.resize(8 * MIB)
+        if obdcore.ublk_features() & UPDATE_SIZE:
+            device.update_size()
+            assert int(setting(device, "size")) == 8 * MIB // 512
+        else:
+            with pytest.raises(obdcore.Error, match=r"^\[Errno 95\] unsupported: .*Linux 6\.16"):
+                device.update_size()
+            assert int(setting(device, "size")) == 4 * MIB // 512
+
+
+@qemu
 def test_a_disk_waits_for_its_next_server(tmp_path: Path) -> None:
     image = writable(tmp_path, size=8 * MIB)
     device = obdcore.UblkDevice(image)
