@@ -2,7 +2,6 @@
 
 import os
 import time
-from contextlib import suppress
 from typing import Any, Final
 
 import obdcore
@@ -108,8 +107,8 @@ def list_disks() -> list[Disk]:
     found = []
     for number in obdcore.ublk_numbers():
         path = f"{PREFIX}{number}"
-        with suppress(obdcore.Error):  # gone meanwhile
-            found.append(_disk(obdcore.ublk_info(number), ours.get(path)))
+        if info := info_of(path):  # else it has gone meanwhile
+            found.append(_disk(info, ours.get(path)))
     return found
 
 

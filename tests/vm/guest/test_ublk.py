@@ -84,10 +84,10 @@ def test_several_processors_have_queues_of_their_own(tmp_path: Path) -> None:
         queues = [Path("/sys/block", Path(device.path).name, "mq", str(n), "cpu_list") for n in range(2)]
         assert [queue.read_text().strip() for queue in queues] == ["0", "1"]
         verify = ("--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0")
-        shape = ("--rw=randwrite", "--bsrange=512-64k", "--blockalign=512", "--iodepth=8", "--size=2m")
+        shape = ("--rw=randwrite", "--bsrange=512-64k", "--blockalign=512", "--iodepth=8", "--size=1m")
         common = ("--direct=1", "--ioengine=libaio", f"--filename={device.path}", *shape, *verify)
         jobs = [f"--name=cpu{n} --cpus_allowed={n} --offset={4 * n}m".split() for n in range(2)]
-        tool("fio", *jobs[0], *common, *jobs[1], *common)
+        tool("fio", *jobs[0], *common, *jobs[1], *common, timeout_s=200)
         assert stored(device) != bytes(8 * MIB)
         assert device.stats()["errors"] == device.stats()["active"] == 0
 
