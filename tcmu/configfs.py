@@ -169,11 +169,13 @@ def rmdir(path: Path) -> None:
 
 def patiently(enable: Callable[[], None]) -> None:
     """Enables, again and again while it is said to be for the moment only that it cannot be done."""
-    deadline = time.monotonic() + ENABLE_PATIENCE_S
+    deadline = None
     while True:
         try:
             return enable()
         except OSError as e:
+            # An attempt may have been waited for: time counts from the first refusal on.
+            deadline = deadline or time.monotonic() + ENABLE_PATIENCE_S
             if e.errno not in ENABLE_AGAIN or time.monotonic() > deadline:
                 raise
         time.sleep(RETRY_S)

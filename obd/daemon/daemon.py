@@ -123,15 +123,16 @@ class Daemon:
 
     def _leave(self) -> None:
         self._stopping = True
-        for answer in self._owed.waiting():
-            if answer.event.change is tcmu.Change.ADDED:
-                answer.give(errno.EAGAIN)  # its creator tries again, and meets the next daemon
         still = self.roster.stand_still()
         if not self._until(lambda: still.reached, limits.DRAIN_S):
             _log.warning("left to be done by the next daemon: %s", still.what_moves())
         self.roster.leave()
         if not self._until(lambda: self.roster.idle, limits.CLOSE_LIMIT_S):
             _log.error("some devices could not be closed in %g s", limits.CLOSE_LIMIT_S)
+        # Late, since creators try again for some seconds only: they are to meet the next daemon.
+        for answer in self._owed.waiting():
+            if answer.event.change is tcmu.Change.ADDED:
+                answer.give(errno.EAGAIN)
 
     def _until(self, done: Callable[[], bool], limit_s: float = float("inf")) -> bool:
         """Runs the loop until something is so; False if it is not in time."""

@@ -6,6 +6,7 @@ import errno
 import logging
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +52,7 @@ class Roster:
         self._strands: Final[dict[int, Strand]] = {}
         self._retries: Final[list[tuple[float, Served, int]]] = []
         self._closed = 0
+        self._leaving = False
 
     def all(self) -> list[Served]:
         """Those that are served, being opened or taken over."""
@@ -106,7 +108,7 @@ class Roster:
             served.open()
             error = 0
         except OSError as failure:
-            error = errno_of(failure)
+            error = errno.EAGAIN if self._leaving else errno_of(failure)
             _log.error("%s is refused: %s", served.name, line_of(failure))
         finally:
             if error:
@@ -236,6 +238,7 @@ class Roster:
 
     def leave(self) -> None:
         """Closes all, which should stand still; the kernel makes their users wait for the next daemon."""
+        self._leaving = True
         # Those first that need not be waited for.
         for served in sorted(self.all(), key=lambda served: served.active):
             served.abandon()
@@ -246,6 +249,8 @@ class Roster:
                 self._strand(served.device.minor).submit(self._closers, partial(self._leave, served))
 
     def _leave(self, served: Served) -> None:
+        with suppress(OSError):  # it may have come after all stood still
+            served.device.backstore.block()
         good = self._close(served, limits.LAST_S)
         _log.info("%s is left to the next daemon%s", served.name, "" if good else ", with errors")
 
