@@ -17,7 +17,7 @@ from tests.vm.boot import PROJECT
 from tests.vm.guest.tcmu_disk import running
 
 TREE = PROJECT / "docs"  # some files
-SIZE = 32 * MIB
+SIZE = 16 * MIB
 END_S = 30.0
 
 
@@ -149,7 +149,7 @@ def test_users_of_nbd_see_no_error_when_its_keeper_dies(tmp_path: Path) -> None:
     device = attach(config, "--rw", "--via", "nbd")
     words = f"""--name=verify --filename={device} --direct=1 --ioengine=libaio --iodepth=8 --rw=randwrite
         --size={SIZE} --bsrange=512-256k --blockalign=512 --verify=crc32c --verify_fatal=1
-        --verify_state_save=0 --loops=2 --verify_backlog=64 --fsync=32"""
+        --verify_state_save=0 --verify_backlog=64 --fsync=32"""
     before = sectors_written(device)
     with subprocess.Popen(["fio", *words.split()], stdout=subprocess.PIPE) as fio:
         try:
