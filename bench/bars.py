@@ -118,6 +118,11 @@ BARS: dict[str, dict[str, Bar]] = {
         "cache.open_1m_chunks_s": value_at_most(1),
         "cache.bytes_per_chunk": value_at_most(32),
     },
+    # Peer: `tar x` of the same archive onto ext4 on a loop device, with a sync.
+    "apply": {
+        "apply.speed": at_least(1.0),
+        "apply.memory": value_at_most(200),
+    },
     # Peer: the same interpreter doing nothing.
     "start": {
         "start.create": at_most(3),
