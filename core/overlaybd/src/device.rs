@@ -45,6 +45,9 @@ pub trait BlockDevice: Send + Sync {
     fn discard(&self, offset: u64, len: u64) -> Result<()>;
     /// Returns once all writes that were acknowledged before are durable.
     fn flush(&self) -> Result<()>;
+    /// Has the system begin to make durable what was written, without waiting for it: a hint, so that a flush after
+    /// many writes takes less time.
+    fn start_write_back(&self) {}
     /// Runs from `offset` on, neighbours of one kind merged, covering at most `len` bytes and at
     /// least one run; at most `max` runs.
     fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Extent>>;

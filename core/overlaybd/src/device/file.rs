@@ -67,6 +67,10 @@ impl BlockDevice for FileDevice {
         self.file.sync_data().map_err(|e| Error::io("sync", e).in_file(self.file.path()))
     }
 
+    fn start_write_back(&self) {
+        self.file.start_write_back();
+    }
+
     fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Extent>> {
         check_range(self, offset, len)?;
         let end = offset + len;

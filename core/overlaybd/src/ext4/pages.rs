@@ -14,6 +14,8 @@ use crate::limits::MAX_EXT4_PAGES;
 pub(super) const PAGE: usize = 4096;
 /// Content that is held back so that neighbours are written together.
 const RUN: usize = 4 << 20;
+/// Content after which the system is to begin writing: a disk works while we do.
+const HURRY: usize = 32 << 20;
 /// Pages written at a time.
 const BATCH: usize = 256;
 
@@ -31,13 +33,15 @@ pub(super) struct Pages {
     /// Content that was not written yet, and where it belongs. No page holds any of it.
     run: Vec<u8>,
     run_at: u64,
+    /// Bytes of content written since the system was last asked to begin.
+    unhurried: usize,
     /// Why the last call of the library failed, if we know better than it does.
     pub failed: Option<Error>,
 }
 
 impl Pages {
     pub fn new(device: Arc<dyn BlockDevice>) -> Self {
-        Pages { device, pages: HashMap::new(), clock: 0, run: Vec::new(), run_at: 0, failed: None }
+        Pages { device, pages: HashMap::new(), clock: 0, run: Vec::new(), run_at: 0, unhurried: 0, failed: None }
     }
 
     pub fn device(&self) -> &dyn BlockDevice {
@@ -171,6 +175,11 @@ impl Pages {
 
     fn write_run(&mut self) -> Result<()> {
         store(&*self.device, &self.run, self.run_at)?;
+        self.unhurried += self.run.len();
+        if self.unhurried >= HURRY {
+            self.device.start_write_back();
+            self.unhurried = 0;
+        }
         self.run.clear();
         Ok(())
     }

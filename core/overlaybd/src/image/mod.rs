@@ -217,6 +217,12 @@ impl BlockDevice for Image {
         self.count(result, &self.statistics.flushes, None)
     }
 
+    fn start_write_back(&self) {
+        if let Some(upper) = self.present.with(|layers| layers.uppers.first().cloned()) {
+            upper.start_write_back();
+        }
+    }
+
     fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Extent>> {
         self.check(offset, len)?;
         Ok(self.present.with(|layers| extents::map(layers, offset, len, max)))

@@ -45,6 +45,8 @@ pub trait File: Send + Sync + Debug {
     }
     /// `fdatasync(2)`.
     fn sync_data(&self) -> io::Result<()>;
+    /// Has the system begin to write what is not on disk yet, without waiting for it: a hint.
+    fn start_write_back(&self) {}
     /// Deallocates a range, which then reads as zeros; the length stays.
     fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()>;
     /// `SEEK_DATA`: first data at or after `offset`, None if there is none up to the end.

@@ -99,6 +99,11 @@ impl File for OsFile {
         self.file.sync_data()
     }
 
+    fn start_write_back(&self) {
+        // SAFETY: plain system call on a descriptor that `self` keeps open. That it fails changes nothing.
+        unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+
     fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         // SAFETY: plain system call on a descriptor that `self` keeps open.

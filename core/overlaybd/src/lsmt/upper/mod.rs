@@ -197,6 +197,11 @@ impl Upper {
         self.log.flush(&*self.data, self.is_sparse())
     }
 
+    /// Has the system begin to write the data, without waiting for it.
+    pub fn start_write_back(&self) {
+        self.data.start_write_back();
+    }
+
     /// Gives a layer whose size is 0 the size of the layers below, and keeps it in its files. Does
     /// nothing to a layer with a size of its own.
     pub fn inherit_size(&self, size: u64) -> Result<()> {
