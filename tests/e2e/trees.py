@@ -125,4 +125,4 @@ def assert_same(found: Tree, wanted: Tree) -> None:
     paths = sorted({*found, *wanted})
     pairs = ((path, found.get(path), wanted.get(path)) for path in paths)
     differ = [(path, is_, should) for path, is_, should in pairs if is_ != should]
-    assert not differ
+    assert not differ, f"{len(differ)} files: {differ[:9]}"

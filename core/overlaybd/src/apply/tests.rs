@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::apply;
-use crate::device::MemoryDevice;
+use crate::device::{BlockDevice, MemoryDevice};
 use crate::error::{Kind, Result};
 use crate::ext4::testing::{bytes, check, SIZE};
 use crate::ext4::Ext4;
@@ -181,7 +181,7 @@ fn members() -> impl Strategy<Value = Vec<Member>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn layers_make_what_the_model_makes(layers in vec(members(), 1..4)) {
@@ -242,4 +242,51 @@ fn a_tree_as_deep_as_names_allow_can_be_hidden() {
     run(&device, &build(&[Member::new(&deep, b'0')], Dialect::Gnu)).unwrap();
     run(&device, &build(&[Member::new(".wh.d", b'0')], Dialect::Gnu)).unwrap();
     compare(&device, &Model::default());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// A file system below may be anything: an error, or a result, but no harm.
+    #[test]
+    fn a_damaged_file_system_does_no_harm(
+        layer in members(),
+        damage in vec((0..512u64, 0..4096u64, any::<u64>(), any::<bool>()), 1..12),
+    ) {
+        let device = new();
+        let mut model = Model::default();
+        let mut below = members_of_all_kinds();
+        below.retain(|member| model.take(member));
+        run(&device, &build(&below, Dialect::Pax)).unwrap();
+        let stored: Vec<u64> = (0..SIZE / 4096).filter(|block| !is_zero(&device, *block)).collect();
+        for (block, at, value, whole) in damage {
+            let block = stored[(block % stored.len() as u64) as usize] * 4096;
+            let bytes = value.to_le_bytes();
+            device.write_at(if whole { &bytes } else { &bytes[..1] }, block + at.min(4088)).unwrap();
+        }
+        let mut layer = layer;
+        layer.extend(below.iter().filter(|member| member.kind == b'0').map(|member| Member {
+            path: [b".wh.".as_slice(), &member.path].concat(),
+            ..Member::new("", b'0')
+        }));
+        for member in layer {
+            let _ = run(&device, &build(&[member], Dialect::Pax));
+        }
+    }
+}
+
+fn is_zero(device: &MemoryDevice, block: u64) -> bool {
+    let mut bytes = [0; 4096];
+    device.read_at(&mut bytes, block * 4096).unwrap();
+    bytes.iter().all(|b| *b == 0)
+}
+
+/// Something of everything that a file system has structures for.
+fn members_of_all_kinds() -> Vec<Member> {
+    let xattrs = vec![("user.big".to_string(), vec![7; 3000]), ("user.small".into(), vec![1])];
+    let mut members: Vec<Member> = (0..300).map(|n| Member::new(&format!("a/{n:0>50}"), b'0')).collect();
+    members.push(Member { content: vec![1; 70_000], xattrs, ..Member::new("b", b'0') });
+    members.push(Member { link: vec![b'x'; 200], ..Member::new("link", b'2') });
+    members.push(Member::new("d/e/f", b'5'));
+    members
 }

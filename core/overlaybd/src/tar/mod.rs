@@ -2,6 +2,7 @@
 //!
 //! Format: tar, "How a reader detects and skips it". [`Archive`] reads what an OCI layer is.
 
+mod acl;
 mod archive;
 #[cfg(test)]
 mod archive_tests;

@@ -1,5 +1,6 @@
 //! PAX records: what an extended header says of the next member, or of all that follow.
 
+use super::acl;
 use super::entry::Time;
 use crate::error::{Error, Kind, Result};
 use crate::limits::MAX_TAR_SPARSE_PIECES;
@@ -91,6 +92,8 @@ impl Pax {
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.".as_slice()) {
                     self.set_xattr(name, value.to_vec());
+                } else if let Some(list) = key.strip_prefix(b"SCHILY.acl.".as_slice()) {
+                    self.set_list(key, list, value);
                 } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.".as_slice()) {
                     let name = percent(name).ok_or_else(wrong)?;
                     // bsdtar writes both forms; the other one needs no decoding.
@@ -105,6 +108,17 @@ impl Pax {
             return Err(Error::new(Kind::Limit, "a sparse tar member of too many pieces"));
         }
         Ok(())
+    }
+
+    /// Takes an access control list. One that cannot be read stays under its own name, for somebody to say so.
+    fn set_list(&mut self, key: &[u8], list: &[u8], text: &[u8]) {
+        let name = [b"system.posix_acl_".as_slice(), list].concat();
+        match acl::attribute(text) {
+            Some(value) if value.is_empty() => {}
+            Some(value) if self.xattrs.iter().all(|(known, _)| *known != name) => self.set_xattr(&name, value),
+            Some(_) => {}
+            None => self.set_xattr(key, text.to_vec()),
+        }
     }
 
     fn set_xattr(&mut self, name: &[u8], value: Vec<u8>) {
