@@ -1,4 +1,4 @@
-"""overlaybd-resize: changes the virtual size of an image's writable layer."""
+"""overlaybd-resize: changes the size of an image's writable layer and of the ext4 in it."""
 
 from __future__ import annotations
 
@@ -28,29 +28,51 @@ def resize(args: Namespace) -> int:
         raise Failure(
             f"failed to open overlaybd image: read-only: {args.config}: has no writable upper", FAILED
         )
-    data, index = stack.upper
     try:
-        image = obdcore.Image(stack.lowers, stack.upper)
-        before = image.size
-        image.close()
-    except OSError as error:
-        raise Failure(f"failed to open overlaybd image: {describe(error)}", FAILED) from None
-    if gib * GIB < before:
-        raise Failure(
-            f"resize failed: from {before} to {gib * GIB} bytes: that would cut the file system inside, "
-            "and making it smaller first is not supported yet",
-            FAILED,
-        )
-    try:
-        obdcore.lsmt_resize(data, index, gib * GIB)
+        what = _resize(stack.lowers, stack.upper, gib)
     except OSError as error:
         raise Failure(f"resize failed: {describe(error)}", FAILED) from None
+    except Failure as failure:
+        raise Failure(str(failure), FAILED) from None
     seconds = time.monotonic() - start
-    tell(
-        f"Success: virtual size set to {gib} GB ({seconds:.2f} seconds); "
-        "the file system inside is as it was: grow it on the device, with resize2fs for ext4"
-    )
+    tell(f"Success: {what.format(gib=gib, seconds=seconds)}")
     return 0
+
+
+def _resize(lowers: list[str | obdcore.RemoteBlob], upper: tuple[str, str], gib: int) -> str:
+    """Changes the size of the layer and of an ext4 file system in it; what was done, for the last line."""
+    from tools.resize_ext4 import has_ext4, resize_ext4, why_not
+
+    try:
+        image = obdcore.Image(lowers, upper)
+    except OSError as error:
+        raise Failure(f"failed to open overlaybd image: {describe(error)}") from None
+    try:
+        before, ext4 = image.size, has_ext4(image)
+        lacking = why_not() if ext4 else "there is no ext4 in it"
+        if gib * GIB < before:
+            if lacking:
+                raise Failure(
+                    f"resize failed: from {before} to {gib * GIB} bytes: that would cut the file system "
+                    f"inside, and making it smaller first is not possible: {lacking}"
+                )
+            resize_ext4(image, gib)
+    finally:
+        image.close()
+    obdcore.lsmt_resize(*upper, gib * GIB)
+    if lacking:
+        return (
+            "virtual size set to {gib} GB ({seconds:.2f} seconds); the file system inside is as it was "
+            f"({lacking}): grow it on the device, with resize2fs for ext4"
+        )
+    if gib * GIB >= before:
+        # Also at the same size: an earlier run may have come no further than the layer.
+        image = obdcore.Image(lowers, upper)
+        try:
+            resize_ext4(image, None)
+        finally:
+            image.close()
+    return "filesystem resized to {gib} GB ({seconds:.2f} seconds)"
 
 
 def size_gib(word: str) -> int:
@@ -73,14 +95,14 @@ def size_gib(word: str) -> int:
 
 COMMAND = Command(
     "overlaybd-resize",
-    "Changes the virtual size of an image's writable layer, while no device uses it.",
+    "Changes the size of an image's writable layer and of its file system, while no device uses it.",
     details="""
-        Only the layer grows. The file system inside stays as it is: resizing it here is not supported yet, so
-        grow it on the device afterwards (resize2fs for ext4). For the same reason a smaller size is refused.
+        An ext4 file system in it is made as large, by resize2fs (e2fsprogs) through FUSE; nothing is mounted.
+        Of anything else only the layer grows, and a smaller size is refused.
     """,
     options=[
         option("--config", metavar="FILE", required=True, help="image configuration with an upper, JSON"),
-        option("--size", metavar="GIB", required=True, help="new size in GiB, not below the present one"),
+        option("--size", metavar="GIB", required=True, help="new size in GiB"),
         service_config(),
         verbose(),
     ],

@@ -1,14 +1,18 @@
-"""overlaybd-resize: the writable layer grows, and nothing else happens to it."""
+"""overlaybd-resize: the writable layer and an ext4 in it change their size, and nothing else does."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 import obdcore
 from tests.e2e.commands import golden, ok, place, run
+from tests.e2e.trees import assert_clean
 
 GIB = 1 << 30
+
+needs_fuse = pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse here")
 
 
 def image(directory: Path, *, size_gib: int, sparse: bool = False, lower: str = "") -> Path:
@@ -76,6 +80,49 @@ def test_a_layer_in_use_is_refused(tmp_path: Path) -> None:
     done = run("overlaybd-resize", "--config", config, "--size", "2")
     assert (done.status, done.out) == (1, "")
     assert device.size == GIB
+    device.close()
+
+
+@needs_fuse
+@pytest.mark.parametrize("sparse", [False, True])
+def test_ext4_grows_and_shrinks_with_the_layer(tmp_path: Path, sparse: bool) -> None:
+    data, index = tmp_path / "writable_data", tmp_path / "writable_index"
+    ok("overlaybd-create", data, index, "1", "--mkfs", *(["-s"] if sparse else []))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"lowers": [], "upper": {"data": str(data), "index": str(index)}}))
+    layer = tmp_path / "layer.tar"
+    layer.write_bytes(golden("apply/tars/basic.tar"))
+    ok("overlaybd-apply", layer, config)
+    for gib in (3, 2):
+        done = ok("overlaybd-resize", "--config", config, "--size", str(gib))
+        assert done.out.startswith(f"Success: filesystem resized to {gib} GB ("), done.out
+        device = open_image(tmp_path)
+        blocks = int.from_bytes(device.read_at(1024 + 4, 4), "little")
+        assert (device.size, blocks * 4096) == (gib * GIB, gib * GIB)
+        device.close()
+    ok("overlaybd-apply", layer, config)
+    ok("overlaybd-resize", "--config", config, "--size", "1")
+    ok("obd", "export", config, tmp_path / "flat.img")
+    assert_clean(tmp_path / "flat.img")
+
+
+@needs_fuse
+def test_what_resize2fs_refuses_is_told_and_changes_nothing(tmp_path: Path) -> None:
+    data, index = tmp_path / "writable_data", tmp_path / "writable_index"
+    ok("overlaybd-create", data, index, "2", "--mkfs")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"lowers": [], "upper": {"data": str(data), "index": str(index)}}))
+    program = tmp_path / "resize2fs"
+    program.write_text(
+        "#!/bin/sh\necho resize2fs 1.47.0 >&2\necho New size smaller than minimum >&2\nexit 1\n"
+    )
+    program.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = run("overlaybd-resize", "--config", config, "--size", "1", env=path)
+    assert (done.status, done.out) == (1, "")
+    assert done.err == "resize failed: resize2fs, status 1: New size smaller than minimum\n"
+    device = open_image(tmp_path)
+    assert device.size == 2 * GIB
     device.close()
 
 
