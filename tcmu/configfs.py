@@ -52,8 +52,9 @@ class Backstore:
 
         The kernel sets `ring_mib` aside at once, 8 if nothing is said; of `data_area_mib` what is in use.
         `attributes` are set before anything can use them: some, such as `cmd_time_out` (seconds, 0 for none),
-        cannot be set once there is a LUN. Errors: `ValueError` for a name or configuration that the kernel
-        would misunderstand; `OSError`, with the errno that the serving program gives: nothing is left then.
+        cannot be set once there is a LUN. Aborted commands are told of where the kernel can do that. Errors:
+        `ValueError` for a name or configuration that the kernel would misunderstand; `OSError`, with the
+        errno that the serving program gives: nothing is left then.
         """
         self._check(config)
         self.directory.parent.mkdir(exist_ok=True)
@@ -67,7 +68,8 @@ class Backstore:
             ):
                 if value is not None:
                     write(self.directory / "control", f"{key}={value}")
-            for key, value in (attributes or {}).items():
+            aborts = (self.directory / "attrib/tmr_notification").exists()  # since Linux 5.10
+            for key, value in {**({"tmr_notification": 1} if aborts else {}), **(attributes or {})}.items():
                 write(self.directory / "attrib" / key, str(value))
             patiently(lambda: write(self.directory / "enable", "1"))
         except BaseException:

@@ -78,7 +78,7 @@ def test_modes_may_be_said_again_and_not_changed(tmp_path: Path) -> None:
 
 def test_a_reset_is_answered_and_the_disk_goes_on(tmp_path: Path) -> None:
     with attached(tmp_path.name, of_zeros(tmp_path, SIZE)) as disk:
-        (disk.backstore.directory / "attrib/tmr_notification").write_text("1")
+        assert (disk.backstore.directory / "attrib/tmr_notification").read_text() == "1\n"
         write(disk, b"before" * 512)
         tool("sg_reset", "--device", disk.generic)
         assert "reset" in fails("sg_turs", "-v", disk.generic).lower()

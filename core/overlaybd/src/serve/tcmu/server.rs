@@ -132,7 +132,7 @@ impl Server {
         let shared = self.shared.read();
         let slow = shared.as_ref()?.slow.lock();
         let oldest = slow.values().min_by_key(|slow| slow.since)?;
-        Some((oldest.since.elapsed(), describe(&oldest.request)))
+        Some((oldest.since.elapsed(), oldest.request.to_string()))
     }
 
     /// Waits up to `drain` until all commands are completed, then takes no more, waits for what is being carried out,
@@ -309,16 +309,18 @@ impl Shared {
         let slow = Slow { since: Instant::now(), request: job.1.clone(), aborted: false };
         self.slow.lock().insert(id, slow);
         let work = move || {
-            // Else it stays in the ring for the next server.
-            if !shared.stopping() {
-                if shared.slow.lock().get(&id).is_some_and(|slow| slow.aborted) {
-                    shared.complete(id, Response::Check(Sense::ABORTED));
-                } else {
-                    shared.serve(&job);
-                }
+            let aborted = || shared.slow.lock().get(&id).is_some_and(|slow| slow.aborted);
+            let response = match () {
+                () if shared.stopping() => None, // it stays in the ring for the next server
+                () if aborted() => Some(Response::Check(Sense::ABORTED)),
+                () => shared.carry_out(&job),
+            };
+            // Before it is completed: from then on the id may be another command's.
+            shared.slow.lock().remove(&id);
+            if let Some(response) = response {
+                shared.complete(id, response);
                 shared.tell();
             }
-            shared.slow.lock().remove(&id);
         };
         if self.pool.submit(work).is_err() {
             self.slow.lock().remove(&id);
@@ -327,12 +329,19 @@ impl Shared {
     }
 
     /// Carries out a command and completes it.
-    fn serve(&self, (command, request): &Job) {
+    fn serve(&self, job: &Job) {
+        if let Some(response) = self.carry_out(job) {
+            self.complete(job.0.id, response);
+        }
+    }
+
+    /// Carries out a command; None if the next server is to do it.
+    fn carry_out(&self, (command, request): &Job) -> Option<Response> {
         let data = Data::new(self.ring.region(), command.data.as_deref().unwrap_or_default());
         let stopping = || self.stopping();
         let mut carrier = Carrier { device: &*self.device, lun: &self.lun, data, stopping: &stopping };
         let done = guarded(|| Ok(carrier.carry_out(request)));
-        let response = match done.unwrap_or_else(|e| Err(Failed::Device(e, Sense::INTERNAL))) {
+        Some(match done.unwrap_or_else(|e| Err(Failed::Device(e, Sense::INTERNAL))) {
             Ok(response) => {
                 match request {
                     Request::Read(span) => Counters::add(&self.stats.read_bytes, span.len),
@@ -341,18 +350,17 @@ impl Shared {
                 }
                 response
             }
-            Err(Failed::Stopped) => return,
+            Err(Failed::Stopped) => return None,
             Err(Failed::Refused(sense)) => {
                 Counters::add(&self.stats.refused, 1);
                 Response::Check(sense)
             }
             Err(Failed::Device(error, sense)) => {
                 Counters::add(&self.stats.errors, 1);
-                self.reporter.report(&self.name, error.context(describe(request)));
+                self.reporter.report(&self.name, error.context(request.to_string()));
                 Response::Check(sense)
             }
-        };
-        self.complete(command.id, response);
+        })
     }
 
     fn complete(&self, id: u16, response: Response) {
@@ -375,20 +383,5 @@ impl Shared {
                 return self.end(e);
             }
         }
-    }
-}
-
-/// A request in words, for reports.
-fn describe(request: &Request) -> String {
-    match request {
-        Request::Read(span) => format!("reading {} bytes at {}", span.len, span.offset),
-        Request::Write { span, .. } => format!("writing {} bytes at {}", span.len, span.offset),
-        Request::Verify(span, _) => format!("verifying {} bytes at {}", span.len, span.offset),
-        Request::CompareAndWrite { span, .. } => format!("comparing and writing {} bytes at {}", span.len, span.offset),
-        Request::Status(span, _) => format!("looking for what is stored of {} bytes at {}", span.len, span.offset),
-        Request::Flush => "flushing".into(),
-        Request::Unmap(_) => "unmapping".into(),
-        Request::WriteSame { span, .. } => format!("writing a sector all over {} bytes at {}", span.len, span.offset),
-        Request::Nothing | Request::Answer(_) | Request::ModeSelect { .. } => "answering".into(),
     }
 }

@@ -132,7 +132,7 @@ fn a_cut_off_or_unknown_command_is_refused() {
 #[test]
 fn other_entries_are_passed_over() {
     let kernel = Kernel::new(8192);
-    let _server = kernel.serve(Arc::new(Device::new()), 2, None);
+    let server = kernel.serve(Arc::new(Device::new()), 2, None);
     let place = [kernel.place(0, 512)];
     let unknown = [kernel.put_other(3, 40), kernel.put_other(7, 8)];
     kernel.put_other(entry::PAD, 16);
@@ -146,7 +146,6 @@ fn other_entries_are_passed_over() {
     kernel.put_other(entry::ABORT, 40);
     kernel.ring();
     kernel.wait_for(1);
-    let server = kernel.serve(Arc::new(Device::new()), 2, None);
     assert!(server.stop(Duration::from_secs(10)));
 }
 

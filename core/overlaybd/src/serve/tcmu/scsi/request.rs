@@ -1,5 +1,6 @@
 //! From a command to what it asks of the device: all fields checked, nothing done yet.
 
+use std::fmt;
 use std::sync::atomic::Ordering;
 
 use super::opcodes::{self, op, GET_LBA_STATUS};
@@ -75,6 +76,24 @@ pub enum Request {
         /// Whether it has the longer header.
         long: bool,
     },
+}
+
+impl fmt::Display for Request {
+    /// In words, for reports.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (doing, span) = match self {
+            Request::Read(span) => ("reading", span),
+            Request::Write { span, .. } => ("writing", span),
+            Request::CompareAndWrite { span, .. } => ("comparing and writing", span),
+            Request::Verify(span, _) => ("verifying", span),
+            Request::WriteSame { span, .. } => ("writing a sector all over", span),
+            Request::Status(span, _) => ("telling what is stored of", span),
+            Request::Flush => return f.write_str("flushing"),
+            Request::Unmap(_) => return f.write_str("unmapping"),
+            Request::Nothing | Request::Answer(_) | Request::ModeSelect { .. } => return f.write_str("answering"),
+        };
+        write!(f, "{doing} {} bytes at {}", span.len, span.offset)
+    }
 }
 
 impl Lun {
