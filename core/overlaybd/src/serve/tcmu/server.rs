@@ -27,8 +27,11 @@ const QUICK_WRITE_BYTES: u64 = 64 << 10;
 const BATCH_COMMANDS: usize = 64;
 const BATCH_BYTES: u64 = 1 << 20;
 
+/// Answers told of together where there are several processors: their reader goes on while the rest are served.
+const TELL_COMMANDS: usize = 4;
+
 /// So many bytes of a batch keep one processor busy for longer than it takes to wake another.
-const SHARE_BYTES: u64 = 64 << 10;
+const SHARE_BYTES: u64 = 256 << 10;
 
 /// The way to and from the kernel, beside the shared memory.
 pub trait Link: Send + Sync {
@@ -367,7 +370,10 @@ impl Shared {
         if let Err(e) = self.ring.complete(id, &response) {
             return self.end(e);
         }
-        self.untold.fetch_add(1, Ordering::SeqCst);
+        let most = if self.cpus > 1 { TELL_COMMANDS } else { BATCH_COMMANDS };
+        if self.untold.fetch_add(1, Ordering::SeqCst) + 1 >= most {
+            self.tell();
+        }
     }
 
     /// Tells the kernel of completions, once for all that come while another thread does so.
