@@ -101,7 +101,12 @@ class Backstore:
     def enabled(self) -> bool:
         """Whether it can be used: nobody waits for its creation or removal just now. Does not wait itself."""
         with suppress(FileNotFoundError):
-            os.close(open_cached(TARGET / "core", self._place, os.O_PATH | os.O_DIRECTORY))
+            directory = open_cached(TARGET / "core", self._place, os.O_PATH | os.O_DIRECTORY)
+            try:
+                if os.fstat(directory).st_nlink == 0:
+                    return False  # it is gone but for the reply
+            finally:
+                os.close(directory)
             try:
                 # Who creates it has the file open, and one that nobody has open is not at hand.
                 enable = open_cached(TARGET / "core", f"{self._place}/enable", os.O_RDONLY)
