@@ -31,7 +31,9 @@ UML_ARGUMENTS = """
     root=none rootfstype=hostfs rootflags=/ uml_dir=/dev/shm con=null ssl=null
     initcall_blacklist=raid6_select_algo
 """
-QEMU_ARGUMENTS = "root=host rootfstype=virtiofs mitigations=off nokaslr tsc=reliable random.trust_cpu=on"
+QEMU_ARGUMENTS = (
+    "root=host rootfstype=virtiofs mitigations=off nokaslr no_timer_check tsc=reliable random.trust_cpu=on"
+)
 ARGUMENTS = "ro quiet panic=-1 audit=0 console=ttyS0"
 QEMU_MACHINE = """
     -nodefaults -no-user-config -display none -no-reboot -M q35 -accel tcg -cpu qemu64

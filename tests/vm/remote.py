@@ -18,6 +18,8 @@ from tests.vm.kernels import Unavailable
 # How long a test may take unless it is marked otherwise, and a guest to boot and to collect its tests.
 TEST_S = {"uml": 60.0, "qemu": 240.0, "qemu2": 240.0}
 BOOT_S = {"uml": 40.0, "qemu": 120.0, "qemu2": 120.0}
+# On a busy host an emulated machine may not come up; another attempt then does.
+BOOTS = 2
 OPTIONS = (
     "-q",
     "--color=no",
@@ -53,6 +55,7 @@ class Remote:
         self._finished: set[str] = set()
         self._running = ""
         self._fruitless = True  # no test has been started in this boot
+        self._boots = 0
         self._broken = ""
 
     def begin(self) -> None:
@@ -89,6 +92,7 @@ class Remote:
         words = [sys.executable, "-m", "pytest", *OPTIONS, f"--timeout={TEST_S[self._kind]:g}"]
         words += [name for name in self._items if name not in self._finished]
         self._running, self._fruitless = "", True
+        self._boots += 1
         self._guest = Guest(self._kind, shlex.join(words))
         self._messages = self._guest.messages(self._silence_s)
 
@@ -113,6 +117,8 @@ class Remote:
         """Blames the loss of a guest on the test that ran or was next, or on all if none could be started."""
         console = self._guest.console() if self._guest else ""
         self.stop()
+        if self._fruitless and not self._broken and self._boots < BOOTS:
+            return
         if self._fruitless:
             self._broken = reason
         self._finish(self._running or name, "failed", reason, console)
