@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 import obdcore
-from tests.e2e.commands import golden, names, ok, run, sha256
+from tests.e2e.commands import BIN, golden, names, ok, run, sha256
 from tests.e2e.trees import Tree, assert_clean, assert_same, listing, mounted, needs_loop, tree
 
 MIB = 1 << 20
@@ -335,3 +336,14 @@ def test_without_the_library_the_error_says_what_to_install(tmp_path: Path) -> N
     assert done.status == 255
     assert done.err.startswith("mkfs failed, 95: unsupported: ext4 is written by libext2fs.so.2")
     assert "install libext2fs2" in done.err
+
+
+def test_a_signal_ends_the_wait_for_a_pipe(tmp_path: Path) -> None:
+    fifo, image = tmp_path / "fifo", raw(tmp_path / "raw.img")
+    os.mkfifo(fifo)
+    command = [str(BIN / "overlaybd-apply"), "--raw", "--mkfs", str(fifo), str(image)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process, fifo.open("wb") as writer:
+        writer.write(golden("apply/tars/basic.tar")[:5000])
+        writer.flush()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == -signal.SIGTERM

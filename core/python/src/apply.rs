@@ -1,5 +1,6 @@
 //! ext4 file systems on images and raw files: made, and layers applied to them.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -60,19 +61,24 @@ fn ext4_apply<'py>(
         let (file, name) = duplicate(source)?;
         let stored = file.metadata().map_or(0, |metadata| metadata.len());
         let of_source = |e: Error| e.in_file(&name);
-        let input = Input::open(file, sha256.is_some()).map_err(|e| of_source(Error::io("read", e)))?;
-        let is_checked = input.is_checked();
-        // How long it is when it is unpacked is not known.
-        let total = if input.is_compressed() { 0 } else { stored };
+        let progress = RefCell::new(progress);
+        // A pipe that says nothing does not keep signals from being heard.
+        let waiting = || (progress.borrow_mut())(0, 0);
+        let input = Input::open(file, sha256.is_some(), waiting).map_err(|e| of_source(Error::io("read", e)))?;
         let mut archive = Archive::new(input);
         let mut ext4 = if mkfs { Ext4::create(device)? } else { Ext4::open(device)? };
-        let done = apply(&mut ext4, &mut archive, &mut |at| progress(at.min(total.saturating_sub(1)), total))
+        let tell = |at: u64, compressed: bool| {
+            // How long it is when it is unpacked is not known.
+            let total = if compressed { 0 } else { stored };
+            (progress.borrow_mut())(at.min(total.saturating_sub(1)), total)
+        };
+        let done = apply(&mut ext4, &mut archive, &mut |at, input: &Input<'_>| tell(at, input.is_compressed()))
             .map_err(of_source)?;
-        if is_checked {
+        if archive.input().is_checked() {
             archive.drain().map_err(of_source)?;
         }
         if let Some(wanted) = &sha256 {
-            let sum = archive.into_input().digest().unwrap_or_default();
+            let sum = archive.input().digest().unwrap_or_default();
             let got = sum.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
             if !got.eq_ignore_ascii_case(wanted) {
                 let what = format!("sha256 checksum mismatch, expect: sha256:{wanted}, got: sha256:{got}");

@@ -44,7 +44,8 @@ impl Applied {
     }
 }
 
-/// Applies all members of `archive` to `ext4`, in order. After each, `progress` is told where in the archive it is.
+/// Applies all members of `archive` to `ext4`, in order. After each, `progress` is told where in the archive it is, and
+/// of its input.
 ///
 /// # Errors
 /// Those of the archive, of the file system and of `progress`; `Invalid` for members that no file system can have. The
@@ -52,14 +53,14 @@ impl Applied {
 pub fn apply<R: Read>(
     ext4: &mut Ext4,
     archive: &mut Archive<R>,
-    progress: &mut dyn FnMut(u64) -> Result<()>,
+    progress: &mut dyn FnMut(u64, &R) -> Result<()>,
 ) -> Result<Applied> {
     let mut layer = Layer { ext4, unpacked: HashSet::new(), last_parent: None, done: Applied::default() };
     let mut buf = vec![0; PIECE];
     while let Some(entry) = archive.next_entry()? {
         layer.done.entries += 1;
         layer.take(&entry, archive, &mut buf).map_err(|e| e.at(entry.offset).context(shown(&entry.path)))?;
-        progress(archive.position())?;
+        progress(archive.position(), archive.input())?;
     }
     Ok(layer.done)
 }

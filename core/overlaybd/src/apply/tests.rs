@@ -18,7 +18,7 @@ use crate::tar::Archive;
 /// Applies an archive.
 fn run(device: &Arc<MemoryDevice>, archive: &[u8]) -> Result<super::Applied> {
     let mut ext4 = Ext4::open(device.clone())?;
-    let done = apply(&mut ext4, &mut Archive::new(archive), &mut |_| Ok(()))?;
+    let done = apply(&mut ext4, &mut Archive::new(archive), &mut |_, _| Ok(()))?;
     ext4.close()?;
     Ok(done)
 }

@@ -109,8 +109,8 @@ impl<R: Read> Archive<R> {
     }
 
     /// The input, to ask what it knows.
-    pub fn into_input(self) -> R {
-        self.input
+    pub fn input(&self) -> &R {
+        &self.input
     }
 
     fn headers(&mut self, start: u64) -> Result<Option<Entry>> {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::testing::{base256, build, header, push, record, sum, Dialect, Member};
 use super::{Archive, Entry, EntryKind, Input, Time};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 /// All members of an archive, each with its content, holes filled.
 fn read(input: impl Read) -> Result<Vec<(Entry, Vec<u8>)>> {
@@ -101,7 +101,7 @@ proptest! {
         let members_of_gzip = [gzip(head), gzip(tail), vec![0; 99]].concat();
         let packed = [archive.clone(), members_of_gzip, [zstd(head), zstd(tail)].concat()];
         for bytes in packed {
-            let mut input = Input::open(io::Cursor::new(bytes), true).unwrap();
+            let mut input = Input::open(io::Cursor::new(bytes), true, || Ok(())).unwrap();
             same(&read(&mut input).unwrap(), &members, Dialect::Pax);
             let sum = ring::digest::digest(&ring::digest::SHA256, &archive);
             assert_eq!(input.digest().unwrap(), sum.as_ref());
@@ -147,7 +147,7 @@ fn compressed_input_that_is_cut_or_damaged() {
     damaged[middle] ^= 1;
     let (short_gzip, short_zstd) = (gzip(&archive), zstd(&archive));
     for bytes in [garbage, damaged, short_gzip[..40].to_vec(), short_zstd[..short_zstd.len() - 1].to_vec()] {
-        let input = Input::open(io::Cursor::new(bytes), false).unwrap();
+        let input = Input::open(io::Cursor::new(bytes), false, || Ok(())).unwrap();
         assert_eq!(read(input).unwrap_err().kind(), Kind::Corrupt);
     }
 }
@@ -205,4 +205,12 @@ fn sparse_files_of_pax_have_holes() {
     map.resize(512, 0);
     assert_eq!(file(&newest, &[map, stored].concat()).unwrap()[0].1, wanted);
     assert_eq!(file(&newest, b"99999999\n").unwrap_err().kind(), Kind::Corrupt);
+}
+
+#[test]
+fn whoever_waits_for_a_pipe_can_give_up() {
+    let (reader, _writer) = io::pipe().unwrap();
+    let stop = || Err(Error::new(Kind::Interrupted, "enough"));
+    let error = read(Input::open(reader, false, stop).unwrap()).unwrap_err();
+    assert_eq!((error.kind(), error.what()), (Kind::Interrupted, "enough"));
 }

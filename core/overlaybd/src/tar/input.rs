@@ -1,79 +1,121 @@
 //! Where an archive's bytes come from: plain, gzip or zstd, decoded by a thread of its own, and digested if wanted.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
+use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
+use std::time::Duration;
 
 use flate2::bufread::GzDecoder;
 use ring::digest::{Context, SHA256};
 use zstd_safe::{DCtx, InBuffer, OutBuffer};
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 
 /// Bytes handed over at a time, and how many such pieces may wait.
 const PIECE: usize = 256 << 10;
 const WAITING: usize = 4;
+/// Time after which whoever waits is asked whether to go on.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// How compressed archives begin.
 const GZIP: &[u8] = &[0x1F, 0x8B];
 const ZSTD: &[u8] = &[0x28, 0xB5, 0x2F, 0xFD];
 
-fn is_compressed(head: &[u8]) -> bool {
-    head == GZIP || head == ZSTD
+/// Plain bytes of an archive, which a thread reads, decodes and digests ahead of their use, within a bound.
+pub struct Input<'a> {
+    said: Receiver<Said>,
+    piece: Vec<u8>,
+    at: usize,
+    ended: bool,
+    digest: Option<[u8; 32]>,
+    compressed: bool,
+    checked: bool,
+    waiting: Box<dyn FnMut() -> Result<()> + 'a>,
 }
 
-/// Plain bytes of an archive.
-pub enum Input {
-    /// As they come.
-    Plain(Box<dyn Read + Send>),
-    /// Decoded, or only digested, by a thread.
-    Ahead(Ahead),
-}
-
-impl Input {
+impl<'a> Input<'a> {
     /// Looks at the first bytes of `raw` to tell how it is compressed. With `digest` the SHA-256 of the plain bytes is
-    /// known at their end.
+    /// known at their end. `waiting` is called now and then while there is nothing to read, as with a pipe; what it
+    /// fails with, reading fails with.
     ///
     /// # Errors
-    /// Those of reading.
-    pub fn open(raw: impl Read + Send + 'static, digest: bool) -> io::Result<Self> {
-        let mut raw = BufReader::with_capacity(PIECE, raw);
-        let head = head(&mut raw)?;
-        let compressed = is_compressed(&head);
-        let decoder: Box<dyn Read + Send> = match head.as_slice() {
-            GZIP => Box::new(Gzip { member: Some(GzDecoder::new(raw)) }),
-            ZSTD => Box::new(Zstd::new(head, raw)?),
-            _ if digest => Box::new(io::Cursor::new(head).chain(raw)),
-            _ => return Ok(Input::Plain(Box::new(io::Cursor::new(head).chain(raw)))),
-        };
-        Ahead::start(decoder, digest, compressed).map(Input::Ahead)
+    /// Those of starting a thread.
+    pub fn open(
+        raw: impl Read + Send + 'static,
+        digest: bool,
+        waiting: impl FnMut() -> Result<()> + 'a,
+    ) -> io::Result<Self> {
+        let (say, said) = sync_channel(WAITING);
+        // It ends at the end of the input, or when nobody listens any more. It is not waited for: it may wait for a
+        // pipe whose writer is gone for good.
+        std::thread::Builder::new().name("tar-input".into()).spawn(move || {
+            let mut raw = BufReader::with_capacity(PIECE, raw);
+            let decoder = match head(&mut raw) {
+                Ok(head) => decoder(head, raw, &say),
+                Err(e) => Err(e),
+            };
+            match decoder {
+                Ok((decoder, compressed)) => decode(decoder, compressed, digest, &say),
+                Err(e) => drop(say.send(Said::Failed(e))),
+            }
+        })?;
+        let (piece, waiting) = (Vec::new(), Box::new(waiting));
+        Ok(Input { said, piece, at: 0, ended: false, digest: None, compressed: false, checked: digest, waiting })
     }
 
     /// SHA-256 of all plain bytes, if it was wanted and all were read.
     pub fn digest(&self) -> Option<[u8; 32]> {
-        match self {
-            Input::Plain(_) => None,
-            Input::Ahead(ahead) => ahead.digest,
-        }
+        self.digest
     }
 
-    /// Whether there are more bytes than are stored.
+    /// Whether there are more bytes than are stored; known once some were read.
     pub fn is_compressed(&self) -> bool {
-        matches!(self, Input::Ahead(ahead) if ahead.compressed)
+        self.compressed
     }
 
     /// Whether the bytes after the archive's end are of use: they complete a check.
     pub fn is_checked(&self) -> bool {
-        matches!(self, Input::Ahead(_))
+        self.checked || self.compressed
     }
 }
 
-impl Read for Input {
+impl Read for Input<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Input::Plain(raw) => raw.read(buf),
-            Input::Ahead(ahead) => ahead.read(buf),
+        while self.at == self.piece.len() {
+            if self.ended {
+                return Ok(0);
+            }
+            match self.said.recv_timeout(PATIENCE) {
+                Ok(Said::Compressed) => self.compressed = true,
+                Ok(Said::Bytes(piece)) => (self.piece, self.at) = (piece, 0),
+                Ok(Said::End(digest)) => (self.digest, self.ended) = (digest, true),
+                Ok(Said::Failed(e)) => return Err(e),
+                Err(RecvTimeoutError::Timeout) => (self.waiting)().map_err(io::Error::other)?,
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(io::Error::other("the thread that decodes the archive is gone"));
+                }
+            }
         }
+        let n = buf.len().min(self.piece.len() - self.at);
+        buf[..n].copy_from_slice(&self.piece[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
     }
+}
+
+/// What decodes an input that begins with `head`, and whether it is compressed.
+fn decoder(
+    head: Vec<u8>,
+    raw: BufReader<impl Read + Send + 'static>,
+    say: &SyncSender<Said>,
+) -> io::Result<(Box<dyn Read + Send>, bool)> {
+    let decoder: Box<dyn Read + Send> = match head.as_slice() {
+        GZIP => Box::new(Gzip { member: Some(GzDecoder::new(raw)) }),
+        ZSTD => Box::new(Zstd::new(head, raw)?),
+        _ => return Ok((Box::new(io::Cursor::new(head).chain(raw)), false)),
+    };
+    // If nobody listens any more the next word will tell.
+    let _ = say.send(Said::Compressed);
+    Ok((decoder, true))
 }
 
 /// The first four bytes, or fewer if there are no more. Those of gzip, whose decoder wants them itself, stay in `raw`.
@@ -97,39 +139,20 @@ fn head(raw: &mut BufReader<impl Read>) -> io::Result<Vec<u8>> {
     }
 }
 
-/// What the thread says: bytes, the digest of all at the end, or why it cannot go on.
+/// What the thread says: that the input is compressed, bytes, the digest of all at the end, or why it cannot go on.
 enum Said {
+    Compressed,
     Bytes(Vec<u8>),
     End(Option<[u8; 32]>),
     Failed(io::Error),
 }
 
-/// Bytes that a thread reads ahead of their use, within a bound.
-pub struct Ahead {
-    said: Receiver<Said>,
-    piece: Vec<u8>,
-    at: usize,
-    ended: bool,
-    digest: Option<[u8; 32]>,
-    compressed: bool,
-}
-
-impl Ahead {
-    fn start(decoder: Box<dyn Read + Send>, digest: bool, compressed: bool) -> io::Result<Self> {
-        let (say, said) = sync_channel(WAITING);
-        // It ends at the end of the input, or when nobody listens any more. It is not waited for: it may wait for a
-        // pipe whose writer is gone for good.
-        std::thread::Builder::new().name("tar-input".into()).spawn(move || decode(decoder, digest, &say))?;
-        Ok(Ahead { said, piece: Vec::new(), at: 0, ended: false, digest: None, compressed })
-    }
-}
-
-fn decode(mut decoder: Box<dyn Read + Send>, digest: bool, say: &SyncSender<Said>) {
+fn decode(mut decoder: Box<dyn Read + Send>, compressed: bool, digest: bool, say: &SyncSender<Said>) {
     let mut context = digest.then(|| Context::new(&SHA256));
     loop {
         let mut piece = vec![0; PIECE];
         let mut len = 0;
-        // A full piece each time: to hand one over costs more than to read it.
+        // A full piece each time, since to hand one over costs something; but a pipe may say no more for long.
         let end = loop {
             match decoder.read(&mut piece[len..]) {
                 Ok(0) => break Some(Ok(())),
@@ -137,7 +160,7 @@ fn decode(mut decoder: Box<dyn Read + Send>, digest: bool, say: &SyncSender<Said
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => break Some(Err(e)),
             }
-            if len == piece.len() {
+            if len == piece.len() || (!compressed && len > 0) {
                 break None;
             }
         };
@@ -159,26 +182,6 @@ fn decode(mut decoder: Box<dyn Read + Send>, digest: bool, say: &SyncSender<Said
         };
         let _ = say.send(last);
         return;
-    }
-}
-
-impl Read for Ahead {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.piece.len() {
-            if self.ended {
-                return Ok(0);
-            }
-            match self.said.recv() {
-                Ok(Said::Bytes(piece)) => (self.piece, self.at) = (piece, 0),
-                Ok(Said::End(digest)) => (self.digest, self.ended) = (digest, true),
-                Ok(Said::Failed(e)) => return Err(e),
-                Err(_) => return Err(io::Error::other("the thread that decodes the archive is gone")),
-            }
-        }
-        let n = buf.len().min(self.piece.len() - self.at);
-        buf[..n].copy_from_slice(&self.piece[self.at..self.at + n]);
-        self.at += n;
-        Ok(n)
     }
 }
 
