@@ -548,8 +548,11 @@ class TcmuDevice:
     def oldest(self) -> tuple[float, str] | None:
         """The command that workers have been at for longest: seconds, and what it is."""
 
+    def cease(self, drain_s: float = 0.0) -> None:
+        """Takes no more commands once the ring is empty or `drain_s` have passed; what fails after that is left."""
+
     def stop(self, drain_s: float = 0.0) -> bool:
-        """Takes no more commands once the ring is empty or `drain_s` have passed; lets go of ring and image.
+        """As `cease`, then lets go of ring and image.
 
         Waits for what is being carried out. False if commands are left: these the kernel hands out again when the
         ring is reset.

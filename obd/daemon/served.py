@@ -115,7 +115,10 @@ class Served:
         if ring is None or image is None:
             return True
         self._overview.remove(self.name)
-        good = _step(self.name, "ending its requests", lambda: ring.stop(drain_s))
+        good = _step(self.name, "ending its requests", lambda: ring.cease(drain_s))
+        # What waits for a registry is left in the ring, and not an error.
+        image.endure(0)
+        good &= _step(self.name, "ending its requests", ring.stop)
         self.ring = None
         good &= _step(self.name, "flushing and closing its image", image.close)
         self.image = None

@@ -59,11 +59,22 @@ impl TcmuDevice {
     }
 
     #[pyo3(signature = (drain_s = 0.0))]
+    fn cease(&self, py: Python<'_>, drain_s: f64) -> PyResult<()> {
+        let drain = time(drain_s)?;
+        py.detach(|| self.0.cease(drain));
+        Ok(())
+    }
+
+    #[pyo3(signature = (drain_s = 0.0))]
     fn stop(&self, py: Python<'_>, drain_s: f64) -> PyResult<bool> {
-        let wrong = |_| to_py(Error::new(Kind::Invalid, format!("{drain_s} is no time to wait")));
-        let drain = Duration::try_from_secs_f64(drain_s).map_err(wrong)?;
+        let drain = time(drain_s)?;
         Ok(py.detach(|| self.0.stop(drain)))
     }
+}
+
+fn time(seconds: f64) -> PyResult<Duration> {
+    let wrong = |_| to_py(Error::new(Kind::Invalid, format!("{seconds} is no time to wait")));
+    Duration::try_from_secs_f64(seconds).map_err(wrong)
 }
 
 impl Drop for TcmuDevice {

@@ -64,11 +64,11 @@ impl Device {
         if hits(&self.panics) {
             panic!("expected by this test");
         }
-        if hits(&self.bad) {
-            return Err(Error::corrupt("expected by this test").at(offset));
-        }
         if hits(&self.cold) {
             self.gate.pass();
+        }
+        if hits(&self.bad) {
+            return Err(Error::corrupt("expected by this test").at(offset));
         }
         Ok(())
     }

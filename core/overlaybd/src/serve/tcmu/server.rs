@@ -138,17 +138,23 @@ impl Server {
         Some((oldest.since.elapsed(), oldest.request.to_string()))
     }
 
-    /// Waits up to `drain` until all commands are completed, then takes no more, waits for what is being carried out,
-    /// and lets go of ring and device. Whether the ring was left empty; what is left in it the kernel hands out
-    /// again after a reset.
-    pub fn stop(&self, drain: Duration) -> bool {
-        let mut thread = self.thread.lock();
-        let Some(shared) = self.shared.read().clone() else { return true };
+    /// Waits up to `drain` until all commands are completed, and takes no more from then on. What fails after that is
+    /// left in the ring as well, for the next server.
+    pub fn cease(&self, drain: Duration) {
+        let Some(shared) = self.shared.read().clone() else { return };
         if !drain.is_zero() && !self.stats.ended.load(Ordering::Relaxed) {
             shared.ring.wait_idle(Instant::now() + drain);
         }
         shared.stopping.store(true, Ordering::SeqCst);
         shared.link.wake();
+    }
+
+    /// As [`Server::cease`], then waits for what is being carried out, and lets go of ring and device. Whether the ring
+    /// was left empty; what is left in it the kernel hands out again after a reset.
+    pub fn stop(&self, drain: Duration) -> bool {
+        let mut thread = self.thread.lock();
+        self.cease(drain);
+        let Some(shared) = self.shared.read().clone() else { return true };
         if let Some(thread) = thread.take() {
             let _ = thread.join();
         }
@@ -358,6 +364,7 @@ impl Shared {
                 Counters::add(&self.stats.refused, 1);
                 Response::Check(sense)
             }
+            Err(Failed::Device(..)) if self.stopping() => return,
             Err(Failed::Device(error, sense)) => {
                 Counters::add(&self.stats.errors, 1);
                 self.reporter.report(&self.name, error.context(request.to_string()));

@@ -187,6 +187,20 @@ fn a_stop_leaves_what_has_not_begun() {
 }
 
 #[test]
+fn what_fails_during_a_stop_is_left_to_the_next_server() {
+    let device = Arc::new(Device { cold: 0..4096, bad: 0..4096, ..Device::new() });
+    let kernel = Kernel::new(8192);
+    let (report, heard) = hearer();
+    let server = kernel.serve(device.clone(), 1, report);
+    kernel.send(1, &read_10(0, 1), &[kernel.place(0, 512)]);
+    device.gate.wait_for(1);
+    server.cease(Duration::ZERO);
+    device.gate.open();
+    assert!(!server.stop(Duration::ZERO), "a command is left");
+    assert!(!kernel.has_ended(1) && heard.lock().is_empty());
+}
+
+#[test]
 fn what_is_aborted_is_not_begun() {
     let device = Arc::new(Device { cold: 0..4096, ..Device::new() });
     let kernel = Kernel::new(8192);
