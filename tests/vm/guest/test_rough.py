@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from obdcore import lsmt_commit, lsmt_create
 from tests.e2e import fio
 from tests.e2e.disks import MIB, layer, tool
 from tests.e2e.servers import Registry
-from tests.vm.guest.tcmu_disk import HBA, Daemon, attach, attached, configured, of_zeros, running
+from tests.vm.guest.tcmu_disk import HBA, Daemon, Disk, attach, attached, configured, of_zeros, running
 from tests.vm.guest.test_tcmu import TREE, mounted, stored, write
 from tests.vm.guest.test_tcmu import fio as verified
 
@@ -158,26 +159,53 @@ def test_deaths_while_devices_come_and_go(tmp_path: Path, daemon: Daemon) -> Non
     assert not list(Path("/sys/kernel/config/target/core").glob("user_*"))
 
 
-def test_a_registry_that_is_away_is_waited_for(tmp_path: Path, daemon: Daemon) -> None:
+@contextmanager
+def remote(directory: Path) -> Iterator[tuple[Registry, str, int]]:
+    """An image of blocks that fio knows: its registry, what a backstore is told, and its size in bytes."""
     size = 16 * MIB
-    fio.write(tmp_path / "raw", size)
-    pushed = layer(tmp_path / "layer", (tmp_path / "raw").read_bytes())
-    with Registry(tmp_path / "registry") as registry:
+    fio.write(directory / "raw", size)
+    pushed = layer(directory / "layer", (directory / "raw").read_bytes())
+    with Registry(directory / "registry") as registry:
         url = registry.repository("team/app")
         blob = Repository(registries.Registry(), url).push_file(str(pushed))
         lower = {"digest": blob.digest, "size": pushed.stat().st_size}
-        config = configured(tmp_path, repoBlobUrl=f"{url}/blobs", lowers=[lower])
-        with attached("vol", config) as disk:
-            where = (f"--filename={disk.node}", "--direct=1", "--ioengine=libaio", "--rate_iops=500")
-            with fio.Reader(size, *where) as reader:
-                # Each of the first reads wants another chunk.
-                for reads in (5, 15):
-                    until(partial(has_read, disk.name, 4096 * reads), "nothing is read")
-                    before = failures(daemon)
-                    registry.kill()
-                    until(partial(has_failed, daemon, before), "nothing is asked of the registry")
-                    registry.start()
-                until(lambda: reader.passes or reader.problem, "fio does not get on")
+        yield registry, configured(directory, repoBlobUrl=f"{url}/blobs", lowers=[lower]), size
+
+
+def reader(disk: Disk, size: int) -> fio.Reader:
+    return fio.Reader(size, f"--filename={disk.node}", "--direct=1", "--ioengine=libaio", "--rate_iops=500")
+
+
+def test_a_registry_that_is_away_is_waited_for(tmp_path: Path, daemon: Daemon) -> None:
+    with (
+        remote(tmp_path) as (registry, config, size),
+        attached("vol", config) as disk,
+        reader(disk, size) as reads,
+    ):
+        # Each of the first reads wants another chunk.
+        for count in (5, 15):
+            until(partial(has_read, disk.name, 4096 * count), "nothing is read")
+            before = failures(daemon)
+            registry.kill()
+            until(partial(has_failed, daemon, before), "nothing is asked of the registry")
+            registry.start()
+        until(lambda: reads.passes or reads.problem, "fio does not get on")
+
+
+def test_a_daemon_leaves_what_waits_for_a_registry_to_the_next(tmp_path: Path) -> None:
+    with (
+        running(tmp_path, limits={"DRAIN_S": 0.5}) as daemon,
+        remote(tmp_path) as (registry, config, size),
+        attached("vol", config) as disk,
+        reader(disk, size) as reads,
+    ):
+        until(partial(has_read, disk.name, 4096 * 5), "nothing is read")
+        registry.kill()
+        until(partial(has_failed, daemon, 0), "nothing is asked of the registry")
+        assert daemon.end(signal.SIGTERM) == 0
+        registry.start()
+        daemon.start()
+        until(lambda: reads.passes or reads.problem, "fio does not get on")
 
 
 def has_read(name: str, count: int) -> bool:

@@ -364,7 +364,7 @@ impl Shared {
                 Counters::add(&self.stats.refused, 1);
                 Response::Check(sense)
             }
-            Err(Failed::Device(..)) if self.stopping() => return,
+            Err(Failed::Device(..)) if self.stopping() => return None,
             Err(Failed::Device(error, sense)) => {
                 Counters::add(&self.stats.errors, 1);
                 self.reporter.report(&self.name, error.context(request.to_string()));
