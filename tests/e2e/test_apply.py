@@ -199,6 +199,27 @@ def test_onto_a_layer_below(tmp_path: Path) -> None:
 
 
 @needs_loop
+def test_onto_a_layer_that_upstream_made(tmp_path: Path) -> None:
+    (tmp_path / "layer").write_bytes(golden("apply/lower.layer"))
+    upper = {"data": str(tmp_path / "data"), "index": str(tmp_path / "index")}
+    ok("overlaybd-create", upper["data"], upper["index"], "0")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"lowers": [{"file": str(tmp_path / "layer")}], "upper": upper}))
+    ok("overlaybd-apply", archive(tmp_path, "upper"), config)
+    ok("obd", "export", config, tmp_path / "flat.img")
+    with mounted(tmp_path / "flat.img") as root:
+        assert_same(tree(root), meant("upper"))
+    # Of what is wrong with upstream's, only the index of lost+found is left.
+    done = subprocess.run(
+        ["e2fsck", "-fn", tmp_path / "flat.img"], capture_output=True, text=True, check=False
+    )
+    assert [line for line in done.stdout.splitlines() if line.endswith("? no")] == [
+        "Invalid HTREE directory inode 11 (/lost+found).  Clear HTree index? no"
+    ]
+    assert "count wrong" not in done.stdout
+
+
+@needs_loop
 def test_real_files_with_everything_that_tar_keeps(tmp_path: Path) -> None:
     """Python's own library and some odd files, in both dialects, against what tar itself unpacks."""
     source = tmp_path / "source"

@@ -96,6 +96,21 @@ impl Handle {
         unsafe { (*self.fs).flags |= CHANGED };
     }
 
+    /// Free blocks and inodes of all groups together.
+    pub fn free(&self) -> (u64, u64) {
+        // SAFETY: an open file system.
+        let groups = unsafe { (*self.fs).groups };
+        let (mut blocks, mut inodes) = (0, 0);
+        for group in 0..groups {
+            // SAFETY: a group that there is.
+            unsafe {
+                blocks += u64::from((self.library.free_blocks)(self.fs, group));
+                inodes += u64::from((self.library.free_inodes)(self.fs, group));
+            }
+        }
+        (blocks, inodes)
+    }
+
     pub fn create_resize_inode(&mut self) -> Result<()> {
         // SAFETY: an open file system.
         self.check(unsafe { (self.library.create_resize_inode)(self.fs) }, "making the resize inode")

@@ -157,6 +157,8 @@ functions! {
     write_inode = c"ext2fs_write_inode_full": fn(Fs, u32, *mut u8, c_int) -> Code;
     new_inode = c"ext2fs_new_inode": fn(Fs, u32, c_int, *mut c_void, *mut u32) -> Code;
     count_inode = c"ext2fs_inode_alloc_stats2": fn(Fs, u32, c_int, c_int);
+    free_blocks = c"ext2fs_bg_free_blocks_count": fn(Fs, u32) -> u32;
+    free_inodes = c"ext2fs_bg_free_inodes_count": fn(Fs, u32) -> u32;
     new_range = c"ext2fs_new_range": fn(Fs, c_int, u64, u64, *mut c_void, *mut u64, *mut u64) -> Code;
     count_range = c"ext2fs_block_alloc_stats_range": fn(Fs, u64, u32, c_int);
     map_block = c"ext2fs_bmap2": fn(Fs, u32, *mut u8, *mut c_char, c_int, u64, *mut c_int, *mut u64) -> Code;

@@ -86,7 +86,9 @@ impl Ext4 {
         }
         device.read_at(&mut block, 1024)?;
         check_features(&block)?;
-        Self::with(Handle::open(share(device))?)
+        let mut handle = Handle::open(share(device))?;
+        correct_totals(&mut handle);
+        Self::with(handle)
     }
 
     fn with(handle: Handle) -> Result<Self> {
@@ -221,6 +223,25 @@ impl Ext4 {
 
 fn share(device: Arc<dyn BlockDevice>) -> channel::Shared {
     Rc::new(RefCell::new(Pages::new(device)))
+}
+
+/// Makes the super block's numbers of free blocks and inodes those of its groups: a file system that upstream's
+/// `overlaybd-apply` has made says too many. The kernel does the same when it mounts.
+fn correct_totals(handle: &mut Handle) {
+    let (blocks, inodes) = handle.free();
+    let block = handle.super_block();
+    let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+    let is_64bit = word(0x60) & 0x80 != 0;
+    let mut put = |at: usize, value: u32| {
+        if word(at) != value {
+            handle.set_super_block(at, &value.to_le_bytes());
+        }
+    };
+    put(0x0C, blocks as u32);
+    put(0x10, inodes as u32);
+    if is_64bit {
+        put(0x158, (blocks >> 32) as u32);
+    }
 }
 
 /// Whether all that makes a file system differ is understood.
