@@ -19,6 +19,8 @@ FILE_NAME: Final = "disk"
 
 # How long a loop device that is detached may hold on to its file.
 CLOSE_TIMEOUT_S: Final = 10.0
+# How long the kernel may go by the size of the file that it knows.
+GROW_TIMEOUT_S: Final = 10.0
 
 
 class FuseWay(Way):
@@ -94,6 +96,7 @@ class ServedFile:
     ) -> None:
         """`path` is a loop device that is to get this file, "" for a new one."""
         self._file: Final = file
+        self._image: Final = image
         directory = os.path.dirname(file)
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self._fuse = obdcore.FuseMount({FILE_NAME: image}, directory, on_error=on_error)
@@ -110,6 +113,12 @@ class ServedFile:
         self.number: Final = self._loop.number
         self._transient = transient
         self._open = True
+
+    def grown(self) -> None:
+        """The image has grown; the device does once the kernel has asked for the file's size again."""
+        size = self._image.size
+        wait_until(lambda: os.stat(self._file).st_size == size, self.path, GROW_TIMEOUT_S)
+        loop.grow(self.path)
 
     def let_go(self) -> None:
         """Closes our descriptor of the loop device."""

@@ -98,7 +98,7 @@ class Keeper:
             again=request.again,
         )
         self._served = served
-        device.on_grown = getattr(served, "grown", None)  # users of other ways see it when they look anew
+        device.on_grown = self._grow
         if not request.again:
             undo.callback(served.undo)
         if request.directory:
@@ -108,6 +108,13 @@ class Keeper:
         self._write()
         served.let_go()
         observer.overview.add(request.directory or request.config, device, served.path)
+
+    def _grow(self) -> None:
+        """The image has grown. If its device cannot, that is a warning: it does when it is attached anew."""
+        try:
+            self._served.grown()
+        except OSError as error:
+            _log.warning("%s keeps its size: %s", self.path, line_of(error))
 
     @property
     def path(self) -> str:

@@ -15,6 +15,7 @@ _CTL_GET_FREE: Final = 0x4C82
 _CONFIGURE: Final = 0x4C0A
 _CLEAR: Final = 0x4C01
 _CHANGE: Final = 0x4C06
+_SET_CAPACITY: Final = 0x4C07
 _READ_ONLY: Final = 1
 _AUTOCLEAR: Final = 4
 _DIRECT_IO: Final = 16
@@ -73,6 +74,15 @@ def change(path: str, file: str) -> None:
         raise ObdError("io", f"cannot put {file} behind it: {error.strerror}", path) from error
     finally:
         os.close(backing)
+        os.close(device)
+
+
+def grow(path: str) -> None:
+    """Gives a loop device the size that its file has now. Raises `OSError`."""
+    device = _open(path, True)
+    try:
+        fcntl.ioctl(device, _SET_CAPACITY)
+    finally:
         os.close(device)
 
 

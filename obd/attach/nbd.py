@@ -84,6 +84,7 @@ class ServedNbd:
     ) -> None:
         """`path` is a device whose server died, "" for a new one."""
         socket = os.path.join(place.path, "socket")
+        self._image, self._backend = image, place.path
         self._server = obdcore.NbdServer({"": image}, f"unix:{socket}", on_error=on_error)
         try:
             with NbdLink() as link:
@@ -101,6 +102,11 @@ class ServedNbd:
         except BaseException:
             self._server.stop()
             raise
+
+    def grown(self) -> None:
+        """The image has grown, and the device with it."""
+        with NbdLink() as link:
+            link.resize(self.path, self._backend, self._image.size)
 
     def let_go(self) -> None:
         """Nothing is held here that keeps others from the device."""

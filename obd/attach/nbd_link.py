@@ -93,6 +93,11 @@ class NbdLink:
                 self._family, _RECONFIGURE, _VERSION, _index(device), _named(backend), _sockets(connection)
             )
 
+    def resize(self, device: str, backend: str, size_bytes: int) -> None:
+        """Tells the kernel that a device has another size."""
+        size = attribute(_SIZE, struct.pack("=Q", size_bytes))
+        self._asker.ask(self._family, _RECONFIGURE, _VERSION, _index(device), _named(backend), size)
+
     def disconnect(self, device: str) -> None:
         """Takes a device from its server, whoever uses it."""
         self._asker.ask(self._family, _DISCONNECT, _VERSION, _index(device))

@@ -1,16 +1,13 @@
 """An image as a disk of the kernel's ublk driver: `/dev/ublkbN`, which outlives the process behind it."""
 
-import logging
 import os
 from typing import Any, Final
 
 import obdcore
 from obd.attach.users import PATIENCE_S, claim
 from obd.attach.ways import OnError, Way, load_module
-from obd.errors import ObdError, line_of
+from obd.errors import ObdError
 from obd.state import State, StateDirectory
-
-_log: Final = logging.getLogger("overlaybd.ublk")
 
 PREFIX: Final = "/dev/ublkb"
 
@@ -133,11 +130,8 @@ class ServedDisk:
         return self._device.stats()["serving"] > 0
 
     def grown(self) -> None:
-        """The image has grown, and the disk with it where the kernel lets it; else that is a warning."""
-        try:
-            self._device.update_size()
-        except obdcore.Error as error:
-            _log.warning("%s: keeps its size: %s", self.path, line_of(error))
+        """The image has grown, and the disk with it where the kernel lets it (Linux 6.16)."""
+        self._device.update_size()
 
     def let_go(self) -> None:
         """Nothing is held here that keeps others from the device."""

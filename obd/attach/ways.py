@@ -23,6 +23,9 @@ class Served(Protocol):
     def path(self) -> str:
         """The device."""
 
+    def grown(self) -> None:
+        """The image has grown: the device does too, if the kernel lets it. Raises `OSError` if not."""
+
     def let_go(self) -> None:
         """Closes what was held open while the device was being set up."""
 

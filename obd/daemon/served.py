@@ -97,6 +97,7 @@ class Served:
                 on_error=self._report,
             )
             self.image = image
+            image.on_grown = self._grown
 
     def _report(self, name: str, error: obdcore.Error) -> None:
         _log.error("%s (%s): %s", self.name, name, line_of(error))
@@ -124,6 +125,19 @@ class Served:
         self.image = None
         self._ids.free(self)
         return good
+
+    def _grown(self) -> None:
+        """The image has grown: its disk on this machine, if it is one, is looked at anew by the kernel."""
+        disk = tcmu.disk_of(self.device.backstore)
+        if disk is None:
+            return
+        rescan = f"/sys/block/{disk.name}/device/rescan"
+        try:
+            with open(rescan, "w") as file:
+                file.write("1")
+        except OSError as error:
+            what = "%s has grown, and %s does not know yet (write 1 to %s): %s"
+            _log.warning(what, self.name, disk, rescan, line_of(error))
 
     def resize(self, size_bytes: int) -> int:
         """Makes the device larger while it is used; 0, or the errno for whoever asked."""

@@ -17,7 +17,7 @@ from obd.errors import ObdError
 from obd.sockets import processes, statistics
 from obd.state import run_directory
 from tests.e2e.commands import BIN, end, ok, run
-from tests.e2e.disks import MIB, content, layer
+from tests.e2e.disks import MIB, content, layer, tool
 
 pytestmark = pytest.mark.skipif(bool(missing := way("fuse").missing()), reason=f"no device here: {missing}")
 
@@ -242,13 +242,32 @@ def test_who_detaches_the_loop_device_by_other_means_is_noticed(tmp_path: Path) 
     end(pid, 0)
 
 
+def watched(tmp_path: Path) -> int:
+    """The keeper's number, once it can be asked: a moment after the device is there."""
+    pid: int = listed()[0]["pid"]
+    wait = f"until [ -S {tmp_path}/run/processes/{pid}.sock ]; do :; done"
+    subprocess.run(["timeout", "20", "sh", "-c", wait], check=True)
+    return pid
+
+
+def test_a_device_grows_while_it_is_in_use(tmp_path: Path) -> None:
+    device = ok("obd", "attach", "--rw", "--via", "fuse", image(tmp_path, writable=True)).out.strip()
+    watched(tmp_path)
+    with Path(device).open("r+b", buffering=0) as disk:
+        ok("obd", "grow", device, str(2 * SIZE))
+        assert int(tool("blockdev", "--getsize64", device)) == 2 * SIZE
+        disk.seek(2 * SIZE - 512)
+        assert disk.write(b"x" * 512) == 512
+        os.fsync(disk.fileno())
+    ok("obd", "detach", device)
+    device = ok("obd", "attach", tmp_path / "image.json", "--via", "fuse").out.strip()
+    assert Path(device).read_bytes() == DATA + bytes(SIZE - 512) + b"x" * 512
+
+
 def test_an_attached_device_can_be_watched(tmp_path: Path) -> None:
     config = image(tmp_path)
     device = ok("obd", "attach", config).out.strip()
-    pid = listed()[0]["pid"]
-    subprocess.run(
-        ["timeout", "20", "sh", "-c", f"until [ -S {tmp_path}/run/processes/{pid}.sock ]; do :; done"]
-    )
+    pid = watched(tmp_path)
     assert pid in processes()
     found = statistics(pid)
     assert found["command"] == "obd attach"

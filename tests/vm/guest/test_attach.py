@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from obd.sockets import processes, statistics
 from tests.e2e.commands import end, ok, run
 from tests.e2e.disks import MIB, content, layer, tool
 from tests.vm.boot import PROJECT
@@ -69,6 +71,14 @@ def mounted(device: str, directory: Path, *options: str) -> Iterator[Path]:
     tool("umount", directory)
 
 
+def until_it_can_be_asked(device: str) -> None:
+    """Waits for the control socket of whoever serves a device, which is there a moment after it."""
+    deadline = time.monotonic() + END_S
+    while device not in [one["address"] for pid in processes() for one in statistics(pid)["devices"]]:
+        assert time.monotonic() < deadline, f"nobody knows {device}"
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("via", ["nbd", "tcmu"])
 def test_a_file_system_lives_on_it(tmp_path: Path, via: str) -> None:
     config = image(tmp_path)
@@ -78,6 +88,10 @@ def test_a_file_system_lives_on_it(tmp_path: Path, via: str) -> None:
         with mounted(device, tmp_path / "root") as root:
             tool("cp", "-a", TREE, root)
             tool("fstrim", root)
+            until_it_can_be_asked(device)
+            ok("obd", "grow", device, "2G")
+            assert int(tool("blockdev", "--getsize64", device)) == 2 << 30
+            tool("resize2fs", device)
             done = run("obd", "detach", device)
             assert done.lines == [f"obd: busy: {device}: in use: mounted at {root}"]
         ok("obd", "detach", device)
