@@ -80,7 +80,7 @@ class Installation:
         shutil.rmtree(self.venv, ignore_errors=True)
         gone = [self.home / BASE_LAYER, *(self._unit(unit) for unit in (TREE / "systemd").iterdir())]
         for source, target, _ in self._configuration():
-            if not target.exists() or target.read_text() == self._text(source):
+            if not os.path.lexists(target) or self._is_as_made(source, target):
                 gone.append(target)
             else:
                 print(f"{target}: stays, it was changed")
@@ -110,10 +110,14 @@ class Installation:
         return source.read_text().replace(PREFIX, str(self.prefix))
 
     def _write_configuration(self, source: Path, target: Path, mode: int) -> None:
-        if not target.exists():
+        if not os.path.lexists(target):
             self._write(target, self._text(source), mode)
-        elif target.read_text() != self._text(source):
+        elif not self._is_as_made(source, target):
             print(f"{target}: stays, it is not {source.relative_to(TREE)}")
+
+    def _is_as_made(self, source: Path, target: Path) -> bool:
+        """Whether a file has what is installed. One that leads to a place that is not there is somebody's."""
+        return target.exists() and target.read_bytes() == self._text(source).encode()
 
     def _write(self, target: Path, text: str, mode: int = 0o644) -> None:
         """Writes a file that is whole from the first moment under its name."""

@@ -62,6 +62,16 @@ def test_an_upgrade_keeps_configuration_and_drops_old_commands(tmp_path: Path) -
     assert files(tmp_path) == set(kept)
 
 
+def test_configuration_that_is_elsewhere_for_now_stays(tmp_path: Path) -> None:
+    kept = [CONFIGURATION, HOME / "cred.json"]
+    for path in kept:
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).symlink_to("/not/mounted")
+    install(tmp_path)
+    install(tmp_path, "--remove")
+    assert all(os.readlink(tmp_path / path) == "/not/mounted" for path in kept)
+
+
 def test_uninstalling_leaves_nothing_of_its_own(tmp_path: Path) -> None:
     install(tmp_path)
     install(tmp_path, "--remove")
