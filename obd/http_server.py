@@ -309,7 +309,7 @@ class _Exchange(BaseHTTPRequestHandler):
         given = self.headers.get_all("Content-Length", ["0"])
         if len(given) != 1 or not (given[0].isascii() and given[0].isdigit()):
             raise ValueError("Content-Length")
-        return int(given[0][:20])
+        return int(given[0].lstrip("0")[:20] or "0")
 
     def _answer(self, answer: Answer, *, close: bool = False) -> None:
         self.connection.settimeout(TIMEOUT_S)

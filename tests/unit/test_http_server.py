@@ -80,6 +80,7 @@ def exchange(address: tuple[str, int], data: bytes) -> bytes:
         (b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * 200 + b"\r\n", b"431", None),
         (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", b"400", None),
         (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"400", None),
+        (b"POST /a HTTP/1.0\r\nContent-Length: " + b"0" * 20 + b"3\r\n\r\nabc", b"200", b"POST /a [] 3"),
         (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", b"413", None),
         (b"BREW /pot HTTP/1.0\r\n\r\n", b"200", b"BREW /pot [] 0"),
         (b"GET http://[ HTTP/1.0\r\n\r\n", b"400", None),
