@@ -10,7 +10,7 @@ use super::apply;
 use crate::device::{BlockDevice, MemoryDevice};
 use crate::error::{Kind, Result};
 use crate::ext4::testing::{bytes, check, SIZE};
-use crate::ext4::Ext4;
+use crate::ext4::{Ext4, DIR, ROOT};
 use crate::fs::{FileSystem, Node as Found, Type};
 use crate::tar::testing::{build, Dialect, Member};
 use crate::tar::Archive;
@@ -242,6 +242,21 @@ fn a_tree_as_deep_as_names_allow_can_be_hidden() {
     run(&device, &build(&[Member::new(&deep, b'0')], Dialect::Gnu)).unwrap();
     run(&device, &build(&[Member::new(".wh.d", b'0')], Dialect::Gnu)).unwrap();
     compare(&device, &Model::default());
+}
+
+#[test]
+fn directories_that_lead_in_circles_are_refused() {
+    for from_root in [false, true] {
+        let device = new();
+        let mut ext4 = Ext4::open(device.clone()).unwrap();
+        let (above, _) = ext4.make_directory(ROOT, b"d", 0o755).unwrap();
+        let (below, _) = ext4.make_directory(above, b"e", 0o755).unwrap();
+        ext4.add_name(below, b"up", if from_root { ROOT } else { above }, DIR).unwrap();
+        ext4.close().unwrap();
+        for layer in [Member::new(".wh.d", b'0'), Member::new("d/.wh..wh..opq", b'0'), Member::new("d", b'0')] {
+            assert_eq!(run(&device, &build(&[layer], Dialect::Pax)).map_err(|e| e.kind()).unwrap_err(), Kind::Corrupt);
+        }
+    }
 }
 
 proptest! {

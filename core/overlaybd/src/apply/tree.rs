@@ -1,10 +1,11 @@
 //! What goes away: what a member replaces, and what whiteouts hide.
 
 use std::collections::hash_map::DefaultHasher;
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 
 use super::Layer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ext4::{Named, DIR, LOST_AND_FOUND};
 
 /// A directory that is being emptied.
@@ -57,12 +58,16 @@ impl Layer<'_> {
             return self.remove_file(directory, name, number, keep).map(drop);
         }
         let first = Emptied { parent: directory, name: name.into(), number, left: self.sorted(number)?, stays: false };
-        // No recursion: how deep it goes is up to the image.
+        // No recursion: how deep it goes is up to the image. But each directory comes once: a circle would have no end.
         let mut above = vec![first];
+        let mut seen = HashSet::from([number]);
         while let Some(present) = above.last_mut() {
             let here = present.number;
             match present.left.pop() {
                 Some((name, number, DIR)) => {
+                    if !seen.insert(number) {
+                        return Err(Error::corrupt(format!("inode {number}: a directory that is in two places")));
+                    }
                     let left = self.sorted(number)?;
                     above.push(Emptied { parent: here, name, number, left, stays: false });
                 }
