@@ -23,6 +23,9 @@ ENABLE_AGAIN = (errno.EAGAIN, errno.EINTR, errno.EEXIST)
 ENABLE_PATIENCE_S = 10.0
 RETRY_S = 0.05
 
+# Attempts to make a directory in one that others remove when it is empty.
+_ATTEMPTS = 100
+
 # What `wwn/vpd_unit_serial` says before the serial number.
 SERIAL_PREFIX = "T10 VPD Unit Serial Number: "
 
@@ -57,8 +60,7 @@ class Backstore:
         errno that the serving program gives: nothing is left then.
         """
         self._check(config)
-        self.directory.parent.mkdir(exist_ok=True)
-        self.directory.mkdir()
+        self._make()
         try:
             for key, value in (
                 ("dev_config", config),
@@ -76,6 +78,16 @@ class Backstore:
             with suppress(OSError):
                 self.remove()
             raise
+
+    def _make(self) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            self.directory.parent.mkdir(exist_ok=True)
+            try:
+                self.directory.mkdir()
+                return
+            except FileNotFoundError:  # whoever removed the last one in there has removed that too
+                if attempt == _ATTEMPTS:
+                    raise
 
     def remove(self) -> None:
         """Removes it, if it is there. `OSError` with EBUSY while a LUN uses it.

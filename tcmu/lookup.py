@@ -18,6 +18,9 @@ _OPENAT2: Final = 437
 # An old kernel, or a filter that does not know the call.
 _NOT_KNOWN: Final = (errno.ENOSYS, errno.EINVAL, errno.EPERM)
 
+# A mount or a renaming anywhere on the machine makes the kernel say that it would have to wait.
+_ATTEMPTS: Final = 8
+
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,10 +33,13 @@ def open_cached(root: Path, name: str, flags: int) -> int:
     above = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
-        descriptor = int(_libc.syscall(_OPENAT2, above, os.fsencode(name), how, len(how)))
-        if descriptor >= 0:
-            return descriptor
-        number = ctypes.get_errno()
+        for _ in range(_ATTEMPTS):
+            descriptor = int(_libc.syscall(_OPENAT2, above, os.fsencode(name), how, len(how)))
+            if descriptor >= 0:
+                return descriptor
+            number = ctypes.get_errno()
+            if number != errno.EAGAIN:
+                break
         if number in _NOT_KNOWN:
             return os.open(name, flags | os.O_CLOEXEC, dir_fd=above)
         number = errno.ENOENT if number == errno.EAGAIN else number

@@ -116,6 +116,7 @@ class Daemon:
             why = "it has gone"
         if why:
             still.end()
+            tcmu.unhold()  # it may have been killed before it could
             _log.warning("no other daemon takes the place of this one: %s", why)
             refuse(self._successor, why)
             self._successor = None

@@ -205,7 +205,8 @@ class Roster:
             began = True
             served.open()
 
-        if not self._is_listed(served):
+        # A ring that is served must not be reset.
+        if not self._is_listed(served) or served.ring is not None:
             return
         try:
             tcmu.take_over(served.device, serve)

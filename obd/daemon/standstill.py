@@ -23,6 +23,7 @@ class Standstill:
         self._devices: Final = [served for served in devices if served.ring is not None]
         self._pool: Final = pool
         self._lock: Final = threading.Lock()
+        self._ended = False
         self._to_block = len(self._devices)
         for served in self._devices:
             pool.submit(partial(self._block, served))
@@ -30,6 +31,8 @@ class Standstill:
     def _block(self, served: Served) -> None:
         try:
             served.device.backstore.block()
+            if self._ended:  # meanwhile, and perhaps let through before it was blocked
+                served.device.backstore.unblock()
         except OSError as error:
             _log.warning("%s cannot be blocked: %s", served.name, line_of(error))
         finally:
@@ -48,6 +51,7 @@ class Standstill:
 
     def end(self) -> None:
         """Lets requests through again."""
+        self._ended = True
         for served in self._devices:
             self._pool.submit(partial(self._unblock, served))
 

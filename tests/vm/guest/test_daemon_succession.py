@@ -90,6 +90,15 @@ def test_one_that_cannot_be_replaced_goes_on(tmp_path: Path, daemon: Daemon) -> 
             assert done.returncode == 255
             assert "goes on: user_1/vol: reading" in done.stderr
             write(other, b"x" * MIB)
+            asks = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            daemon.hear("another daemon asks")  # the first one
+            daemon.hear("another daemon asks")
+            asks.kill()
+            asks.wait(END_S)
+            daemon.hear("no other daemon takes the place of this one")
+            daemon.hear("no other daemon takes the place of this one")
+            with attached("new", of_zeros(room(tmp_path, "new"), MIB)) as new:
+                write(new, b"x" * MIB)
             registry.open.set()
             assert reads.result(END_S) == data
         disk.remove()
