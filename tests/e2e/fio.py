@@ -27,6 +27,7 @@ class Reader:
         self._size, self._where = size, where
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._fio: subprocess.Popen[str] | None = None
         self.passes = 0
         self.problem = ""
         self.slowest_ms = 0.0
@@ -39,16 +40,19 @@ class Reader:
         # With a seed of its own each pass has another order.
         words = ["--rw=randread", f"--randseed={seed}", f"--size={self._size}"]
         command = ["fio", *_COMMON, *words, "--output-format=json", *self._where]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as self._fio:
+            out, err = self._fio.communicate()
+        status = self._fio.returncode
         try:
-            (job,) = json.loads(done.stdout[done.stdout.index("{") :])["jobs"]
+            (job,) = json.loads(out[out.index("{") :])["jobs"]
         except ValueError:
-            self.problem = f"status {done.returncode}: {done.stdout}{done.stderr}"
+            self.problem = f"status {status}: {out}{err}"
             return
         read = job["read"]
         self.slowest_ms = max(self.slowest_ms, read["clat_ns"]["max"] / 1e6)
-        if done.returncode or job["error"] or read["io_bytes"] != self._size:
-            self.problem = f"error {job['error']} after {read['io_bytes']} bytes: {done.stderr}"
+        if status or job["error"] or read["io_bytes"] != self._size:
+            self.problem = f"error {job['error']} after {read['io_bytes']} bytes: {err}"
             return
         self.passes += 1
 
@@ -56,8 +60,10 @@ class Reader:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
+        if failure and self._fio:
+            self._fio.kill()  # what it reads may not come
         self._thread.join()
         print(f"fio {self._where}: {self.passes} passes, slowest read {self.slowest_ms:.1f} ms")
-        assert not self.problem, self.problem
+        assert failure or not self.problem, self.problem

@@ -7,7 +7,10 @@ failed; the rest run in another boot.
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Mapping
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import pytest
@@ -50,7 +53,7 @@ class Remote:
         self._items = items
         self._silence_s = longest_s + BOOT_S[kind]
         self._guest: Guest | None = None
-        self._messages: Iterator[dict[str, Any]] = iter(())
+        self._heard: SimpleQueue[dict[str, Any] | Lost] = SimpleQueue()
         self._reports: dict[str, list[pytest.TestReport]] = {name: [] for name in items}
         self._finished: set[str] = set()
         self._running = ""
@@ -72,7 +75,7 @@ class Remote:
                     raise Lost(self._broken)
                 if self._guest is None:
                     self._boot()
-                self._receive(next(self._messages))
+                self._receive(self._heard.get())
             except Unavailable as e:
                 self._finish(name, "skipped", str(e))
             except Lost as e:
@@ -94,10 +97,14 @@ class Remote:
         self._running, self._fruitless = "", True
         self._boots += 1
         self._guest = Guest(self._kind, shlex.join(words))
-        self._messages = self._guest.messages(self._silence_s)
+        self._heard = SimpleQueue()
+        listen = partial(_listen, self._guest, self._silence_s, self._heard)
+        threading.Thread(target=listen, name=f"hear {self._kind}", daemon=True).start()
 
-    def _receive(self, message: dict[str, Any]) -> None:
+    def _receive(self, message: dict[str, Any] | Lost) -> None:
         """Takes what the guest tells: a test starts, reports, is finished, or there will be no more."""
+        if isinstance(message, Lost):
+            raise message
         if "starts" in message:
             self._running, self._fruitless = message["starts"], False
         elif "finished" in message:
@@ -138,3 +145,14 @@ class Remote:
         )
         self._reports[name].append(report)
         self._finished.add(name)
+
+
+def _listen(guest: Guest, silence_s: float, heard: "SimpleQueue[dict[str, Any] | Lost]") -> None:
+    """Hears a guest out, also while nobody asks for its tests: one that is not heard waits, and is late."""
+    try:
+        for message in guest.messages(silence_s):
+            heard.put(message)
+    except Lost as e:
+        heard.put(e)
+    except OSError as e:
+        heard.put(Lost(f"the guest cannot be heard: {e}"))  # stopped

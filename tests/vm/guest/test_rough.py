@@ -176,6 +176,7 @@ def reader(disk: Disk, size: int) -> fio.Reader:
     return fio.Reader(size, f"--filename={disk.node}", "--direct=1", "--ioengine=libaio", "--rate_iops=500")
 
 
+@pytest.mark.timeout(150)
 def test_a_registry_that_is_away_is_waited_for(tmp_path: Path, daemon: Daemon) -> None:
     with (
         remote(tmp_path) as (registry, config, size),
@@ -192,6 +193,7 @@ def test_a_registry_that_is_away_is_waited_for(tmp_path: Path, daemon: Daemon) -
         until(lambda: reads.passes or reads.problem, "fio does not get on")
 
 
+@pytest.mark.timeout(150)
 def test_a_daemon_leaves_what_waits_for_a_registry_to_the_next(tmp_path: Path) -> None:
     with (
         running(tmp_path, limits={"DRAIN_S": 0.5}) as daemon,
