@@ -27,7 +27,7 @@ DONE = 3  # what the command of a reply is above that of its event
 SET_FEATURES = 7
 
 # <linux/netlink.h>, <linux/socket.h>
-SOL_NETLINK, ADD_MEMBERSHIP, NO_ENOBUFS = 270, 1, 5
+SOL_NETLINK, ADD_MEMBERSHIP, DROP_MEMBERSHIP, NO_ENOBUFS = 270, 1, 2, 5
 SO_RCVBUFFORCE = 33
 
 # Room for the events of some ten thousand devices that are made at once: one that is lost hangs its maker.
@@ -84,7 +84,8 @@ class Link:
         self._events.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
         self._events.setsockopt(SOL_NETLINK, NO_ENOBUFS, 1)
         self._events.bind((0, 0))
-        self._events.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, groups[GROUP])
+        self._group = groups[GROUP]
+        self._events.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, self._group)
         # A kernel that does not know this does not wait either.
         try:
             self._asker.ask(self._family, SET_FEATURES, VERSION, attribute(KERNEL_WAITS, b"\1"))
@@ -103,6 +104,16 @@ class Link:
         except BlockingIOError:
             return []
         return parse(data, self._family) if sender == 0 else []  # 0: the kernel itself
+
+    def leave(self) -> list[Event]:
+        """Hears no more events; those that have come and not been received. Replies can still be given."""
+        self._events.setsockopt(SOL_NETLINK, DROP_MEMBERSHIP, self._group)
+        events = []
+        with suppress(BlockingIOError):
+            while True:
+                data, (sender, _) = self._events.recvfrom(MAX_EVENT_BYTES)
+                events += parse(data, self._family) if sender == 0 else []
+        return events
 
     def reply(self, event: Event, error: int = 0) -> None:
         """Tells the kernel that the event has been dealt with, or with which errno it failed.

@@ -130,10 +130,11 @@ class Daemon:
         self.roster.leave()
         if not self._until(lambda: self.roster.idle, limits.CLOSE_LIMIT_S):
             _log.error("some devices could not be closed in %g s", limits.CLOSE_LIMIT_S)
-        # Late, since creators try again for some seconds only: they are to meet the next daemon.
-        for answer in self._owed.waiting():
-            if answer.event.change is tcmu.Change.ADDED:
-                answer.give(errno.EAGAIN)
+        # Late, since creators try again for some seconds only: they are to meet the next daemon. Others are
+        # not left waiting for it: there may be none.
+        unread = [Answer(self._link, event, 0) for event in self._link.leave() if self._concerns(event)]
+        for answer in self._owed.waiting() + unread:
+            answer.give(0 if answer.event.change is tcmu.Change.REMOVED else errno.EAGAIN)
 
     def _until(self, done: Callable[[], bool], limit_s: float = float("inf")) -> bool:
         """Runs the loop until something is so; False if it is not in time."""
@@ -153,7 +154,7 @@ class Daemon:
                 else:
                     refuse(asker, "it is asked by another one already")
             for event in self._link.receive():
-                if event.device.subtype == self.subtype:
+                if self._concerns(event):
                     self._deal_with(event)
             if time.monotonic() >= self._next_tick:
                 self._next_tick = time.monotonic() + limits.TICK_S
@@ -175,6 +176,9 @@ class Daemon:
             + (f", {slow} with slow requests" if slow else "")
         )
         self.notifier.alive()
+
+    def _concerns(self, event: tcmu.Event) -> bool:
+        return event.device.subtype == self.subtype
 
     def _deal_with(self, event: tcmu.Event) -> None:
         """Takes care that an event is answered."""

@@ -10,6 +10,9 @@ from typing import Any, cast
 import pytest
 
 import tcmu
+from obd.daemon import handover
+from obd.daemon.answer import Answer
+from obd.daemon.daemon import Daemon
 from obd.daemon.roster import Roster
 from obd.daemon.served import Served
 from obd.daemon.standstill import Standstill
@@ -48,6 +51,46 @@ class Blocked:
 
     def unblock(self) -> None:
         self.blocked = False
+
+
+class Link:
+    """A link to a kernel that announces a removal when the daemon does not look any more."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int]] = []
+
+    def receive(self) -> list[tcmu.Event]:
+        return []
+
+    def leave(self) -> list[tcmu.Event]:
+        return [event(tcmu.Change.REMOVED, 3), event(tcmu.Change.ADDED, 4)]
+
+    def reply(self, event: tcmu.Event, error: int = 0) -> None:
+        self.told.append((event.device_id, error))
+
+
+class Doorbell:
+    """At which nobody asks."""
+
+    def answer(self) -> None:
+        return None
+
+
+def event(change: tcmu.Change, number: int) -> tcmu.Event:
+    return tcmu.Event(change, number, DEVICE)
+
+
+def test_an_ending_daemon_leaves_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path))
+    (tmp_path / "service.json").write_text("{}")
+    daemon, link = Daemon(Service(str(tmp_path / "service.json"))), Link()
+    daemon._link, daemon._doorbell = cast(tcmu.Link, link), cast(handover.Doorbell, Doorbell())
+    for change, number in ((tcmu.Change.ADDED, 1), (tcmu.Change.REMOVED, 2)):
+        answer = Answer(cast(tcmu.Link, link), event(change, number), END_S)
+        daemon._owed.add(answer, lambda answer: None)
+    daemon._leave()
+    daemon.notifier.close()
+    assert link.told == [(1, errno.EAGAIN), (2, 0), (3, 0), (4, errno.EAGAIN)]
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from select import select
 
 import pytest
 
 import tcmu
+from obd.daemon.kernel import prepare
 from tests.e2e.disks import MIB, tool
 from tests.vm.guest.tcmu_disk import (
     HBA,
@@ -103,6 +105,20 @@ def test_devices_of_other_programs_are_left_to_them(daemon: Daemon) -> None:
                 link.reply(event)
                 done.result(END_S)
     assert daemon.process.poll() is None
+
+
+def test_what_came_before_a_link_was_left_is_told() -> None:
+    prepare()
+    backstore = tcmu.Backstore(HBA, "theirs")
+    with tcmu.Link() as link, ThreadPoolExecutor(1) as pool:
+        done = pool.submit(backstore.create, "other//x")
+        assert select([link], (), (), END_S)[0]
+        (event,) = link.leave()
+        assert (event.change, event.device.backstore) == (tcmu.Change.ADDED, backstore)
+        link.reply(event)
+        done.result(END_S)
+        backstore.remove()  # and nobody is waited for any more
+        assert not link.receive()
 
 
 def test_a_daemon_that_dies_under_load_is_succeeded_by_the_next(tmp_path: Path, daemon: Daemon) -> None:
