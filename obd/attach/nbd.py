@@ -31,6 +31,9 @@ LOOK_S: Final = 0.01
 class NbdWay(Way):
     """By the kernel's NBD client and a unix socket."""
 
+    def __init__(self) -> None:
+        self._serves = False
+
     def missing(self, service: str | None = None) -> str:
         """What the kernel's NBD lacks here."""
         load_module("nbd")
@@ -56,10 +59,12 @@ class NbdWay(Way):
         return next((path for path in paths if self.is_ours(place, path)), "")
 
     def take_away(self, place: StateDirectory, path: str, *, patience_s: float = PATIENCE_S) -> None:
-        """Disconnects the device, unless it is in use."""
+        """Disconnects the device, unless it is in use; what was written to it and not flushed is, before."""
         fd = claim(path, patience_s=patience_s)
         try:
             if self.is_ours(place, path):
+                if self._serves:  # else nobody would answer
+                    os.fsync(fd)
                 with NbdLink() as link:
                     link.disconnect(path)
         finally:
@@ -73,7 +78,9 @@ class NbdWay(Way):
         self, image: obdcore.Image, place: StateDirectory, *, read_only: bool, on_error: OnError, again: bool
     ) -> "ServedNbd":
         """Serves at a unix socket, to which the kernel connects."""
-        return ServedNbd(image, place, read_only, on_error, self.find(place) if again else "")
+        served = ServedNbd(image, place, read_only, on_error, self.find(place) if again else "")
+        self._serves = True
+        return served
 
 
 class ServedNbd:

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from obd.attach import nbd
+from obd.image import open_device
 from obd.sockets import processes, statistics
+from obd.state import StateDirectory
 from tests.e2e.commands import end, ok, run
 from tests.e2e.disks import MIB, content, layer, tool
 from tests.vm.boot import PROJECT
@@ -77,6 +80,28 @@ def until_it_can_be_asked(device: str) -> None:
     while device not in [one["address"] for pid in processes() for one in statistics(pid)["devices"]]:
         assert time.monotonic() < deadline, f"nobody knows {device}"
         time.sleep(0.01)
+
+
+def test_what_was_written_last_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, by, data = StateDirectory("attach", "image.json"), nbd.NbdWay(), b"x" * MIB
+    assert place.acquire() and not by.missing()
+    with open_device(image(tmp_path)) as device:
+        served = by.serve(device.native, place, read_only=False, on_error=lambda *_: None, again=False)
+        user = os.open(served.path, os.O_RDWR)
+        os.write(user, data)
+
+        def claim(path: str, **_: object) -> int:
+            """As if the user ended between the opening of the device and the look at its users."""
+            fd = os.open(path, os.O_RDONLY | os.O_EXCL)
+            os.close(user)
+            return fd
+
+        monkeypatch.setattr(nbd, "claim", claim)
+        by.take_away(place, served.path)
+        served.stop()
+        assert device.read(0, MIB) == data
+    place.remove()
+    place.release()
 
 
 @pytest.mark.parametrize("via", ["nbd", "tcmu"])
