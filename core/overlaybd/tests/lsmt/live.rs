@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 
 use overlaybd::blob::{Blob, FileBlob};
 use overlaybd::device::BlockDevice;
 use overlaybd::image::{open, Image, NewUpper, Snapshot};
 use overlaybd::lsmt::upper::{create, CreateOptions};
+use overlaybd::lsmt::Upper;
 use overlaybd::sys::fault::{Fault, FaultDisk};
 use overlaybd::sys::Disk;
 use overlaybd::{Error, Kind};
@@ -285,4 +287,43 @@ fn an_image_without_an_upper_takes_neither() {
     let (data, index) = files("u0");
     let full = open(&disk, vec![lower; 255], Some((&data, &index))).unwrap();
     assert_eq!(snapshot(&full, &disk, &config, "u1", false).unwrap_err().kind(), Kind::Limit);
+}
+
+#[test]
+fn a_flush_that_meets_a_seal_makes_durable_what_a_restart_reads() {
+    for seed in 1..20 {
+        let disk = MemDisk::default();
+        new_pair(&disk, "u0", SECTORS * 512, seed % 2 == 0);
+        let (data, index) = files("u0");
+        let upper = Upper::open(&disk, &data, &index).unwrap();
+        upper.write_at(&vec![7; SECTORS as usize * 512], 0, |_, _| Ok(())).unwrap();
+        upper.seal().unwrap();
+        upper.flush().unwrap(); // begun before the cut, say, and late
+        drop(upper);
+        disk.crash(&mut Random(seed));
+        let image = Config { lowers: vec![], upper: "u0".to_string() }.open(&disk).unwrap();
+        assert!(flatten(&image).iter().all(|byte| *byte == 7), "seed {seed}: not yet published, and lost");
+    }
+}
+
+#[test]
+fn a_flush_that_meets_a_seal_succeeds() {
+    for round in 0..2000 {
+        let disk = MemDisk::default();
+        new_pair(&disk, "u0", SECTORS * 512, false);
+        let upper = Upper::open(&disk, &files("u0").0, &files("u0").1).unwrap();
+        let (both, sealed) = (Barrier::new(2), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                both.wait();
+                while !sealed.load(Ordering::Relaxed) {
+                    upper.flush().unwrap();
+                }
+            });
+            both.wait();
+            (0..round % 100).for_each(|_| std::hint::spin_loop());
+            upper.seal().unwrap();
+            sealed.store(true, Ordering::Relaxed);
+        });
+    }
 }

@@ -200,7 +200,7 @@ impl Log {
     /// With `eager` a mark is written between the two, which then speaks of the data only; without, it
     /// goes before the next record. A sealed layer is durable already.
     pub fn flush(&self, data: &dyn File, eager: bool) -> Result<()> {
-        let _one_at_a_time = self.flushing.lock();
+        let _one_at_a_time = self.hold_flushes();
         if self.is_sealed() {
             return Ok(());
         }
@@ -217,6 +217,11 @@ impl Log {
             Err(e) => state.closed = Some((Kind::Io, format!("an earlier flush failed, close the layer: {e}"))),
         }
         synced
+    }
+
+    /// Waits for the end of a flush that is under way, and holds off all others.
+    pub fn hold_flushes(&self) -> MutexGuard<'_, ()> {
+        self.flushing.lock()
     }
 
     /// Marks records as durable at once. Without room for the mark the log only knows less.

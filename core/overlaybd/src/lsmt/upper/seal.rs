@@ -14,7 +14,7 @@ const ENTRIES_PER_SECTOR: usize = SECTOR as usize / ENTRY_BYTES;
 
 impl Upper {
     /// Appends index and trailer to the data file, durably; from then on the file can be opened as a
-    /// [`Layer`](super::Layer), and this layer refuses writes. The index file is of no more use.
+    /// [`Layer`](super::Layer), and this layer refuses writes. The pair still opens as an upper that holds the same.
     ///
     /// The caller sees to it that no write is under way: one that is gets `ReadOnly`. Sealing again does nothing.
     ///
@@ -22,6 +22,8 @@ impl Upper {
     /// `Limit`, before anything is changed, if the layer has more entries than a reader takes: commit
     /// it instead. `NoSpace`, `Io`: the layer goes on as it was, unless a flush failed.
     pub fn seal(&self) -> Result<()> {
+        // One that is under way ends first: if it fails, what it could not write is not to be sealed.
+        let _no_flush = self.log.hold_flushes();
         if self.log.is_sealed() {
             return Ok(());
         }
@@ -46,9 +48,11 @@ impl Upper {
             let _ = self.data.set_len(at);
             return Err(e.context("seal"));
         }
-        if let Err(e) = self.data.sync_data() {
+        // The log too: a flush that comes now finds nothing left to do, while a restart may yet read the pair.
+        let data = self.data.sync_data().map_err(|e| Error::io("flush", e).in_file(self.data.path()));
+        if let Err(e) = data.and_then(|()| self.log.sync_log()) {
             self.log.close(&mut state, Kind::Io, &format!("sealing failed, close the layer: {e}"));
-            return Err(Error::io("flush", e).in_file(self.data.path()).context("seal"));
+            return Err(e.context("seal"));
         }
         self.log.close(&mut state, Kind::ReadOnly, "the layer has been sealed");
         Ok(())
