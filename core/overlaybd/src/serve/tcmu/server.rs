@@ -240,7 +240,12 @@ impl Shared {
     fn gather(self: &Arc<Self>) -> Result<(VecDeque<Job>, u64)> {
         let (mut batch, mut bytes) = (VecDeque::new(), 0);
         while batch.len() < BATCH_COMMANDS && bytes < BATCH_BYTES && !self.stopping() {
-            let Some(command) = self.ring.take()? else { break };
+            let command = self.ring.take()?;
+            // Before it is known by its id, which one that was aborted may have had until then.
+            for id in self.ring.aborted() {
+                self.slow.lock().entry(id).and_modify(|slow| slow.aborted = true);
+            }
+            let Some(command) = command else { break };
             Counters::add(&self.stats.requests, 1);
             let request = match self.request(&command) {
                 Ok(request) => request,
@@ -259,11 +264,6 @@ impl Shared {
                 // Before what may be a wait for room among the workers.
                 self.tell();
                 self.hand_on((command, request));
-            }
-        }
-        for id in self.ring.aborted() {
-            if let Some(slow) = self.slow.lock().get_mut(&id) {
-                slow.aborted = true;
             }
         }
         if batch.is_empty() {

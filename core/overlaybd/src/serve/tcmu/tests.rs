@@ -225,6 +225,26 @@ fn what_is_aborted_is_not_begun() {
 }
 
 #[test]
+fn an_abort_does_not_mean_a_later_command_of_the_same_id() {
+    let device = Arc::new(Device { cold: 0..4096, ..Device::new() });
+    let kernel = Kernel::new(8192);
+    let server = kernel.serve(device.clone(), 1, None);
+    kernel.send(1, &read_10(0, 1), &[kernel.place(0, 512)]);
+    device.gate.wait_for(1);
+    let at = kernel.reserve(40);
+    for (place, bytes) in [(entry::IDS, &[1, 0, 0, 0][..]), (entry::ID_LIST, &[2, 0, 0, 0, 0, 0, 0, 0])] {
+        kernel.region.put(at + place, bytes).unwrap();
+    }
+    kernel.put_other(entry::ABORT, 40);
+    kernel.put(2, &read_10(1, 1), &[kernel.place(512, 512)]);
+    kernel.send(4, &read_10(100, 1), &[kernel.place(1536, 512)]);
+    assert_eq!(kernel.wait_for(4), Completion::GOOD, "so the entries before have been seen");
+    device.gate.open();
+    assert_eq!(kernel.wait_for(2), Completion::GOOD);
+    assert!(server.stop(Duration::from_secs(10)));
+}
+
+#[test]
 fn a_compare_and_write_writes_where_it_finds_what_it_expects() {
     let device = Arc::new(MemoryDevice::new(1 << 20).unwrap());
     let kernel = Kernel::new(8192);
