@@ -19,6 +19,7 @@ pub trait Port {
     /// Answers the request of a tag, with the next [`Port::wait`].
     fn answer(&mut self, tag: u16, result: i32);
     /// Hands in what was answered; returns when requests have arrived, somebody rang the bell or `patience` is over.
+    /// Buffers are filled at no other time, and only those of requests that have arrived then.
     ///
     /// Errors: if the kernel cannot be spoken to any more.
     fn wait(&mut self, arrived: &mut Vec<u16>, patience: Patience) -> Result<()>;
@@ -208,8 +209,8 @@ impl Port for UblkPort {
     }
 }
 
-/// A ring for a thread of its own, whose kernel part does nothing behind its back where that can be had (Linux 6.1).
+/// A ring for a thread of its own, whose kernel part does nothing behind its back: the data of requests comes during
+/// [`Port::wait`] only (Linux 6.1, which is older than all that has what is needed of ublk).
 fn ring(entries: u32) -> io::Result<IoUring> {
-    let best = IoUring::builder().dontfork().setup_single_issuer().setup_defer_taskrun().build(entries);
-    best.or_else(|_| IoUring::builder().dontfork().build(entries))
+    IoUring::builder().dontfork().setup_single_issuer().setup_defer_taskrun().build(entries)
 }

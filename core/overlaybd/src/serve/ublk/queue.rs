@@ -94,14 +94,17 @@ impl Queue {
                 (true, false) => Patience::Unlimited,
             };
             Counters::add(&self.shared.stats.waits, 1);
+            let since = Instant::now();
             port.wait(&mut arrived, patience)?;
             self.asleep.store(false, Ordering::SeqCst);
             if ending {
                 return Ok(());
             }
             let stopping = self.shared.stopping.load(Ordering::SeqCst);
-            if arrived.is_empty() && self.away.load(Ordering::SeqCst) == 0 && patience == Patience::Limited(IDLE) {
-                // SAFETY: nobody is at a request.
+            let idle = arrived.is_empty() && self.away.load(Ordering::SeqCst) == 0;
+            // A late ring of the bell ends a wait too.
+            if idle && patience == Patience::Limited(IDLE) && since.elapsed() >= IDLE {
+                // SAFETY: nobody is at a request, and the kernel brings the data of one only while it is waited for.
                 unsafe { self.buffers.release() };
                 used = false;
             }

@@ -296,6 +296,21 @@ fn workers_help_with_large_batches() {
 }
 
 #[test]
+fn buffers_outlast_a_bell_rung_for_nothing() {
+    let served = serve(Device::new());
+    assert_eq!(served.request(READ, 8, 0), 4096);
+    for _ in 0..3 {
+        let waits = served.stats().waits;
+        served.queue.wake();
+        while served.stats().waits == waits {
+            std::thread::yield_now();
+        }
+    }
+    assert!(served.data(0, 4096) == pattern(0, 4096), "they are given back after a while only");
+    served.stop().unwrap();
+}
+
+#[test]
 fn a_stopped_queue_answers_what_it_has_and_takes_no_more() {
     let served = serve(Device { cold: 0..512, ..Device::new() });
     served.ask(&[(1, READ, 1, 0)]);
