@@ -27,6 +27,7 @@ DATA_AREA_MIB: Final = 4
 _LONGEST_CONFIG_BYTES: Final = 255
 _CONFIGFS: Final = Path("/sys/kernel/config/target")
 _BLKROSET: Final = 0x125D
+_BLKFLSBUF: Final = 0x1261
 
 
 class TcmuWay(Way):
@@ -92,6 +93,9 @@ class TcmuWay(Way):
         _need_daemon(place)
         fd = claim(path, patience_s=patience_s)
         try:
+            # The kernel would throw away what was written and is in its cache. Closing the image makes it
+            # durable.
+            fcntl.ioctl(fd, _BLKFLSBUF)
             self.clear(place)
         finally:
             os.close(fd)

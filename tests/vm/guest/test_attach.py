@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from obd.attach import nbd
+from obd.attach import nbd, tcmu
 from obd.image import open_device
 from obd.sockets import processes, statistics
 from obd.state import StateDirectory
@@ -82,23 +83,43 @@ def until_it_can_be_asked(device: str) -> None:
         time.sleep(0.01)
 
 
-def test_what_was_written_last_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def ends_late(user: int, monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    """As if a user ended between the opening of the device and the look at its users."""
+
+    def claim(path: str, **_: object) -> int:
+        fd = os.open(path, os.O_RDONLY | os.O_EXCL)
+        os.close(user)
+        return fd
+
+    monkeypatch.setattr(module, "claim", claim)
+
+
+def test_what_was_written_last_is_kept_by_nbd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, by, data = StateDirectory("attach", "image.json"), nbd.NbdWay(), b"x" * MIB
     assert place.acquire() and not by.missing()
     with open_device(image(tmp_path)) as device:
         served = by.serve(device.native, place, read_only=False, on_error=lambda *_: None, again=False)
         user = os.open(served.path, os.O_RDWR)
         os.write(user, data)
-
-        def claim(path: str, **_: object) -> int:
-            """As if the user ended between the opening of the device and the look at its users."""
-            fd = os.open(path, os.O_RDONLY | os.O_EXCL)
-            os.close(user)
-            return fd
-
-        monkeypatch.setattr(nbd, "claim", claim)
+        ends_late(user, monkeypatch, nbd)
         by.take_away(place, served.path)
         served.stop()
+        assert device.read(0, MIB) == data
+    place.remove()
+    place.release()
+
+
+def test_what_was_written_last_is_kept_by_tcmu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, by, data = image(tmp_path), tcmu.TcmuWay(), b"x" * MIB
+    place = StateDirectory("attach", str(config))
+    with running(tmp_path):
+        assert place.acquire() and not by.missing()
+        path = by.attach(place, read_only=False)
+        user = os.open(path, os.O_RDWR)
+        os.write(user, data)
+        ends_late(user, monkeypatch, tcmu)
+        by.take_away(place, path)
+    with open_device(config) as device:
         assert device.read(0, MIB) == data
     place.remove()
     place.release()
