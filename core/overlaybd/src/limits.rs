@@ -246,6 +246,9 @@ pub const MAX_AUDIT_EVENTS: usize = 16 << 10;
 /// Pages of metadata that are kept of an ext4 file system being written: 32 MiB.
 pub const MAX_EXT4_PAGES: usize = 8192;
 
+/// Groups of an ext4 file system being written, each of which takes memory: 64 TiB of them, as they usually are.
+pub const MAX_EXT4_GROUPS: u64 = 1 << 19;
+
 /// Names in directories that are kept of an ext4 file system being written: some 60 MiB.
 pub const MAX_EXT4_ENTRIES: usize = 1 << 19;
 

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
+use crate::limits::MAX_EXT4_GROUPS;
 use dir::{Directory, Format};
 use handle::Handle;
 use pages::Pages;
@@ -262,6 +263,11 @@ fn check_features(block: &[u8; 1024]) -> Result<()> {
             unknown.0, unknown.1, missing.0, missing.1
         );
         return Err(Error::new(Kind::Unsupported, what));
+    }
+    let high = if incompatible & 0x80 != 0 { word(0x150) } else { 0 };
+    let groups = (u64::from(high) << 32 | u64::from(word(0x4))) / u64::from(word(0x20).max(1));
+    if groups > MAX_EXT4_GROUPS {
+        return Err(Error::new(Kind::Limit, format!("ext4 of {groups} groups of blocks")));
     }
     Ok(())
 }

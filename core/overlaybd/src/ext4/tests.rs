@@ -118,6 +118,16 @@ fn an_error_of_the_device_is_told() {
 }
 
 #[test]
+fn what_a_super_block_claims_is_bounded() {
+    let device = new(SIZE);
+    let put = |at: u64, value: u32| device.write_at(&value.to_le_bytes(), 1024 + at).unwrap();
+    // Groups of 32 blocks: 2^25 of them, which would take 2 GiB of memory.
+    put(0x4, 1 << 30);
+    put(0x20, 32);
+    assert_eq!(Ext4::open(device).map(drop).unwrap_err().kind(), Kind::Limit);
+}
+
+#[test]
 fn a_full_one_says_so() {
     let mut ext4 = Ext4::open(new(2 << 20)).unwrap();
     let mut content = Content::default();
