@@ -14,6 +14,7 @@ from obd.errors import ObdError
 _CTL_GET_FREE: Final = 0x4C82
 _CONFIGURE: Final = 0x4C0A
 _CLEAR: Final = 0x4C01
+_FLUSH: Final = 0x1261  # BLKFLSBUF of linux/fs.h
 _CHANGE: Final = 0x4C06
 _SET_CAPACITY: Final = 0x4C07
 _READ_ONLY: Final = 1
@@ -88,6 +89,7 @@ def grow(path: str) -> None:
 
 def detach(fd: int) -> None:
     """Detaches the loop device that `fd` is open on; if it has other users, when the last of them is gone."""
+    fcntl.ioctl(fd, _FLUSH)  # the kernel would throw away what was written and is in its cache
     fcntl.ioctl(fd, _CLEAR)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from obd.attach import nbd, tcmu
+from obd.attach import fuse, nbd, tcmu
+from obd.attach.ways import Way
 from obd.image import open_device
 from obd.sockets import processes, statistics
 from obd.state import StateDirectory
@@ -94,14 +95,18 @@ def ends_late(user: int, monkeypatch: pytest.MonkeyPatch, module: ModuleType) ->
     monkeypatch.setattr(module, "claim", claim)
 
 
-def test_what_was_written_last_is_kept_by_nbd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, by, data = StateDirectory("attach", "image.json"), nbd.NbdWay(), b"x" * MIB
+@pytest.mark.parametrize(("by", "module"), [(nbd.NbdWay(), nbd), (fuse.FuseWay(), fuse)])
+def test_what_was_written_last_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: Way, module: ModuleType
+) -> None:
+    place, data = StateDirectory("attach", "image.json"), b"x" * MIB
     assert place.acquire() and not by.missing()
     with open_device(image(tmp_path)) as device:
         served = by.serve(device.native, place, read_only=False, on_error=lambda *_: None, again=False)
+        served.let_go()
         user = os.open(served.path, os.O_RDWR)
         os.write(user, data)
-        ends_late(user, monkeypatch, nbd)
+        ends_late(user, monkeypatch, module)
         by.take_away(place, served.path)
         served.stop()
         assert device.read(0, MIB) == data
