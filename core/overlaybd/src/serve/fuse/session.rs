@@ -107,6 +107,8 @@ impl Mount {
         match &*outcome {
             None => Ok(false),
             Some(Ok(())) => Ok(true),
+            // A thread that was just about to ask the kernel for a request when the mount was forced to go.
+            Some(Err(e)) if e.raw_os_error() == Some(libc::ECONNABORTED) => Ok(true),
             Some(Err(e)) => Err(Error::new(Kind::Io, format!("serving FUSE: {e}")).in_file(self.directory())),
         }
     }
