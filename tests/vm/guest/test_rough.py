@@ -125,7 +125,9 @@ def test_three_hundred_rounds_leave_nothing_behind(tmp_path: Path, daemon: Daemo
         after.append(held(daemon))
         memory[number] = memory_kib()
     # Each at its least: a thread of one round may still be ending in the next.
-    early, late = ([min(column) for column in zip(*rounds)] for rounds in (after[80:100], after[280:]))
+    early, late = (
+        [min(column) for column in zip(*rounds, strict=True)] for rounds in (after[80:100], after[280:])
+    )
     assert late == early
     assert late[2] == 0
     # What it grows by is less than one device takes, and a device's leak would show 200 times over.
