@@ -15,6 +15,7 @@ import pytest
 import obd
 from cache.prefetch import Replay
 from obd.image import Device
+from obd.service import Service
 from tests.e2e.commands import ok, serving
 from tests.e2e.servers import Registry
 from tests.ref import trace_ref
@@ -117,8 +118,10 @@ def test_what_was_read_is_recorded(trace: Path) -> None:
 def test_after_a_replay_the_same_reads_ask_nobody(tmp_path: Path, raw: Path, trace: Path) -> None:
     with Registry(tmp_path / "registry") as registry:
         image = config(tmp_path, push(registry, raw, tmp_path), recordTracePath=str(trace))
-        with obd.open(image, service(tmp_path)) as device:
+        host = Service(service(tmp_path))
+        with obd.open(image, host) as device:
             stats = replayed(device)
+            host.cache().flush()  # who reads from memory what is to be written yet has more read ahead
             assert not stats["skipped"] and not device.recording
             before = requests(device)
             registry.stop()
@@ -137,8 +140,10 @@ def test_the_trace_of_the_acceleration_layer_is_replayed(
     (tmp_path / "fs" / "trace").write_bytes(trace.read_bytes())
     lowers = [*json.loads(pushed.read_text())["lowers"], {"dir": str(tmp_path / "fs")}]
     image = config(tmp_path, pushed, lowers=lowers, accelerationLayer=True)
-    with obd.open(image, service(tmp_path)) as device:
+    host = Service(service(tmp_path))
+    with obd.open(image, host) as device:
         replayed(device)
+        host.cache().flush()
         before = requests(device)
         read_all(device, raw)
         assert requests(device) == before
@@ -158,8 +163,10 @@ def test_an_acceleration_layer_that_only_the_registry_has(
     document, layer = (json.loads(path.read_text()) for path in (pushed, tmp_path / "c.json"))
     lowers = [*document["lowers"], *layer["lowers"]]
     image = config(tmp_path, pushed, lowers=lowers, accelerationLayer=True)
-    with obd.open(image, service(tmp_path)) as device:
+    host = Service(service(tmp_path))
+    with obd.open(image, host) as device:
         replayed(device)
+        host.cache().flush()
         before = requests(device)
         read_all(device, raw)
         assert requests(device) == before
