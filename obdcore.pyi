@@ -543,7 +543,7 @@ class TcmuDevice:
         on_error: Callable[[str, Error], None] | None = None,
     ) -> None: ...
     def stats(self) -> dict[str, int]:
-        """Counters: serving (0 or 1), active, requests, read_bytes, written_bytes, errors, refused, kicks."""
+        """Counters: serving (0 or 1), active, requests, read_bytes, written_bytes, errors, refused, turns."""
 
     def oldest(self) -> tuple[float, str] | None:
         """The command that workers have been at for longest: seconds, and what it is."""
@@ -594,7 +594,7 @@ class UblkDevice:
     @property
     def depth(self) -> int: ...
     def stats(self) -> dict[str, int]:
-        """Counters: serving (queues), active, requests, read_bytes, written_bytes, errors, refused, waits."""
+        """Counters: serving (queues), active, requests, read_bytes, written_bytes, errors, refused, turns."""
 
     def oldest(self) -> tuple[float, str] | None:
         """The request that workers have been at for longest: seconds, and what it is."""

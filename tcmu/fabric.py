@@ -13,7 +13,7 @@ SCSI = Path("/sys/class/scsi_device")
 
 # The kernel looks for the disk and makes its node behind our back.
 APPEAR_S = 10.0
-LOOK_S = 0.01
+LOOK_S = 0.001
 
 
 @dataclass(frozen=True)

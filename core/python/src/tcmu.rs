@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{IntoPyDict, PyDict};
 
 use overlaybd::device::BlockDevice;
 use overlaybd::serve::tcmu;
@@ -41,17 +41,7 @@ impl TcmuDevice {
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.0.stats();
-        let dict = PyDict::new(py);
-        dict.set_item("serving", u64::from(stats.serving))?;
-        dict.set_item("active", stats.active)?;
-        dict.set_item("requests", stats.requests)?;
-        dict.set_item("read_bytes", stats.read_bytes)?;
-        dict.set_item("written_bytes", stats.written_bytes)?;
-        dict.set_item("errors", stats.errors)?;
-        dict.set_item("refused", stats.refused)?;
-        dict.set_item("kicks", stats.kicks)?;
-        Ok(dict)
+        self.0.stats().named().into_py_dict(py)
     }
 
     fn oldest(&self) -> Option<(f64, String)> {

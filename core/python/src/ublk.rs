@@ -6,7 +6,7 @@ use overlaybd::device::BlockDevice;
 use overlaybd::serve::ublk::{self, state, Control, Info};
 use overlaybd::{Error, Kind};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{IntoPyDict, PyDict};
 
 use crate::errors::to_py;
 use crate::image::PyImage;
@@ -68,17 +68,7 @@ impl UblkDevice {
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.0.stats();
-        let dict = PyDict::new(py);
-        dict.set_item("serving", stats.serving)?;
-        dict.set_item("active", stats.active)?;
-        dict.set_item("requests", stats.requests)?;
-        dict.set_item("read_bytes", stats.read_bytes)?;
-        dict.set_item("written_bytes", stats.written_bytes)?;
-        dict.set_item("errors", stats.errors)?;
-        dict.set_item("refused", stats.refused)?;
-        dict.set_item("waits", stats.waits)?;
-        Ok(dict)
+        self.0.stats().named().into_py_dict(py)
     }
 
     fn oldest(&self) -> Option<(f64, String)> {

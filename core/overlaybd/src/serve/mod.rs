@@ -5,6 +5,7 @@ pub mod fuse;
 pub mod nbd;
 pub mod pool;
 mod report;
+mod stats;
 pub mod tcmu;
 #[cfg(test)]
 mod test_device;

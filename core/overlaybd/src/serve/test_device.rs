@@ -1,5 +1,7 @@
 //! A device for tests of the front ends: it fails, panics or waits where told.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use parking_lot::{Condvar, Mutex};
 
 use crate::device::{BlockDevice, Extent, MemoryDevice};
@@ -15,6 +17,8 @@ pub struct Device {
     pub panics: std::ops::Range<u64>,
     pub cold: std::ops::Range<u64>,
     pub gate: Gate,
+    /// Flushes so far.
+    pub flushes: AtomicUsize,
 }
 
 /// Holds readers up until it is opened.
@@ -56,7 +60,7 @@ impl Device {
     pub fn new() -> Self {
         let memory = MemoryDevice::new(SIZE).unwrap();
         memory.write_at(&pattern(0, SIZE as usize), 0).unwrap();
-        Device { memory, bad: 0..0, panics: 0..0, cold: 0..0, gate: Gate::default() }
+        Device { memory, bad: 0..0, panics: 0..0, cold: 0..0, gate: Gate::default(), flushes: AtomicUsize::new(0) }
     }
 
     fn meet(&self, offset: u64, len: u64) -> Result<()> {
@@ -101,6 +105,7 @@ impl BlockDevice for Device {
         self.memory.discard(offset, len)
     }
     fn flush(&self) -> Result<()> {
+        self.flushes.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
     fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Extent>> {

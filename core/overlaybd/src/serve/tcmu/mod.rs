@@ -10,13 +10,12 @@ mod region;
 mod ring;
 pub mod scsi;
 mod server;
-mod stats;
 mod uio;
 
+pub use super::stats::Stats;
 pub use region::Region;
 pub use ring::{entry, mailbox, Command, Response, Ring};
 pub use server::{Link, Options, Server};
-pub use stats::Stats;
 pub use uio::start;
 
 #[cfg(test)]

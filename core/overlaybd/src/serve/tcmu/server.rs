@@ -12,12 +12,12 @@ use super::carry::{Carrier, Failed};
 use super::data::Data;
 use super::ring::{Command, Response, Ring};
 use super::scsi::{Lun, Request, Sense};
-use super::stats::{Counters, Stats};
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::limits::TCMU_MAX_QUEUE;
 use crate::serve::pool::Pool;
 use crate::serve::report::{Report, Reporter};
+use crate::serve::stats::{Counters, Stats};
 use crate::serve::{guarded, is_ready, pool_of, write_is_quick};
 
 /// Writes up to this length are carried out on the spot when nothing has to be read for them.
@@ -71,6 +71,8 @@ struct Shared {
     name: String,
     reporter: Reporter,
     stats: Arc<Counters>,
+    /// The ring is of no more use.
+    ended: AtomicBool,
     stopping: AtomicBool,
     /// Completions that the kernel has yet to be told of.
     untold: AtomicUsize,
@@ -121,13 +123,12 @@ impl Server {
         let shared = Shared::new(device, ring, link, options)?;
         shared.run();
         shared.pool.close();
-        Ok(shared.stats.get(shared.ring.outstanding() as u64))
+        Ok(shared.stats())
     }
 
     /// Counters.
     pub fn stats(&self) -> Stats {
-        let active = self.shared.read().as_ref().map_or(0, |shared| shared.ring.outstanding());
-        self.stats.get(active as u64)
+        self.shared.read().as_ref().map_or_else(|| self.stats.get(0, 0), |shared| shared.stats())
     }
 
     /// The slow command that has been under way for longest: since when, and what it is.
@@ -142,7 +143,7 @@ impl Server {
     /// left in the ring as well, for the next server.
     pub fn cease(&self, drain: Duration) {
         let Some(shared) = self.shared.read().clone() else { return };
-        if !drain.is_zero() && !self.stats.ended.load(Ordering::Relaxed) {
+        if !drain.is_zero() && !shared.ended.load(Ordering::Relaxed) {
             shared.ring.wait_idle(Instant::now() + drain);
         }
         shared.stopping.store(true, Ordering::SeqCst);
@@ -182,6 +183,7 @@ impl Shared {
             name,
             reporter: Reporter::new(report),
             stats: Arc::default(),
+            ended: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             untold: AtomicUsize::new(0),
             telling: AtomicBool::new(false),
@@ -205,7 +207,12 @@ impl Shared {
         if let Err(e) = ended {
             self.end(e);
         }
-        self.stats.ended.store(true, Ordering::Relaxed);
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    fn stats(&self) -> Stats {
+        let serving = !self.ended.load(Ordering::Relaxed);
+        self.stats.get(serving.into(), self.ring.outstanding() as u64)
     }
 
     fn stopping(&self) -> bool {
@@ -214,7 +221,7 @@ impl Shared {
 
     /// The ring is of no more use.
     fn end(&self, error: Error) {
-        if !self.stats.ended.swap(true, Ordering::Relaxed) && !self.stopping() {
+        if !self.ended.swap(true, Ordering::Relaxed) && !self.stopping() {
             self.reporter.report(&self.name, error.context("serving the TCMU ring"));
         }
     }
@@ -391,7 +398,7 @@ impl Shared {
             }
             let told = if self.untold.swap(0, Ordering::SeqCst) > 0 { self.link.kick() } else { Ok(()) };
             self.telling.store(false, Ordering::SeqCst);
-            Counters::add(&self.stats.kicks, 1);
+            Counters::add(&self.stats.turns, 1);
             if let Err(e) = told {
                 return self.end(e);
             }

@@ -13,12 +13,11 @@ mod port;
 mod queue;
 mod request;
 mod server;
-mod stats;
 
+pub use super::stats::Stats;
 pub use abi::{feature, state, Info, Parameters};
 pub use control::{numbers, Control};
 pub use server::{path, Options, Server};
-pub use stats::Stats;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! One queue of a device: its thread answers what is ready, workers the rest.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use super::carry::{carry_out, errno};
 use super::memory::Buffers;
 use super::port::{Bell, Patience, Port};
 use super::request::Request;
-use super::stats::Counters;
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::serve::pool::Pool;
 use crate::serve::report::Reporter;
+use crate::serve::stats::Counters;
 use crate::serve::{guarded, is_ready, write_is_quick};
 
 /// Writes up to this length are carried out on the spot when nothing has to be read for them.
@@ -41,6 +41,8 @@ pub struct Shared {
     pub reporter: Reporter,
     /// Counters of all queues.
     pub stats: Arc<Counters>,
+    /// Requests of all queues that have been taken and not been answered.
+    pub active: Arc<AtomicU64>,
     /// No more requests are to be taken.
     pub stopping: AtomicBool,
     /// Processors.
@@ -93,7 +95,7 @@ impl Queue {
                 (true, true) => Patience::Limited(IDLE),
                 (true, false) => Patience::Unlimited,
             };
-            Counters::add(&self.shared.stats.waits, 1);
+            Counters::add(&self.shared.stats.turns, 1);
             let since = Instant::now();
             port.wait(&mut arrived, patience)?;
             self.asleep.store(false, Ordering::SeqCst);
@@ -151,7 +153,7 @@ impl Queue {
     fn take(self: &Arc<Self>, port: &mut impl Port, tag: u16, batch: &mut VecDeque<Job>) {
         let shared = &self.shared;
         Counters::add(&shared.stats.requests, 1);
-        shared.stats.active.fetch_add(1, Ordering::Relaxed);
+        shared.active.fetch_add(1, Ordering::Relaxed);
         let asked = port.descriptor(tag);
         let request = guarded(|| Ok(Request::new(asked, &*shared.device, shared.read_only, self.buffers.each())));
         match request.unwrap_or(Err(libc::EIO)) {
@@ -233,7 +235,7 @@ impl Queue {
     }
 
     fn answer(&self, port: &mut impl Port, tag: u16, result: i32) {
-        self.shared.stats.active.fetch_sub(1, Ordering::Relaxed);
+        self.shared.active.fetch_sub(1, Ordering::Relaxed);
         port.answer(tag, result);
     }
 

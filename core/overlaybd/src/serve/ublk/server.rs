@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{channel, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,7 +16,6 @@ use super::control::{Control, ANY};
 use super::memory::Buffers;
 use super::port::{Bell, UblkPort};
 use super::queue::{Queue, Shared};
-use super::stats::{Counters, Stats};
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
 use crate::limits::{
@@ -25,6 +24,7 @@ use crate::limits::{
 };
 use crate::serve::pool_of;
 use crate::serve::report::{Report, Reporter};
+use crate::serve::stats::{Counters, Stats};
 
 /// How long the end of an earlier server may take to come through.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
@@ -56,6 +56,7 @@ pub struct Server {
     control: Arc<Control>,
     info: Info,
     stats: Arc<Counters>,
+    active: Arc<AtomicU64>,
     life: Arc<Life>,
     /// None once stopped, so that the image is free for others.
     running: Mutex<Option<Running>>,
@@ -156,7 +157,7 @@ impl Server {
         let file = Arc::new(file.map_err(|e| Error::io("opening the ublk device", e).in_file(&path))?);
         let name = if options.name.is_empty() { self::path(info.number).display().to_string() } else { options.name };
         let requests = usize::from(info.queues) * usize::from(info.depth);
-        let stats: Arc<Counters> = Arc::default();
+        let (stats, active): (Arc<Counters>, Arc<AtomicU64>) = Default::default();
         let shared = Arc::new(Shared {
             pool: pool_of(&device, "ublk-worker", options.workers, requests),
             device,
@@ -164,12 +165,13 @@ impl Server {
             name,
             reporter: Reporter::new(options.report),
             stats: Arc::clone(&stats),
+            active: Arc::clone(&active),
             stopping: AtomicBool::new(false),
             cpus: cpus(),
         });
         let running = Running { _file: Arc::clone(&file), shared, queues: Vec::new(), threads: Vec::new() };
         let running = Mutex::new(Some(running));
-        let server = Server { control: Arc::clone(control), info, stats, life: Arc::default(), running };
+        let server = Server { control: Arc::clone(control), info, stats, active, life: Arc::default(), running };
         let (ready, readies) = channel();
         for number in 0..info.queues {
             server.start_queue(number, &file, ready.clone())?;
@@ -225,7 +227,7 @@ impl Server {
 
     /// Counters.
     pub fn stats(&self) -> Stats {
-        self.stats.get(*self.life.serving.lock())
+        self.stats.get(*self.life.serving.lock(), self.active.load(Ordering::Relaxed))
     }
 
     /// The slow request that has been under way for longest: since when, and what it is.

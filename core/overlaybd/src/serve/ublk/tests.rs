@@ -1,7 +1,7 @@
 //! A queue between a test device and a kernel of the tests' own.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use super::carry::errno;
 use super::memory::Buffers;
 use super::port::{Bell, Patience, Port};
 use super::queue::{Queue, Shared};
-use super::stats::{Counters, Stats};
-use crate::device::{BlockDevice, Extent};
+use super::Stats;
+use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
 use crate::serve::pool_of;
 use crate::serve::report::{Report, Reporter};
@@ -79,40 +79,9 @@ impl Port for TestPort {
     }
 }
 
-/// The test device, which counts flushes.
-struct Counting(Device, AtomicUsize);
-
-impl BlockDevice for Counting {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-    fn read_only(&self) -> bool {
-        self.0.read_only()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.0.read_at(buf, offset)
-    }
-    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
-        self.0.write_at(buf, offset)
-    }
-    fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        self.0.discard(offset, len)
-    }
-    fn flush(&self) -> Result<()> {
-        self.1.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-    fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Extent>> {
-        self.0.extents(offset, len, max)
-    }
-    fn is_ready(&self, offset: u64, len: u64) -> bool {
-        self.0.is_ready(offset, len)
-    }
-}
-
 /// A queue that is being served.
 struct Served {
-    device: Arc<Counting>,
+    device: Arc<Device>,
     kernel: Arc<Kernel>,
     queue: Arc<Queue>,
     shared: Arc<Shared>,
@@ -124,7 +93,7 @@ fn serve(device: Device) -> Served {
 }
 
 fn serve_with(device: Device, cpus: usize, report: Option<Report>) -> Served {
-    let device = Arc::new(Counting(device, AtomicUsize::new(0)));
+    let device = Arc::new(device);
     let served: Arc<dyn BlockDevice> = Arc::clone(&device) as _;
     let (buffers, bell) = (Arc::new(Buffers::new(DEPTH, BUFFER).unwrap()), Arc::new(Bell::new().unwrap()));
     let shared = Arc::new(Shared {
@@ -133,7 +102,8 @@ fn serve_with(device: Device, cpus: usize, report: Option<Report>) -> Served {
         read_only: false,
         name: "disk".into(),
         reporter: Reporter::new(report),
-        stats: Arc::<Counters>::default(),
+        stats: Arc::default(),
+        active: Arc::default(),
         stopping: AtomicBool::new(false),
         cpus,
     });
@@ -183,7 +153,7 @@ impl Served {
     }
 
     fn stats(&self) -> Stats {
-        self.shared.stats.get(1)
+        self.shared.stats.get(1, self.shared.active.load(Ordering::SeqCst))
     }
 
     fn stop(self) -> Result<()> {
@@ -218,7 +188,7 @@ fn what_is_written_is_read_back() {
 #[test]
 fn flush_and_fua_reach_the_device() {
     let served = serve(Device::new());
-    let flushes = || served.device.1.load(Ordering::SeqCst);
+    let flushes = || served.device.flushes.load(Ordering::SeqCst);
     assert_eq!((served.request(WRITE, 1, 0), flushes()), (512, 0));
     assert_eq!((served.request(FLUSH, 0, 0), flushes()), (0, 1));
     assert_eq!((served.request(WRITE | op::FUA, 1, 0), flushes()), (512, 2));
@@ -243,11 +213,11 @@ fn a_slow_request_delays_only_itself() {
     let served = serve(Device { cold: 0..512, ..Device::new() });
     served.ask(&[(1, READ, 1, 0), (2, READ, 1, 1), (3, READ, 8, 8)]);
     assert_eq!((served.answer(2), served.answer(3)), (512, 4096));
-    served.device.0.gate.wait_for(1);
+    served.device.gate.wait_for(1);
     assert_eq!(served.queue.oldest().unwrap().1, "reading 512 bytes at 0");
     assert_eq!(served.stats().active, 1);
     assert_eq!(served.request(READ, 1, 1), 512);
-    served.device.0.gate.open();
+    served.device.gate.open();
     assert_eq!(served.answer(1), 512);
     assert_eq!(served.data(1, 512), pattern(0, 512));
     assert!(served.queue.oldest().is_none());
@@ -300,9 +270,9 @@ fn buffers_outlast_a_bell_rung_for_nothing() {
     let served = serve(Device::new());
     assert_eq!(served.request(READ, 8, 0), 4096);
     for _ in 0..3 {
-        let waits = served.stats().waits;
+        let turns = served.stats().turns;
         served.queue.wake();
-        while served.stats().waits == waits {
+        while served.stats().turns == turns {
             std::thread::yield_now();
         }
     }
@@ -314,10 +284,10 @@ fn buffers_outlast_a_bell_rung_for_nothing() {
 fn a_stopped_queue_answers_what_it_has_and_takes_no_more() {
     let served = serve(Device { cold: 0..512, ..Device::new() });
     served.ask(&[(1, READ, 1, 0)]);
-    served.device.0.gate.wait_for(1);
+    served.device.gate.wait_for(1);
     served.shared.stopping.store(true, Ordering::SeqCst);
     served.ask(&[(2, READ, 1, 1)]);
-    served.device.0.gate.open();
+    served.device.gate.open();
     assert_eq!(served.answer(1), 512);
     let Served { kernel, thread, .. } = served;
     thread.join().unwrap().unwrap();
@@ -328,9 +298,9 @@ fn a_stopped_queue_answers_what_it_has_and_takes_no_more() {
 fn a_queue_ends_when_the_kernel_closes_it() {
     let served = serve(Device { cold: 0..512, ..Device::new() });
     served.ask(&[(1, READ, 1, 0)]);
-    served.device.0.gate.wait_for(1);
+    served.device.gate.wait_for(1);
     served.kernel.state.lock().closed = true;
-    served.device.0.gate.open();
+    served.device.gate.open();
     assert_eq!(served.answer(1), 512, "what was under way is carried out");
     served.thread.join().unwrap().unwrap();
 }
