@@ -217,19 +217,18 @@ impl Source {
             let now = self.clock.now();
             let since = *task.failing_since.get_or_insert(now);
             let (passes, wanted) = (patient && retry.passes(&error), retry.wanted());
-            let pause = match self.pause(error, retry, failed, task.end.saturating_sub(now)) {
-                Ok(pause) => pause,
+            match self.pause(error, retry, failed, task.end.saturating_sub(now)) {
+                Ok(pause) => self.clock.sleep(pause),
                 Err(error) => {
-                    let Some(pause) = self.outage.pause(since, now, wanted).filter(|_| passes) else {
+                    let pause = self.outage.pause(since, now, wanted).filter(|_| passes);
+                    if !pause.is_some_and(|pause| self.outage.wait(&*self.clock, pause)) {
                         return Err(self.place(error, &task));
-                    };
+                    }
                     // Once more with all that an attempt may need.
-                    task.end = now + pause + DEADLINE;
+                    task.end = self.clock.now() + DEADLINE;
                     (task.patience, task.refusals, detours) = (PATIENCE, 0, 0);
-                    pause
                 }
-            };
-            self.clock.sleep(pause);
+            }
         }
     }
 

@@ -12,17 +12,40 @@ use super::{Body, FetchStats, Headers, Http, Locate, Request, Response, Source, 
 use crate::error::{Error, Kind, Result};
 use crate::sys::Clock;
 
+type Event = Box<dyn FnOnce() + Send>;
+
 /// Time that passes only by sleeping.
-#[derive(Debug, Default)]
-pub(crate) struct TestClock(AtomicU64);
+#[derive(Default)]
+pub(crate) struct TestClock {
+    now: AtomicU64,
+    /// What is to happen, and when.
+    event: Mutex<Option<(Duration, Event)>>,
+}
+
+impl std::fmt::Debug for TestClock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "at {:?}", self.now())
+    }
+}
+
+impl TestClock {
+    /// Has something happen in the sleep that ends at this time or later.
+    pub(crate) fn at(&self, time: Duration, act: impl FnOnce() + Send + 'static) {
+        *self.event.lock() = Some((time, Box::new(act)));
+    }
+}
 
 impl Clock for TestClock {
     fn now(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::SeqCst))
+        Duration::from_nanos(self.now.load(Ordering::SeqCst))
     }
 
     fn sleep(&self, time: Duration) {
-        self.0.fetch_add(time.as_nanos() as u64, Ordering::SeqCst);
+        self.now.fetch_add(time.as_nanos() as u64, Ordering::SeqCst);
+        let due = self.event.lock().take_if(|(when, _)| *when <= self.now());
+        if let Some((_, act)) = due {
+            act();
+        }
     }
 }
 

@@ -185,6 +185,19 @@ fn a_registry_that_is_away_is_waited_for_as_long_as_was_said() {
 }
 
 #[test]
+fn nobody_waits_for_a_registry_any_more_once_that_was_said() {
+    // Also not as long as it asked for.
+    let busy = || Fault::Status(429, vec![("Retry-After", "300".into())]);
+    let server = Server::with(pattern(LEN), (0..9).map(|_| busy()));
+    let source = source(&server);
+    source.outage().endure(Duration::from_secs(600));
+    let (outage, clock) = (Arc::clone(source.outage()), Arc::clone(&server.clock));
+    clock.at(Duration::from_secs(40), move || outage.endure(Duration::ZERO));
+    source.fetch(4096, &mut [0; 10], None).unwrap_err();
+    assert!((40..42).contains(&clock.now().as_secs()), "{:?}", clock.now());
+}
+
+#[test]
 fn a_slow_trickle_is_a_stall() {
     // Too slow to be waited for, but each attempt brings a bit: what came is kept, and the time is bounded.
     let server = Server::with(pattern(LEN), (0..99).map(|_| Fault::Trickle(2000)));
