@@ -10,6 +10,7 @@ mod region;
 mod ring;
 pub mod scsi;
 mod server;
+mod tell;
 mod uio;
 
 pub use super::stats::Stats;

@@ -1,7 +1,7 @@
 //! The server of one ring: a thread that takes commands, the workers for slow ones, the stop.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use super::carry::{Carrier, Failed};
 use super::data::Data;
 use super::ring::{Command, Response, Ring};
 use super::scsi::{Lun, Request, Sense};
+use super::tell::Teller;
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::limits::TCMU_MAX_QUEUE;
@@ -74,10 +75,7 @@ struct Shared {
     /// The ring is of no more use.
     ended: AtomicBool,
     stopping: AtomicBool,
-    /// Completions that the kernel has yet to be told of.
-    untold: AtomicUsize,
-    /// A thread is at it.
-    telling: AtomicBool,
+    teller: Teller,
     /// What workers are at, or will be.
     slow: Mutex<HashMap<u16, Slow>>,
     cpus: usize,
@@ -174,6 +172,7 @@ impl Drop for Server {
 impl Shared {
     fn new(device: Arc<dyn BlockDevice>, ring: Ring, link: Arc<dyn Link>, options: Options) -> Result<Arc<Shared>> {
         let Options { block_bytes, serial, name, workers, report } = options;
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Arc::new(Shared {
             lun: Lun::new(block_bytes, &serial, &name, device.size(), ring.data_bytes())?,
             ring,
@@ -185,10 +184,9 @@ impl Shared {
             stats: Arc::default(),
             ended: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            untold: AtomicUsize::new(0),
-            telling: AtomicBool::new(false),
+            teller: Teller::new(if cpus > 1 { TELL_COMMANDS } else { BATCH_COMMANDS }),
             slow: Mutex::default(),
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpus,
         }))
     }
 
@@ -384,24 +382,15 @@ impl Shared {
         if let Err(e) = self.ring.complete(id, &response) {
             return self.end(e);
         }
-        let most = if self.cpus > 1 { TELL_COMMANDS } else { BATCH_COMMANDS };
-        if self.untold.fetch_add(1, Ordering::SeqCst) + 1 >= most {
+        if self.teller.completed() {
             self.tell();
         }
     }
 
-    /// Tells the kernel of completions, once for all that come while another thread does so.
+    /// Tells the kernel of completions.
     fn tell(&self) {
-        while self.untold.load(Ordering::SeqCst) > 0 {
-            if self.telling.swap(true, Ordering::SeqCst) {
-                return; // that thread looks again when it has done
-            }
-            let told = if self.untold.swap(0, Ordering::SeqCst) > 0 { self.link.kick() } else { Ok(()) };
-            self.telling.store(false, Ordering::SeqCst);
-            Counters::add(&self.stats.turns, 1);
-            if let Err(e) = told {
-                return self.end(e);
-            }
+        if let Err(e) = self.teller.tell(&*self.link, &self.stats) {
+            self.end(e);
         }
     }
 }
