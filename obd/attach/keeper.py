@@ -19,7 +19,7 @@ from typing import Any, Final
 from obd.attach.process import MAX_REPORT_BYTES, Request
 from obd.attach.ways import Way, way
 from obd.credentials.protect import no_core_dumps
-from obd.errors import ObdError, line_of
+from obd.errors import ObdError, kind_of, line_of
 from obd.state import State, StateDirectory
 
 _log: Final = logging.getLogger("overlaybd.keeper")
@@ -188,8 +188,8 @@ def _way(request: Request) -> Way:
 def keep(request: Request, place: StateDirectory, report_fd: int) -> int:
     """Sets up, reports on `report_fd` and keeps; the exit status.
 
-    The report is JSON: `error`, or `path`, `pid` and `warning`. If the set-up fails nothing is left,
-    but for a device that was there before.
+    The report is JSON: `kind` and `error`, or `path`, `pid` and `warning`. If the set-up fails nothing is
+    left, but for a device that was there before.
     """
 
     def report(**message: Any) -> None:
@@ -210,7 +210,8 @@ def keep(request: Request, place: StateDirectory, report_fd: int) -> int:
             _log.error("%s", line_of(error))
             undo.close()  # before the report, so that the starter finds nothing left
             with contextlib.suppress(OSError):
-                report(error=line_of(error))
+                kind = kind_of(error) if isinstance(error, OSError) else "io"
+                report(kind=kind, error=line_of(error).removeprefix(f"{kind}: "))
             return 1
         undo.pop_all()
     os.chdir("/")  # not before: a configuration's relative paths are the starter's

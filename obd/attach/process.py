@@ -64,7 +64,7 @@ def start(request: Request, place: StateDirectory) -> dict[str, Any]:
         raise ObdError("io", "the process that keeps the device ended; see its log", place.log)
     report: dict[str, Any] = json.loads(data)
     if "error" in report:
-        raise ObdError("io", report["error"], request.directory)
+        raise ObdError(report["kind"], report["error"], request.directory)
     return report
 
 

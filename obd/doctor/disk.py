@@ -1,7 +1,9 @@
 """The disk under the caches: a directory to write to, room, and a file system that has holes."""
 
 import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from obd.config import ServiceConfig
@@ -12,6 +14,8 @@ _GIB: Final = 1 << 30
 _HOLE_BYTES: Final = 1 << 20
 # What is needed at least for a cache to be of use; below it, nothing is kept.
 _LEAST_FREE_BYTES: Final = 1 << 30
+# A cache may have a million files: so long they are looked at.
+_LOOK_S: Final = 5.0
 
 
 def check_disk(config: ServiceConfig) -> Iterator[Finding]:
@@ -56,8 +60,9 @@ def _directory(path: str, size_bytes: int, directory_key: str, size_key: str) ->
         yield Finding("warning", "disk", what, "use ext4 or XFS")
     stat = os.statvfs(place)
     free_bytes = stat.f_bavail * stat.f_frsize
-    used_bytes = _used(path)
-    room = f"{free_bytes / _GIB:.1f} GiB free, {used_bytes / _GIB:.1f} of {size_bytes / _GIB:g} GiB used"
+    used_bytes, whole = _used(path)
+    used = f"{'' if whole else 'more than '}{used_bytes / _GIB:.1f} of {size_bytes / _GIB:g} GiB used"
+    room = f"{free_bytes / _GIB:.1f} GiB free, {used}"
     if free_bytes < _LEAST_FREE_BYTES:
         what = f"{path}: {room}: nothing is cached where so little is free"
         yield Finding("problem", "disk", what, "free room, or move the cache to another disk")
@@ -83,13 +88,13 @@ def _has_holes(directory: str) -> bool:
         os.close(fd)
 
 
-def _used(path: str) -> int:
-    """Bytes that the files of a cache directory take on disk."""
-    total = 0
+def _used(path: str) -> tuple[int, bool]:
+    """Bytes that the files of a cache directory take on disk, and whether there was time to see them all."""
+    total, end = 0, time.monotonic() + _LOOK_S
     for directory, _, names in os.walk(path):
         for name in names:
-            try:
+            with suppress(OSError):
                 total += os.lstat(os.path.join(directory, name)).st_blocks * 512
-            except OSError:
-                continue
-    return total
+        if time.monotonic() > end:
+            return total, False
+    return total, True

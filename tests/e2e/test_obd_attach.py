@@ -295,6 +295,15 @@ def test_a_failure_is_one_line(tmp_path: Path, problem: str, message: str) -> No
     assert message in done.err
 
 
+def test_a_failure_is_of_its_kind(tmp_path: Path) -> None:
+    config = image(tmp_path)
+    for kind, rw in (("read-only", True), ("not-found", False)):
+        with pytest.raises(ObdError) as caught:
+            obd.attach.attach(config, rw=rw)
+        assert caught.value.kind == kind
+        (tmp_path / "layer").unlink(missing_ok=True)
+
+
 def test_thirty_rounds_from_python_leave_nothing(tmp_path: Path) -> None:
     config = image(tmp_path, writable=True)
     before = len(os.listdir("/proc/self/fd"))
