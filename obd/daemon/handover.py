@@ -59,7 +59,7 @@ class Doorbell:
         """The connection of who asks, None if nobody does."""
         try:
             asker, _ = self._socket.accept()
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionError):  # the other one has hung up again
             return None
         _, user, _ = _CREDENTIALS.unpack(
             asker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
