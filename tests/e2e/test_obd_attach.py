@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -304,17 +305,26 @@ def test_a_failure_is_of_its_kind(tmp_path: Path) -> None:
         (tmp_path / "layer").unlink(missing_ok=True)
 
 
+# In a process of its own: others open and close descriptors in that of the tests meanwhile.
+THIRTY_ROUNDS = """
+import os, sys, obd.attach
+before = os.listdir("/proc/self/fd")
+for number in range(30):
+    attached = obd.attach.attach(sys.argv[1], rw=number % 2 == 0)
+    assert attached.read_only == (number % 2 == 1)
+    assert obd.attach.attachments() == [attached]
+    assert obd.attach.detach(attached.path if number % 3 else attached.name)
+assert os.listdir("/proc/self/fd") == before
+"""
+
+
 def test_thirty_rounds_from_python_leave_nothing(tmp_path: Path) -> None:
-    config = image(tmp_path, writable=True)
-    before = len(os.listdir("/proc/self/fd"))
-    for number in range(30):
-        attached = obd.attach.attach(config, rw=number % 2 == 0)
-        assert attached.read_only == (number % 2 == 1)
-        assert obd.attach.attachments() == [attached]
-        assert obd.attach.detach(attached.path if number % 3 else attached.name)
-    assert len(os.listdir("/proc/self/fd")) == before
+    command = [sys.executable, "-c", THIRTY_ROUNDS, str(image(tmp_path, writable=True))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert obd.attach.attachments() == []
     with pytest.raises(ObdError, match="invalid"):
-        obd.attach.attach(config, via="pigeon")
+        obd.attach.attach(tmp_path / "image.json", via="pigeon")
 
 
 def test_an_interrupted_attach_leaves_nothing(tmp_path: Path) -> None:
