@@ -151,6 +151,9 @@ pub const MAX_DIR_BYTES: u64 = 64 << 20;
 /// Extents of one file inside an image (upstream's number too).
 pub const MAX_FILE_EXTENTS: usize = 8192;
 
+/// Partitions of one disk: those of the usual GPT, four times over.
+pub const MAX_PARTITIONS: usize = 512;
+
 /// Symbolic links on the way to one file, as in the kernel.
 pub const MAX_LINKS: usize = 40;
 

@@ -5,6 +5,7 @@
 mod bytes;
 mod erofs;
 mod ext4;
+pub mod partitions;
 mod resolve;
 #[cfg(test)]
 mod tests;

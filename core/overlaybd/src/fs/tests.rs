@@ -1,5 +1,7 @@
 //! File systems as mkfs makes them, compared with the trees that they were made of; and damaged ones.
 
+mod partitions;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
