@@ -12,6 +12,7 @@ from obd.secret import without_secrets
 if TYPE_CHECKING:
     from cache.copy import Layer
     from obd.config import ImageConfig, Lower
+    from obd.oci.platform import Platform
     from obd.reference import Reference
     from obd.service import Service
 
@@ -43,7 +44,7 @@ def layers_of_config(config: ImageConfig, service: Service) -> Wanted:
     return Wanted(local, remote)
 
 
-def layers_of_image(image: Reference, service: Service, platform: str) -> Wanted:
+def layers_of_image(image: Reference, service: Service, platform: Platform) -> Wanted:
     """The layers of an image in a registry, all of which go into the cache. Raises `OSError`."""
     from obd.manifest import image_layers
 

@@ -212,13 +212,23 @@ class Registry:
         return redirect
 
     def request(
-        self, method: str, url: str, *, action: str, headers: dict[str, str] | None = None, data: Any = None
+        self,
+        method: str,
+        url: str,
+        *,
+        action: str,
+        headers: dict[str, str] | None = None,
+        data: Any = None,
+        mount_from: str = "",
     ) -> requests.Response:
         """One request of a tool (push, manifests) with credentials, repeated once after a challenge.
 
-        `data` is bytes, or what has a length and can be iterated repeatedly. The body of the answer is not
-        read yet. Raises `ObdError` as `send`; answers of any status are returned.
+        `data` is bytes, or what has a length and can be iterated repeatedly. `mount_from` is another
+        repository of the registry, which is read too. The body of the answer is not read yet. Raises
+        `ObdError` as `send`; answers of any status are returned.
         """
+        if mount_from:
+            action = f"{action} repository:{mount_from}:{PULL}"
         for last in (False, True):
             sent = self.authorization(url, action)
             head = dict(headers or {}, **({"Authorization": sent} if sent else {}))

@@ -37,7 +37,10 @@ WAIT_S: Final = 45.0
 
 
 class TokenKey(NamedTuple):
-    """What a token is for. Two registries, or two users of one, never get each other's."""
+    """What a token is for. Two registries, or two users of one, never get each other's.
+
+    `scope` may be several, with a blank between them.
+    """
 
     realm: str
     service: str
@@ -148,6 +151,9 @@ class TokenCache:
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
             response = send(self._session, "POST", key.realm, headers=headers, data=data)
         else:
+            # In a URL each scope is a parameter of its own.
+            scopes = [("scope", scope) for scope in key.scope.split()]
+            query = [pair for pair in query if pair[0] != "scope"] + scopes
             url = key.realm + (
                 ("&" if urlsplit(key.realm).query else "?") + urlencode(query) if query else ""
             )

@@ -99,7 +99,7 @@ def _split(blob_url: str) -> tuple[str, str, list[str]]:
     parts = [part for part in url.path.split("/") if part]
     if parts and parts[0] == "v2":
         del parts[0]
-    if parts[-2:-1] == ["manifests"]:
+    if parts[-2:-1] in (["manifests"], ["referrers"]):
         del parts[-2:]
     elif "blobs" in parts:
         # The last one: a repository may have a component of that name.

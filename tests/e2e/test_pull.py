@@ -133,7 +133,8 @@ def test_an_image(host: Host, registry: servers.Registry, layers: list[Path], fo
 
 def test_failures_are_one_line_each(host: Host, registry: servers.Registry, layers: list[Path]) -> None:
     assert host.pull(f"{registry.host}/team/app:nope").lines == [
-        f"obd: not-found: GET {registry.url}/v2/team/app/manifests/nope: status 404"
+        f"obd: not-found: GET {registry.url}/v2/team/app/manifests/nope: status 404: "
+        "MANIFEST_UNKNOWN: manifest unknown"
     ]
     assert host.pull("nothing").lines[0].startswith("obd: invalid: nothing: neither a file nor ")
     assert run("obd", "pull", f"{registry.host}/team/app:v1").status == 255

@@ -56,7 +56,7 @@ def _wanted(args: Namespace) -> Wanted:
         from obd.config import load_image
 
         return layers_of_config(load_image(args.image), Service(args.service))
-    from obd.manifest import own_platform
+    from obd.oci.platform import Platform, own_platform
     from obd.reference import parse_reference
 
     image = parse_reference(args.image, plain_http=args.http)
@@ -64,7 +64,9 @@ def _wanted(args: Namespace) -> Wanted:
         raise Failure(
             f"obd: invalid: {args.image}: neither a file nor [http[s]://]REGISTRY/REPOSITORY[:TAG][@DIGEST]"
         )
-    return layers_of_image(image, Service(args.service), args.platform or own_platform())
+    return layers_of_image(
+        image, Service(args.service), Platform.parse(args.platform) if args.platform else own_platform()
+    )
 
 
 def _for_programs(each: Pulled) -> dict[str, object]:
