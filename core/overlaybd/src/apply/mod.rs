@@ -1,9 +1,10 @@
-//! Applies an OCI layer, which is a tar, to the ext4 file system of a device: no mount, no root, no clock.
+//! Applies an OCI layer, which is a tar, to the file system of a device: no mount, no root, no clock.
 //!
 //! Format: tar, part B, with what is told there of upstream's faults made right: the result is what the tar means. The
 //! same archive on the same device gives the same bytes.
 
 mod name;
+mod target;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -14,9 +15,10 @@ use std::collections::HashSet;
 use std::io::Read;
 
 use crate::error::{Error, Kind, Result};
-use crate::ext4::Ext4;
 use crate::limits::MAX_APPLY_NOTES;
 use crate::tar::{shown, Archive, Entry};
+
+pub use target::{Content, Named, Target};
 
 /// Bytes of content read at a time.
 const PIECE: usize = 256 << 10;
@@ -44,18 +46,18 @@ impl Applied {
     }
 }
 
-/// Applies all members of `archive` to `ext4`, in order. After each, `progress` is told where in the archive it is, and
-/// of its input.
+/// Applies all members of `archive` to a file system, in order. After each, `progress` is told where in the archive it
+/// is, and of its input.
 ///
 /// # Errors
 /// Those of the archive, of the file system and of `progress`; `Invalid` for members that no file system can have. The
 /// member's name and place are said. What was applied before stays.
-pub fn apply<R: Read>(
-    ext4: &mut Ext4,
+pub fn apply<T: Target, R: Read>(
+    target: &mut T,
     archive: &mut Archive<R>,
     progress: &mut dyn FnMut(u64, &R) -> Result<()>,
 ) -> Result<Applied> {
-    let mut layer = Layer { ext4, unpacked: HashSet::new(), last_parent: None, done: Applied::default() };
+    let mut layer = Layer { target, unpacked: HashSet::new(), last_parent: None, done: Applied::default() };
     let mut buf = vec![0; PIECE];
     while let Some(entry) = archive.next_entry()? {
         layer.done.entries += 1;
@@ -66,16 +68,16 @@ pub fn apply<R: Read>(
 }
 
 /// A layer being applied.
-struct Layer<'a> {
-    ext4: &'a mut Ext4,
+struct Layer<'a, T: Target> {
+    target: &'a mut T,
     /// Hashes of directory and name of what this layer unpacked: whiteouts do not touch it.
     unpacked: HashSet<u64>,
     /// The directory that the last member was in, as its name was spelled; members mostly have neighbours.
-    last_parent: Option<(Vec<u8>, u32)>,
+    last_parent: Option<(Vec<u8>, T::Number)>,
     done: Applied,
 }
 
-impl Layer<'_> {
+impl<T: Target> Layer<'_, T> {
     fn take<R: Read>(&mut self, entry: &Entry, archive: &mut Archive<R>, buf: &mut [u8]) -> Result<()> {
         let path = name::clean(&entry.path)?;
         let Some((parent, name)) = name::split(&path) else { return self.root(entry) };

@@ -4,41 +4,42 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 
+use super::target::{Named, Target};
 use super::Layer;
 use crate::error::{Error, Result};
-use crate::ext4::{Named, DIR, LOST_AND_FOUND};
+use crate::ext4::DIR;
+use crate::tar::shown;
 
 /// A directory that is being emptied.
-struct Emptied {
-    parent: u32,
+struct Emptied<N> {
+    parent: N,
     name: Box<[u8]>,
-    number: u32,
+    number: N,
     /// What is still to be removed of it, and whether something stays.
-    left: Vec<Named>,
+    left: Vec<Named<N>>,
     stays: bool,
 }
 
-impl Layer<'_> {
+impl<T: Target> Layer<'_, T> {
     /// Notes that this layer has unpacked something.
-    pub(super) fn mark_unpacked(&mut self, directory: u32, name: &[u8]) {
+    pub(super) fn mark_unpacked(&mut self, directory: T::Number, name: &[u8]) {
         self.unpacked.insert(key(directory, name));
     }
 
     /// `.wh.NAME`: removes what lower layers have under that name. Nothing there is nothing to do.
-    pub(super) fn white_out(&mut self, directory: u32, name: &[u8]) -> Result<()> {
+    pub(super) fn white_out(&mut self, directory: T::Number, name: &[u8]) -> Result<()> {
         self.done.whiteouts += 1;
-        match self.ext4.lookup(directory, name)? {
+        match self.target.lookup(directory, name)? {
             Some((number, kind)) => self.remove(directory, name, number, kind, true),
             None => {
-                let shown = crate::tar::shown(name);
-                self.done.note(|| format!("whiteout of {shown}, which is not there"));
+                self.done.note(|| format!("whiteout of {}, which is not there", shown(name)));
                 Ok(())
             }
         }
     }
 
     /// `.wh..wh..opq`: removes what lower layers have in a directory.
-    pub(super) fn make_opaque(&mut self, directory: u32) -> Result<()> {
+    pub(super) fn make_opaque(&mut self, directory: T::Number) -> Result<()> {
         self.done.whiteouts += 1;
         for (name, number, kind) in self.sorted(directory)? {
             self.remove(directory, &name, number, kind, true)?;
@@ -48,9 +49,15 @@ impl Layer<'_> {
 
     /// Removes a name with all below it. What this layer has unpacked stays if it is to be kept, and so do the
     /// directories that hold it.
-    pub(super) fn remove(&mut self, directory: u32, name: &[u8], number: u32, kind: u16, keep: bool) -> Result<()> {
-        // Whatever an archive says: without it the file system is not in order.
-        if number == LOST_AND_FOUND && keep {
+    pub(super) fn remove(
+        &mut self,
+        directory: T::Number,
+        name: &[u8],
+        number: T::Number,
+        kind: u16,
+        keep: bool,
+    ) -> Result<()> {
+        if keep && self.target.is_own(number) {
             return Ok(());
         }
         self.last_parent = None;
@@ -66,7 +73,7 @@ impl Layer<'_> {
             match present.left.pop() {
                 Some((name, number, DIR)) => {
                     if !seen.insert(number) {
-                        return Err(Error::corrupt(format!("inode {number}: a directory that is in two places")));
+                        return Err(Error::corrupt(format!("{}: a directory that is in two places", shown(&name))));
                     }
                     let left = self.sorted(number)?;
                     above.push(Emptied { parent: here, name, number, left, stays: false });
@@ -81,7 +88,7 @@ impl Layer<'_> {
                         }
                     } else {
                         self.unpacked.remove(&key(gone.parent, &gone.name));
-                        self.ext4.remove_directory(gone.parent, &gone.name, gone.number)?;
+                        self.target.remove_directory(gone.parent, &gone.name, gone.number)?;
                     }
                 }
             }
@@ -90,26 +97,25 @@ impl Layer<'_> {
     }
 
     /// Whether the name is gone.
-    fn remove_file(&mut self, directory: u32, name: &[u8], number: u32, keep: bool) -> Result<bool> {
+    fn remove_file(&mut self, directory: T::Number, name: &[u8], number: T::Number, keep: bool) -> Result<bool> {
         let key = key(directory, name);
         if keep && self.unpacked.contains(&key) {
             return Ok(false);
         }
         self.unpacked.remove(&key);
-        self.ext4.remove_name(directory, name)?;
-        self.ext4.release(number)?;
+        self.target.remove_name(directory, name, number)?;
         Ok(true)
     }
 
     /// The entries of a directory, in an order that does not depend on how they came there.
-    fn sorted(&mut self, directory: u32) -> Result<Vec<Named>> {
-        let mut entries = self.ext4.list(directory)?;
+    fn sorted(&mut self, directory: T::Number) -> Result<Vec<Named<T::Number>>> {
+        let mut entries = self.target.list(directory)?;
         entries.sort_unstable();
         Ok(entries)
     }
 }
 
-fn key(directory: u32, name: &[u8]) -> u64 {
+fn key(directory: impl Hash, name: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (directory, name).hash(&mut hasher);
     hasher.finish()

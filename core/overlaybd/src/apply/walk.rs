@@ -1,14 +1,15 @@
 //! From a path to the directory that it names: over symbolic links, inside the root, and what is missing is made.
 
+use super::target::{Source, Target};
 use super::Layer;
 use crate::error::{Error, Kind, Result};
-use crate::ext4::{DIR, LINK, ROOT};
+use crate::ext4::{DIR, LINK};
 use crate::limits::{MAX_LINKS, MAX_PATH_PARTS};
-use crate::tar::{shown, Time};
+use crate::tar::{shown, Archive, Entry, EntryKind};
 
-impl Layer<'_> {
+impl<T: Target> Layer<'_, T> {
     /// The directory of a clean path, made if it is not there.
-    pub(super) fn parent(&mut self, path: &[u8]) -> Result<u32> {
+    pub(super) fn parent(&mut self, path: &[u8]) -> Result<T::Number> {
         if let Some((known, number)) = &self.last_parent {
             if known == path {
                 return Ok(*number);
@@ -20,9 +21,9 @@ impl Layer<'_> {
     }
 
     /// The directory of a clean path; None if it is not there and not to be made.
-    pub(super) fn walk(&mut self, path: &[u8], make: bool) -> Result<Option<u32>> {
+    pub(super) fn walk(&mut self, path: &[u8], make: bool) -> Result<Option<T::Number>> {
         // From the root to where it is; what is still to be walked, the next part last.
-        let mut above = vec![ROOT];
+        let mut above = vec![self.target.root()];
         let mut parts = parts(path);
         let (mut links, mut steps) = (0, 0);
         while let Some(part) = parts.pop() {
@@ -30,7 +31,7 @@ impl Layer<'_> {
             if steps > MAX_PATH_PARTS {
                 return Err(Error::new(Kind::Limit, "a path of too many parts"));
             }
-            let here = above.last().copied().unwrap_or(ROOT);
+            let here = above.last().copied().unwrap_or(self.target.root());
             match part.as_slice() {
                 b"." => continue,
                 b".." => {
@@ -39,14 +40,14 @@ impl Layer<'_> {
                 }
                 _ => {}
             }
-            match self.ext4.lookup(here, &part)? {
+            match self.target.lookup(here, &part)? {
                 Some((number, DIR)) => above.push(number),
                 Some((number, LINK)) => {
                     links += 1;
                     if links > MAX_LINKS {
                         return Err(Error::new(Kind::Invalid, "symbolic links that lead in circles"));
                     }
-                    let target = self.ext4.read_link(number)?;
+                    let target = self.target.read_link(number)?;
                     if target.starts_with(b"/") {
                         above.truncate(1);
                     }
@@ -64,11 +65,9 @@ impl Layer<'_> {
     }
 
     /// A directory that the archive does not have, but has something below.
-    fn make_parent(&mut self, parent: u32, name: &[u8]) -> Result<u32> {
-        let (number, mut inode) = self.ext4.make_directory(parent, name, 0o755)?;
-        inode.set_times(Time::default(), Time::default());
-        self.ext4.set_inode(number, &mut inode)?;
-        Ok(number)
+    fn make_parent(&mut self, parent: T::Number, name: &[u8]) -> Result<T::Number> {
+        let entry = Entry { kind: EntryKind::Directory, mode: 0o755, ..Entry::default() };
+        self.target.create(parent, name, &entry, &mut Source::new(&mut Archive::new(&[][..]), &mut []))
     }
 }
 

@@ -12,6 +12,7 @@ mod inode;
 mod library;
 mod make;
 mod pages;
+mod target;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -29,9 +30,7 @@ use dir::{Directory, Format};
 use handle::Handle;
 use pages::Pages;
 
-pub(crate) use content::Content;
-pub(crate) use directories::Named;
-pub(crate) use inode::{Inode, BLOCK, CHAR, DIR, FIFO, FILE, LINK, TYPE};
+pub(crate) use inode::{Inode, DIR, FILE, LINK, TYPE};
 
 /// The root directory, and the directory that e2fsck wants.
 pub(crate) const ROOT: u32 = 2;

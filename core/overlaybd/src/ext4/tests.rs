@@ -7,8 +7,9 @@ use std::sync::Arc;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::content::Content;
 use super::testing::{bytes, check, program, SIZE};
-use super::{Content, Ext4, FILE, LOST_AND_FOUND, ROOT};
+use super::{Ext4, FILE, LOST_AND_FOUND, ROOT};
 use crate::device::{BlockDevice, ExtentKind, MemoryDevice};
 use crate::error::Kind;
 use crate::fs::FileSystem;

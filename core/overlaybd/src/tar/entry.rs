@@ -1,9 +1,10 @@
 //! A member of an archive, as its headers describe it.
 
 /// What a member is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EntryKind {
     /// A regular file, sparse or not.
+    #[default]
     File,
     /// Another name of a file that was there before.
     HardLink,
@@ -29,7 +30,7 @@ pub struct Time {
 }
 
 /// A member of an archive.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// Where its first header lies in the uncompressed archive.
     pub offset: u64,
