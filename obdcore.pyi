@@ -157,6 +157,16 @@ def ext4_apply(
     `notes` on what was passed over. After an error the file system may be changed in part.
     """
 
+def gzip_index(
+    source: int, output: int, *, span: int = 1 << 20, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Makes the random-access index of the gzip file `source` (a descriptor, read to its end) in the file `output`.
+
+    There is a place to begin reading at every `span` bytes or so (65536 to 1 GiB) of what it unpacks to. Returns
+    `points`, `gzip_size`, `index_size` and `uncompressed_size`. A file of several members is of kind `unsupported`, one
+    that is damaged or no gzip `corrupt`; `output` is of no use then.
+    """
+
 def lsmt_import(
     source: int,
     size: int,

@@ -14,6 +14,7 @@ pub mod error;
 pub mod ext4;
 pub mod fetch;
 pub mod fs;
+pub mod gzip;
 pub mod image;
 pub mod inspect;
 pub mod layer;

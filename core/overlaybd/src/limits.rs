@@ -46,6 +46,18 @@ pub const MAX_TAR_HEADERS: usize = 8;
 /// Body of one PAX header (that of a wrapped layer is 512 bytes; attributes of a file are 64 KiB each at most).
 pub const MAX_PAX_BYTES: u64 = 1 << 20;
 
+/// Distances of the points of a gzip index: upstream refuses less, and its number is 32 bits with a sign.
+pub const GZIP_SPAN_BYTES: std::ops::RangeInclusive<u32> = 64 << 10..=1 << 30;
+
+/// Points of one gzip index: 4 TiB with the usual distance, 160 MiB of memory.
+pub const MAX_GZIP_POINTS: u64 = 1 << 22;
+
+/// Bytes that a window of 32 KiB may take in a gzip index: what zlib adds to what it cannot compress, and to spare.
+pub const MAX_GZIP_WINDOW_BYTES: u32 = 40 << 10;
+
+/// Inflaters kept for one gzip layer, each some 110 KiB: as many sequential readers do not disturb each other.
+pub const MAX_GZIP_CURSORS: usize = 4;
+
 /// Time that a snapshot has new writes wait for those under way, at most: half of the pause that it may make.
 pub const CUT_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
 

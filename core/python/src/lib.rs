@@ -7,6 +7,7 @@ mod cache;
 mod client;
 mod errors;
 mod files;
+mod gzip;
 mod image;
 mod lsmt;
 mod observe;
@@ -24,6 +25,7 @@ fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cache::register(module)?;
     client::register(module)?;
     errors::register(module)?;
+    gzip::register(module)?;
     image::register(module)?;
     lsmt::register(module)?;
     observe::register(module)?;

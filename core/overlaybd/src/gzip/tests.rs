@@ -1,0 +1,323 @@
+//! Indexes are those of upstream; reading by one gives the plain bytes, or says what is wrong.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use flate2::Compression;
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use super::*;
+use crate::blob::{check_range, Blob, MemoryBlob};
+use crate::error::{Kind, Result};
+use crate::limits::GZIP_SPAN_BYTES;
+use crate::progress::silent;
+use crate::sink::MemorySink;
+
+const SPAN: u32 = 1 << 20;
+
+fn golden(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/../../tests/golden/turbo/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn blob(bytes: &[u8]) -> Arc<dyn Blob> {
+    Arc::new(MemoryBlob::new("test", bytes.to_vec()))
+}
+
+fn build(gzip: &[u8], span: u32) -> Result<Vec<u8>> {
+    let mut sink = MemorySink::default();
+    Index::build(&mut &gzip[..], &mut sink, span, &mut |read| silent(read, 0))?;
+    Ok(sink.bytes)
+}
+
+fn view(gzip: &[u8], index: &[u8]) -> Result<View> {
+    View::new(blob(gzip), Arc::new(Index::open(blob(index))?))
+}
+
+fn read(view: &dyn Blob, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0x5A; len];
+    view.read_at(&mut bytes, offset).map(|()| bytes)
+}
+
+fn unpacked(gzip: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    GzDecoder::new(gzip).read_to_end(&mut plain).unwrap();
+    plain
+}
+
+fn packed(plain: &[u8], level: u32) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Bytes that compress, unlike each other in every place.
+fn lines(count: u32) -> Vec<u8> {
+    (0..count).flat_map(|i| format!("{i} {:x}\n", i.wrapping_mul(2_654_435_761)).into_bytes()).collect()
+}
+
+#[test]
+fn what_upstream_indexed_reads_as_what_is_packed() {
+    for name in ["turbo", "upper"] {
+        let gzip = golden(&format!("{name}.tar.gz"));
+        let meta = golden(if name == "turbo" { "gz.gzip.meta" } else { "upper.gzip.meta" });
+        let (plain, view) = (unpacked(&gzip), view(&gzip, &meta).unwrap());
+        assert_eq!(view.len(), plain.len() as u64);
+        assert!(read(&view, 0, plain.len()).unwrap() == plain, "{name}");
+        for at in (0..plain.len()).step_by(77_777) {
+            let len = 5000.min(plain.len() - at);
+            assert!(read(&view, at as u64, len).unwrap() == plain[at..at + len], "{name} at {at}");
+        }
+    }
+}
+
+#[test]
+fn an_index_says_the_same_as_upstreams() {
+    for (gzip, meta) in [("turbo.tar.gz", "gz.gzip.meta"), ("upper.tar.gz", "upper.gzip.meta")] {
+        let (theirs, ours) = (golden(meta), build(&golden(gzip), SPAN).unwrap());
+        let (theirs, ours) = (Index::open(blob(&theirs)).unwrap(), Index::open(blob(&ours)).unwrap());
+        // How well windows compress is the library's; all else is the same.
+        let said = |index: &Index| Header { index_bytes: 0, area: (0, 0), ..*index.header() };
+        assert_eq!(said(&ours), said(&theirs));
+        for (i, (a, b)) in ours.points().iter().zip(theirs.points()).enumerate() {
+            assert_eq!((a.plain, a.packed, a.bits), (b.plain, b.packed, b.bits));
+            assert!(ours.window(i).unwrap() == theirs.window(i).unwrap(), "window {i}");
+        }
+    }
+}
+
+#[test]
+fn a_header_is_written_as_it_was_read() {
+    for name in ["gz.gzip.meta", "upper.gzip.meta"] {
+        let file = golden(name);
+        let (first, _) = file.split_first_chunk().unwrap();
+        assert_eq!(Header::parse(first, file.len() as u64).unwrap().encode(), *first);
+    }
+}
+
+#[test]
+fn more_than_one_member_is_refused_and_zeros_at_the_end_are_not() {
+    let one = packed(&lines(1000), 6);
+    let two = [one.clone(), packed(b"more", 6)].concat();
+    let error = build(&two, SPAN).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+    assert!(error.to_string().contains("more than one gzip member"), "{error}");
+    assert_eq!(build(&[one.clone(), b"x".to_vec()].concat(), SPAN).unwrap_err().kind(), Kind::Corrupt);
+
+    let padded = [one.clone(), vec![0; 700_000]].concat();
+    let view = view(&padded, &build(&padded, SPAN).unwrap()).unwrap();
+    assert!(read(&view, 0, view.len() as usize).unwrap() == lines(1000));
+}
+
+#[test]
+fn what_is_no_gzip_or_not_all_of_one_is_corrupt() {
+    let good = packed(&lines(10_000), 6);
+    let mut bad_sum = good.clone();
+    let at = good.len() - 8;
+    bad_sum[at] ^= 1;
+    for bad in [&b""[..], b"plain text, not compressed", &good[..good.len() - 1], &good[..500], &bad_sum] {
+        assert_eq!(build(bad, SPAN).unwrap_err().kind(), Kind::Corrupt, "{} bytes", bad.len());
+    }
+    assert_eq!(build(&good, GZIP_SPAN_BYTES.start() - 1).unwrap_err().kind(), Kind::Invalid);
+}
+
+#[test]
+fn nothing_packed_is_an_index_of_nothing() {
+    let gzip = packed(b"", 6);
+    let view = view(&gzip, &build(&gzip, SPAN).unwrap()).unwrap();
+    assert_eq!(view.len(), 0);
+    assert_eq!(read(&view, 0, 1).unwrap_err().kind(), Kind::OutOfBounds);
+}
+
+#[test]
+fn blocks_without_end_and_without_content_do_not_take_long() {
+    // Half a million empty blocks that are stored, as a flush makes them.
+    let mut gzip = packed(b"", 6)[..10].to_vec();
+    gzip.extend([0, 0, 0, 0xFF, 0xFF].repeat(500_000));
+    gzip.extend([3, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let index = build(&gzip, *GZIP_SPAN_BYTES.start()).unwrap();
+    assert!(Index::open(blob(&index)).unwrap().points().len() <= 2);
+}
+
+/// What a disk loses at a time. A bit alone may change a byte that is packed and no more, which nothing can tell.
+fn lost(at: usize) -> std::ops::Range<usize> {
+    at..at + 512
+}
+
+/// Notes what is read, and gives bad bytes until told to fetch them again.
+struct Remote {
+    good: Vec<u8>,
+    bad: Mutex<Option<usize>>,
+    reads: Mutex<Vec<(u64, usize)>>,
+}
+
+impl Remote {
+    fn of(good: &[u8], bad: Option<usize>) -> Arc<Self> {
+        Arc::new(Remote { good: good.to_vec(), bad: Mutex::new(bad), reads: Mutex::default() })
+    }
+}
+
+impl Blob for Remote {
+    fn name(&self) -> &str {
+        "remote"
+    }
+
+    fn len(&self) -> u64 {
+        self.good.len() as u64
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(self, offset, buf.len())?;
+        self.reads.lock().push((offset, buf.len()));
+        let range = offset as usize..offset as usize + buf.len();
+        buf.copy_from_slice(&self.good[range.clone()]);
+        for at in self.bad.lock().map_or(0..0, lost).filter(|at| range.contains(at)) {
+            buf[at - range.start] = 0;
+        }
+        Ok(())
+    }
+
+    fn distrust(&self, offset: u64, len: u64) -> Result<bool> {
+        let mut bad = self.bad.lock();
+        let in_range = |at: usize| lost(at).any(|at| (offset..offset + len).contains(&(at as u64)));
+        Ok(bad.take_if(|at| in_range(*at)).is_some())
+    }
+}
+
+#[test]
+fn reading_on_begins_nowhere_again_and_takes_only_what_it_needs() {
+    let plain = lines(200_000);
+    let gzip = packed(&plain, 6);
+    let index = Arc::new(Index::open(blob(&build(&gzip, SPAN).unwrap())).unwrap());
+    assert!(index.points().len() >= 3);
+    let remote = Remote::of(&gzip, None);
+    let view = View::new(remote.clone(), index.clone()).unwrap();
+    for at in (0..plain.len()).step_by(4000) {
+        let len = 4000.min(plain.len() - at);
+        assert!(read(&view, at as u64, len).unwrap() == plain[at..at + len]);
+    }
+    let all: usize = remote.reads.lock().drain(..).map(|(_, len)| len).sum();
+    // The trailer once more, for the length.
+    assert!(all <= gzip.len() + 8, "{all} bytes read of {}", gzip.len());
+
+    // Three readers on their ways, who do not take each other's place.
+    let view = View::new(remote.clone(), index.clone()).unwrap();
+    for step in 0..40 {
+        for start in [10_000, 400_000, 800_000] {
+            let at = start + step * 2000;
+            assert!(read(&view, at as u64, 2000).unwrap() == plain[at..at + 2000]);
+        }
+    }
+    let all: usize = remote.reads.lock().drain(..).map(|(_, len)| len).sum();
+    let first = index.points()[1].packed as usize;
+    assert!(all <= 3 * first, "{all} bytes read of the {first} before the first point");
+
+    // The end is had without the beginning.
+    let last = index.points().last().unwrap();
+    let view = View::new(remote.clone(), index.clone()).unwrap();
+    let wanted = last.plain as usize + 100;
+    assert!(read(&view, wanted as u64, 100).unwrap() == plain[wanted..wanted + 100]);
+    let least = remote.reads.lock().drain(..).map(|(at, _)| at).min().unwrap();
+    assert!(least >= last.packed - 1);
+    assert!(!view.is_empty() && view.is_ready(0, view.len()));
+}
+
+#[test]
+fn damage_is_told_or_fetched_again_and_never_read() {
+    let plain = lines(100_000);
+    let gzip = packed(&plain, 6);
+    let meta = build(&gzip, 256 << 10).unwrap();
+    let index = Arc::new(Index::open(blob(&meta)).unwrap());
+    for at in (30..gzip.len() - 512).step_by(gzip.len() / 40) {
+        let mut bad = gzip.clone();
+        bad[lost(at)].fill(0);
+        let damaged = View::new(blob(&bad), index.clone()).unwrap();
+        let kind = read(&damaged, 0, plain.len()).err().map(|e| e.kind());
+        assert_eq!(kind, Some(Kind::Corrupt), "damaged bytes at {at} were read");
+
+        let healing = View::new(Remote::of(&gzip, Some(at)), index.clone()).unwrap();
+        assert!(read(&healing, 0, plain.len()).unwrap() == plain, "byte {at}");
+    }
+}
+
+#[test]
+fn an_index_that_is_not_right_is_not_used() {
+    let gzip = packed(&lines(100_000), 6);
+    let good = build(&gzip, 256 << 10).unwrap();
+    assert_eq!(view(&gzip[..gzip.len() - 1], &good).err().unwrap().kind(), Kind::Corrupt);
+    for (what, at) in [("magic", 1), ("version", 8), ("length", 41), ("checksum", 329), ("points", good.len() - 3)] {
+        let mut bad = good.clone();
+        bad[at] ^= 4;
+        let kind = Index::open(blob(&bad)).err().map(|e| e.kind());
+        assert!(matches!(kind, Some(Kind::Corrupt | Kind::Unsupported)), "{what}: {kind:?}");
+    }
+    for len in [0, 10, HEADER_BYTES, good.len() - 1] {
+        assert!(Index::open(blob(&good[..len])).is_err(), "{len} bytes");
+    }
+    // A window that is wrong: from there on nothing is read.
+    let index = Index::open(blob(&good)).unwrap();
+    let mut bad = good.clone();
+    bad[index.points()[1].window.0 as usize + 20] ^= 0xFF;
+    let view = view(&gzip, &bad).unwrap();
+    assert!(read(&view, 0, 1000).is_ok());
+    assert_eq!(read(&view, index.points()[1].plain, 1000).unwrap_err().kind(), Kind::Corrupt);
+}
+
+#[test]
+fn many_threads_read_the_same_bytes() {
+    let plain = lines(150_000);
+    let gzip = packed(&plain, 6);
+    let view = view(&gzip, &build(&gzip, 128 << 10).unwrap()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let (view, plain) = (&view, &plain);
+            scope.spawn(move || {
+                for i in 0..60 {
+                    let at = (thread * 7919 + i * 104_729) % (plain.len() - 9000);
+                    assert!(read(view, at as u64, 9000).unwrap() == plain[at..at + 9000]);
+                }
+            });
+        }
+    });
+}
+
+/// Pieces of text, of noise and of zeros, which make blocks of all three kinds.
+fn content() -> impl Strategy<Value = Vec<u8>> {
+    let piece = (0..3u8, 1..200_000usize, any::<u64>());
+    proptest::collection::vec(piece, 1..6).prop_map(|pieces| {
+        let mut bytes = Vec::new();
+        for (kind, len, mut seed) in pieces {
+            bytes.extend((0..len).map(|i| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                match kind {
+                    0 => b"etaoin shrdlu\n"[(seed >> 60) as usize % 14],
+                    1 => (seed >> 33) as u8,
+                    _ => (i / 50_000) as u8,
+                }
+            }));
+        }
+        bytes
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_range_of_any_content_at_any_level_is_what_was_packed(
+        plain in content(),
+        level in 0..=9u32,
+        ranges in proptest::collection::vec((any::<u32>(), 1..300_000usize), 1..12),
+    ) {
+        let gzip = packed(&plain, level);
+        let view = view(&gzip, &build(&gzip, 64 << 10).unwrap()).unwrap();
+        prop_assert_eq!(view.len(), plain.len() as u64);
+        for (at, len) in ranges {
+            let at = at as usize % plain.len();
+            let len = len.min(plain.len() - at);
+            prop_assert!(read(&view, at as u64, len).unwrap() == plain[at..at + len]);
+        }
+    }
+}
