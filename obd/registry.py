@@ -220,11 +220,13 @@ class Registry:
         headers: dict[str, str] | None = None,
         data: Any = None,
         mount_from: str = "",
+        timeouts_s: tuple[float, float] | None = None,
     ) -> requests.Response:
         """One request of a tool (push, manifests) with credentials, repeated once after a challenge.
 
         `data` is bytes, or what has a length and can be iterated repeatedly. `mount_from` is another
-        repository of the registry, which is read too. The body of the answer is not read yet. Raises
+        repository of the registry, which is read too. `timeouts_s` as for
+        `send`. The body of the answer is not read yet. Raises
         `ObdError` as `send`; answers of any status are returned.
         """
         if mount_from:
@@ -234,7 +236,7 @@ class Registry:
             head = dict(headers or {}, **({"Authorization": sent} if sent else {}))
             from obd.session import send
 
-            response = send(self.session, method, url, headers=head, data=data)
+            response = send(self.session, method, url, headers=head, data=data, timeouts_s=timeouts_s)
             if last or response.status_code not in (401, 403):
                 break
             challenge = response.headers.get("WWW-Authenticate")

@@ -158,17 +158,30 @@ def _context(tls: Tls) -> ssl.SSLContext:
 
 
 def send(
-    session: requests.Session, method: str, url: str, *, headers: dict[str, str], data: Any = None
+    session: requests.Session,
+    method: str,
+    url: str,
+    *,
+    headers: dict[str, str],
+    data: Any = None,
+    timeouts_s: tuple[float, float] | None = None,
 ) -> requests.Response:
     """One request; redirects are answers. The body is not read yet: use `read_body`, or close.
 
-    Raises `ObdError`: "timed-out" and "io" for what may pass, "denied" for a certificate that is not
-    trusted, "invalid" for a URL that is none. Messages hold no query and no header.
+    `timeouts_s`: to connect, and of silence (default `TIMEOUTS_S`). Raises `ObdError`: "timed-out" and "io"
+    for what may pass, "denied" for a certificate that is not trusted, "invalid" for a URL that is none.
+    Messages hold no query and no header.
     """
     doing = f"{method} {without_secrets(url)}"
     try:
         return session.request(
-            method, url, headers=headers, data=data, timeout=TIMEOUTS_S, allow_redirects=False, stream=True
+            method,
+            url,
+            headers=headers,
+            data=data,
+            timeout=timeouts_s or TIMEOUTS_S,
+            allow_redirects=False,
+            stream=True,
         )
     except requests.exceptions.Timeout:
         raise ObdError("timed-out", f"{doing}: no answer in time") from None

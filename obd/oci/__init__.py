@@ -2,6 +2,7 @@
 
 from obd.oci.descriptor import Descriptor
 from obd.oci.manifest import Index, Manifest, parse_manifest
+from obd.oci.open import open_destination, open_source
 from obd.oci.platform import Platform, own_platform
 from obd.oci.protocols import Content, ImageDestination, ImageSource, Progress
 
@@ -14,6 +15,8 @@ __all__ = [
     "Manifest",
     "Platform",
     "Progress",
+    "open_destination",
+    "open_source",
     "own_platform",
     "parse_manifest",
 ]

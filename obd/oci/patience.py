@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS: Final = 4
 # The pause after the first failure, which doubles with each, and the longest that a registry may ask for.
-PAUSE_S: Final = 0.5
+PAUSE_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 15.0
 # What a registry says when it has too much to do, or is being restarted.
 _PASSING: Final = (408, 425, 429, 500, 502, 503, 504)
@@ -47,18 +47,25 @@ def ask(
     data: Any = None,
     attempts: int = ATTEMPTS,
     mount_from: str = "",
+    timeouts_s: tuple[float, float] | None = None,
 ) -> Answer:
     """One request with credentials and its answer of any status; asked again if that may help.
 
-    For requests that may be carried out twice; others want `attempts` 1. `mount_from` as for
-    `Registry.request`. Raises `ObdError` as `Registry.request`.
+    For requests that may be carried out twice; others want `attempts` 1. `mount_from` and
+    `timeouts_s` as for `Registry.request`. Raises `ObdError` as `Registry.request`.
     """
     from obd.session import read_body
 
     for attempt in range(1, attempts + 1):
         try:
             response = registry.request(
-                method, url, action=action, headers=headers, data=data, mount_from=mount_from
+                method,
+                url,
+                action=action,
+                headers=headers,
+                data=data,
+                mount_from=mount_from,
+                timeouts_s=timeouts_s,
             )
             body = b"" if method == "HEAD" else read_body(response)
             response.close()
@@ -88,6 +95,8 @@ def refusal(method: str, answer: Answer) -> ObdError:
     """The error that an answer is."""
     status = answer.status
     kind = "denied" if status in (401, 403) else "not-found" if status == 404 else "io"
+    if 400 <= status < 500 and kind == "io" and status not in _PASSING:
+        kind = "invalid"
     return ObdError(kind, f"{method} {without_secrets(answer.url)}: status {status}{_reason(answer.body)}")
 
 

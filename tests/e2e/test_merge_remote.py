@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from obd.push import Descriptor, Repository
+from obd.oci import Descriptor
+from obd.push import Repository
 from obd.registry import Registry as Client
 from tests.e2e.commands import golden, place, run
 from tests.e2e.servers import Registry
@@ -47,7 +48,7 @@ def test_merges_what_is_here_and_what_is_there(tmp_path: Path, registry: Registr
 
 
 def test_a_blob_that_is_not_there(tmp_path: Path, registry: Registry) -> None:
-    config = image(tmp_path, registry, [Descriptor(f"sha256:{'0' * 64}", 8192)])
+    config = image(tmp_path, registry, [Descriptor("", f"sha256:{'0' * 64}", 8192)])
     service = ["--service_config_path", str(tmp_path / "service.json")]
     done = run("overlaybd-merge", config, tmp_path / "out", *service)
     assert (done.status, done.out, len(done.lines)) == (255, "", 1)

@@ -14,7 +14,8 @@ import pytest
 
 import obd
 from cache.partial import Partial
-from obd.push import MANIFEST_TYPE, Repository
+from obd.oci.media import OCI_MANIFEST
+from obd.push import Repository
 from obd.registry import PUSH
 from obd.registry import Registry as Dialogue
 from tests.e2e import servers
@@ -103,8 +104,8 @@ def test_a_configuration_with_and_without_directories(
 def test_an_image(host: Host, registry: servers.Registry, layers: list[Path], form: str) -> None:
     name = f"{registry.host}/team/app"
     dialogue, url = Dialogue(), registry.repository("team/app")
-    manifest = dialogue.request("GET", f"{url}/manifests/v1", action=PUSH, headers={"Accept": MANIFEST_TYPE})
-    entry = {"mediaType": MANIFEST_TYPE, "digest": digest_of(manifest.content), "size": len(manifest.content)}
+    manifest = dialogue.request("GET", f"{url}/manifests/v1", action=PUSH, headers={"Accept": OCI_MANIFEST})
+    entry = {"mediaType": OCI_MANIFEST, "digest": digest_of(manifest.content), "size": len(manifest.content)}
     if form == "index":
         index_type = "application/vnd.oci.image.index.v1+json"
         entries = [
@@ -159,12 +160,12 @@ def test_plain_layers_are_refused(host: Host, registry: servers.Registry) -> Non
         "digest": blob.digest,
         "size": blob.size,
     }
-    manifest = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config, "layers": [layer]}
+    manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer]}
     put = Dialogue().request(
         "PUT",
         f"{url}/manifests/v1",
         action=PUSH,
-        headers={"Content-Type": MANIFEST_TYPE},
+        headers={"Content-Type": OCI_MANIFEST},
         data=json.dumps(manifest).encode(),
     )
     assert put.status_code == 201

@@ -14,7 +14,8 @@ import pytest
 
 import obdcore
 from obd.credentials import FileCredentials
-from obd.push import MANIFEST_TYPE, Repository
+from obd.oci.media import OCI_MANIFEST
+from obd.push import Repository
 from obd.registry import PULL, Registry
 from tests.e2e import servers
 
@@ -161,7 +162,7 @@ def test_push_is_streamed_and_says_how_far_it_is(
     assert Registry().open_blob(url).read_at(0, SIZE) == DATA[::-1]
     manifest = repository.push_manifest("v1", [layer])
     with Registry().request(
-        "GET", f"{plain.repository('parts')}/manifests/v1", action=PULL, headers={"Accept": MANIFEST_TYPE}
+        "GET", f"{plain.repository('parts')}/manifests/v1", action=PULL, headers={"Accept": OCI_MANIFEST}
     ) as answer:
         assert answer.headers["Docker-Content-Digest"] == manifest.digest
         (described,) = answer.json()["layers"]

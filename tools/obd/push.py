@@ -14,7 +14,7 @@ from tools.progress import Progress
 from tools.values import existing_file
 
 if TYPE_CHECKING:
-    from obd.push import Descriptor
+    from obd.oci import Descriptor
     from obd.registry import Registry
 
 

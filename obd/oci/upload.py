@@ -1,0 +1,266 @@
+"""A blob into a repository: at once if it is small, else in parts, each of which may be sent again."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+from urllib.parse import urljoin
+
+from obd.errors import ObdError
+from obd.oci.patience import ATTEMPTS, Answer, ask, passes, pause_s, refusal
+from obd.registry import PUSH
+from obd.secret import without_secrets
+
+if TYPE_CHECKING:
+    from obd.oci.descriptor import Descriptor
+    from obd.oci.protocols import Progress
+    from obd.oci.repository import Repository
+
+# Bytes of one PATCH; each begins with a token that is still good, whatever the length of the blob.
+PART_BYTES: Final = 64 << 20
+# The same of a stream, whose part is kept in memory until the registry has it.
+STREAM_PART_BYTES: Final = 16 << 20
+_READ_BYTES: Final = 1 << 20
+# Seconds to connect, and of silence: a registry may look at all of a large blob before it answers.
+_TIMEOUTS_S: Final = (5.0, 120.0)
+# What an upload is answered that is not there, or not as far as was thought.
+_LOST: Final = (404, 416)
+
+
+class Body(Protocol):
+    """The content of a blob, as far as it can be had."""
+
+    again: bool
+    """Whether it can be read from its beginning again."""
+
+    def pieces(self, start: int, end: int) -> Iterator[bytes]:
+        """The bytes of a range: any if `again`, else the last one once more, or the one after it."""
+
+
+class FileBody:
+    """The content of an open file."""
+
+    again = True
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def pieces(self, start: int, end: int) -> Iterator[bytes]:
+        """As `Body.pieces`."""
+        at = start
+        while at < end:
+            self._file.seek(at)
+            piece = self._file.read(min(_READ_BYTES, end - at))
+            if not piece:
+                raise ObdError("corrupt", "the file became shorter while it was uploaded")
+            yield piece
+            at += len(piece)
+
+
+class StreamBody:
+    """What a stream of `size` bytes gives, of which the range that is being sent is kept."""
+
+    again = False
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self._stream = stream
+        self._size = size
+        self._start = 0
+        self._kept: list[bytes] = []
+
+    def pieces(self, start: int, end: int) -> Iterator[bytes]:
+        """As `Body.pieces`. Before the last byte is given the stream has had its say."""
+        if start != self._start:
+            self._start, self._kept = start, []
+        yield from self._kept
+        at = start + sum(map(len, self._kept))
+        while at < end:
+            piece = self._stream.read(min(_READ_BYTES, end - at))
+            if not piece:
+                raise ObdError("corrupt", f"the content ends after {at} of {self._size} bytes")
+            at += len(piece)
+            if at == self._size and self._stream.read(1):
+                raise ObdError("corrupt", f"the content is longer than {self._size} bytes")
+            self._kept.append(piece)
+            yield piece
+
+
+class _Part:
+    """A range of a blob as the body of a request; from its beginning each time it is sent."""
+
+    def __init__(self, body: Body, start: int, end: int, size: int, progress: Progress | None) -> None:
+        self._body, self._start, self._end, self._size = body, start, end, size
+        self._progress = progress
+        # What the content raised: the HTTP client would take it for a failure of the connection.
+        self.failure: OSError | None = None
+
+    def __len__(self) -> int:
+        return self._end - self._start
+
+    def __iter__(self) -> Iterator[bytes]:
+        at = self._start
+        pieces = self._body.pieces(self._start, self._end)
+        while True:
+            try:
+                piece = next(pieces, None)
+            except OSError as error:
+                self.failure = error
+                raise
+            if piece is None:
+                return
+            yield piece
+            at += len(piece)
+            if self._progress:
+                self._progress(at, self._size)
+
+
+class Upload:
+    """One blob on its way. `location` is where an upload has begun already.
+
+    Raises `ObdError`: "denied", "io", "timed-out", "invalid" for answers that make no sense, and what the
+    body raises; "io" and "timed-out" after some attempts.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        blob: Descriptor,
+        body: Body,
+        *,
+        part_bytes: int = PART_BYTES,
+        progress: Progress | None = None,
+        location: str = "",
+    ) -> None:
+        self._repository = repository
+        self._blob = blob
+        self._body = body
+        self._part_bytes = part_bytes
+        self._progress = progress
+        self._location = location
+        self._at = 0
+
+    def run(self) -> None:
+        """Sends it."""
+        attempt = 0
+        while True:
+            reached = self._at
+            try:
+                return self._send_all()
+            except ObdError as error:
+                attempt = 1 if self._at > reached else attempt + 1
+                if not passes(error) or attempt == ATTEMPTS:
+                    self._give_up()
+                    raise
+                time.sleep(pause_s(attempt))
+                # Maybe all had arrived, and only the answer had not.
+                if self._is_there():
+                    return None
+                if not self._find_place():
+                    self._give_up()
+                    raise
+
+    def _send_all(self) -> None:
+        size = self._blob.size
+        if not self._location:
+            self._at = 0
+            self._location = begin(self._repository)
+        if size <= self._part_bytes and not self._at:
+            return self._finish(size)
+        while self._at < size:
+            end = min(self._at + self._part_bytes, size)
+            span = f"{self._at}-{end - 1}"
+            answer = self._ask("PATCH", self._location, end, {"Content-Range": span})
+            self._location, self._at = _next(answer), end
+        return self._finish(size)
+
+    def _finish(self, end: int) -> None:
+        joint = "&" if "?" in self._location else "?"
+        self._ask("PUT", f"{self._location}{joint}digest={self._blob.digest}", end, {})
+
+    def _ask(self, method: str, url: str, end: int, headers: dict[str, str]) -> Answer:
+        """Sends the bytes from where the upload is to `end`."""
+        part = _Part(self._body, self._at, end, self._blob.size, self._progress)
+        try:
+            answer = ask(
+                self._repository.registry,
+                method,
+                url,
+                action=PUSH,
+                headers={"Content-Type": "application/octet-stream", **headers},
+                data=part if len(part) else b"",
+                attempts=1,
+                timeouts_s=_TIMEOUTS_S,
+            )
+        except ObdError:
+            if part.failure:
+                raise part.failure from None
+            raise
+        if answer.status in _LOST:
+            # The registry has another part of it, or none any more.
+            raise ObdError("io", refusal(method, answer).what)
+        if not 200 <= answer.status < 300:
+            raise refusal(method, answer)
+        return answer
+
+    def _is_there(self) -> bool:
+        try:
+            return self._repository.blob_size(self._blob.digest) is not None
+        except ObdError:
+            return False
+
+    def _find_place(self) -> bool:
+        """Whether the upload can go on after a failure: from where it is, or from the beginning."""
+        location, self._location = self._location, ""
+        if location:
+            with contextlib.suppress(ObdError):
+                answer = ask(self._repository.registry, "GET", location, action=PUSH, attempts=1)
+                if _received(answer) == self._at:
+                    self._location = urljoin(answer.url, answer.header("Location") or location)
+                    return True
+        return self._body.again
+
+    def _give_up(self) -> None:
+        if self._location:
+            with contextlib.suppress(ObdError):
+                ask(self._repository.registry, "DELETE", self._location, action=PUSH, attempts=1)
+
+
+def begin(repository: Repository) -> str:
+    """Where a new upload goes."""
+    answer = ask(repository.registry, "POST", f"{repository.url}/blobs/uploads/", action=PUSH, data=b"")
+    if not 200 <= answer.status < 300:
+        raise refusal("POST", answer)
+    return _next(answer)
+
+
+def mount(repository: Repository, blob: Descriptor, other: str) -> str | None:
+    """Has the registry take a blob from the repository `other`; None if it did, else where to upload it.
+
+    Raises `ObdError` as `begin`.
+    """
+    url = f"{repository.url}/blobs/uploads/?mount={blob.digest}&from={other}"
+    answer = ask(repository.registry, "POST", url, action=PUSH, data=b"", mount_from=other)
+    if answer.status == 201:
+        return None
+    if not 200 <= answer.status < 300:
+        raise refusal("POST", answer)
+    return _next(answer)
+
+
+def _next(answer: Answer) -> str:
+    """Where an upload goes on."""
+    location = answer.header("Location")
+    if not location:
+        raise ObdError("invalid", f"{without_secrets(answer.url)}: upload without Location")
+    return urljoin(answer.url, location)
+
+
+def _received(answer: Answer) -> int | None:
+    """The bytes that a registry says it has of an upload."""
+    first, _, last = answer.header("Range").removeprefix("bytes=").partition("-")
+    if answer.status != 204 or first != "0" or not (last.isascii() and last.isdecimal()):
+        return None
+    # What has nothing says 0-0.
+    return int(last) + 1 if int(last) else 0
