@@ -84,13 +84,15 @@ def lsmt_create(
     *,
     size: int,
     sparse: bool = False,
+    turbo: bool = False,
     uuid: str | None = None,
     parent_uuid: str | None = None,
     tag: bytes = b"",
 ) -> None:
     """Creates the two files of a writable layer, neither of which may exist; after an error neither does.
 
-    `size` is a multiple of 512; 0 takes the size of the lowers when the layer is first used on some.
+    `size` is a multiple of 512; 0 takes the size of the lowers when the layer is first used on some. `turbo`: a layer
+    of turboOCI, which maps content into a target; then `sparse` means nothing.
     """
 
 def lsmt_commit(
@@ -98,6 +100,7 @@ def lsmt_commit(
     index: str | None,
     output: int,
     *,
+    turbo: bool = False,
     uuid: str | None = None,
     parent_uuid: str | None = None,
     tag: bytes = b"",
@@ -107,6 +110,7 @@ def lsmt_commit(
 ) -> dict[str, Any]:
     """Commits a writable layer (`index` given) or a finished one (None) into the empty file `output`.
 
+    `turbo`: one of turboOCI, whose target is not needed: maps into it stay as they are.
     `compress` holds options of `zfile_compress`: algorithm, block_size, checksum, overwrite_header, threads.
     Returns `virtual_size`, `uuid`, `parent_uuid`, `segments`, `data_size` (stored sectors), `layer_size` (before
     wrapping), `stored_size` (the file) and `cut_records`: how many records at the end of a writable layer's index
@@ -185,9 +189,10 @@ def layer_info(path: str) -> dict[str, Any]:
     """What a file is, from the outside in.
 
     `size`; where it has them `tar` (name, offset, size), `zfile` (algorithm, block_size, blocks, checksum,
-    stored_size, original_size) and `lsmt`: `kind` ("committed", "sealed", "writable data", "writable sparse
-    data", "writable index"), `header`, `trailer` (flags, virtual_size, uuid, parent_uuid, tag, index_offset,
-    index_entries) and `index` (segments, zeroed, padding, mapped_bytes, zeroed_bytes, longest_sectors).
+    stored_size, original_size) and `lsmt`: `kind` ("committed", "committed turboOCI", "sealed", "writable data",
+    "writable sparse data", "writable index"), `header`, `trailer` (flags, virtual_size, uuid, parent_uuid, tag,
+    index_offset, index_entries) and `index` (segments, zeroed, padding, mapped_bytes, zeroed_bytes, longest_sectors;
+    of turboOCI also remote_bytes, which are in the target and not counted in mapped_bytes).
     """
 
 def layer_verify(path: str, progress: Progress | None = None) -> dict[str, Any]:

@@ -10,8 +10,9 @@ use overlaybd::blob::{Blob, FileBlob};
 use overlaybd::inspect::{self, Description};
 use overlaybd::lsmt::commit::{self, CommitOptions, Committed};
 use overlaybd::lsmt::import;
-use overlaybd::lsmt::info::{IndexInfo, Info};
+use overlaybd::lsmt::info::{FileKind, IndexInfo, Info};
 use overlaybd::lsmt::upper::{self, CreateOptions};
+use overlaybd::lsmt::warp::Meta;
 use overlaybd::lsmt::{Header, Layer, Upper, Uuid};
 use overlaybd::progress::Progress;
 use overlaybd::sink::{FileSink, Sink};
@@ -116,13 +117,17 @@ fn written_dict<'py>(py: Python<'py>, written: &Written) -> PyResult<Bound<'py, 
     Ok(dict)
 }
 
+/// How files are read here.
+const DEFAULT_ENGINE: overlaybd::engine::Kind = overlaybd::engine::Kind::Psync;
+
 /// Opens a finished layer in whatever it is wrapped.
 fn open_layer(source: Source) -> Result<Layer> {
-    overlaybd::layer::open(&source.open(overlaybd::engine::Kind::default())?)
+    overlaybd::layer::open(&source.open(DEFAULT_ENGINE)?)
 }
 
 #[pyfunction]
-#[pyo3(signature = (data, index, *, size, sparse = false, uuid = None, parent_uuid = None, tag = Vec::new()))]
+#[pyo3(signature = (data, index, *, size, sparse = false, turbo = false, uuid = None, parent_uuid = None,
+                    tag = Vec::new()))]
 #[allow(clippy::too_many_arguments)] // They are keywords on the other side.
 fn lsmt_create(
     py: Python<'_>,
@@ -130,27 +135,29 @@ fn lsmt_create(
     index: PathBuf,
     size: u64,
     sparse: bool,
+    turbo: bool,
     uuid: Option<String>,
     parent_uuid: Option<String>,
     tag: Vec<u8>,
 ) -> PyResult<()> {
     let work = || {
         let parent_uuid = self::uuid(parent_uuid.as_deref())?.unwrap_or_default();
-        let options = CreateOptions { size, sparse, uuid: self::uuid(uuid.as_deref())?, parent_uuid, tag };
+        let options = CreateOptions { size, sparse, warp: turbo, uuid: self::uuid(uuid.as_deref())?, parent_uuid, tag };
         upper::create(&OsDisk, &data, &index, &options)
     };
     py.detach(work).map_err(to_py)
 }
 
 #[pyfunction]
-#[pyo3(signature = (data, index, output, *, uuid = None, parent_uuid = None, tag = Vec::new(), compress = None,
-                    tar = false, progress = None))]
+#[pyo3(signature = (data, index, output, *, turbo = false, uuid = None, parent_uuid = None, tag = Vec::new(),
+                    compress = None, tar = false, progress = None))]
 #[allow(clippy::too_many_arguments)]
 fn lsmt_commit(
     py: Python<'_>,
     data: PathBuf,
     index: Option<PathBuf>,
     output: RawFd,
+    turbo: bool,
     uuid: Option<String>,
     parent_uuid: Option<String>,
     tag: Vec<u8>,
@@ -160,6 +167,13 @@ fn lsmt_commit(
 ) -> PyResult<Bound<'_, PyDict>> {
     let work = |progress: &mut Progress<'_>| {
         let options = commit_options(uuid.as_deref(), parent_uuid.as_deref(), tag)?;
+        if turbo {
+            let (meta, cut) = match &index {
+                Some(index) => upper::open_as_meta(&OsDisk, &data, index)?,
+                None => (Meta::open(overlaybd::layer::unwrap(Source::Path(data).open(DEFAULT_ENGINE)?)?)?, 0),
+            };
+            return write(output, compress, tar, cut, |sink| commit::commit_meta(&meta, &options, sink, progress));
+        }
         let (layer, cut) = match &index {
             Some(index) => upper::open_as_layer(&OsDisk, &data, index)?,
             None => (open_layer(Source::Path(data))?, 0),
@@ -286,12 +300,17 @@ fn lsmt_dict<'py>(py: Python<'py>, info: &Info) -> PyResult<Bound<'py, PyDict>> 
     if let Some(trailer) = &info.trailer {
         dict.set_item("trailer", header_dict(py, trailer)?)?;
     }
-    if let Some(IndexInfo { segments, zeroed, padding, mapped_bytes, zeroed_bytes, longest_sectors }) = &info.index {
+    if let Some(IndexInfo { segments, zeroed, padding, mapped_bytes, remote_bytes, zeroed_bytes, longest_sectors }) =
+        &info.index
+    {
         let index = PyDict::new(py);
         index.set_item("segments", segments)?;
         index.set_item("zeroed", zeroed)?;
         index.set_item("padding", padding)?;
         index.set_item("mapped_bytes", mapped_bytes)?;
+        if info.kind == FileKind::Turbo {
+            index.set_item("remote_bytes", remote_bytes)?;
+        }
         index.set_item("zeroed_bytes", zeroed_bytes)?;
         index.set_item("longest_sectors", longest_sectors)?;
         dict.set_item("index", index)?;

@@ -8,7 +8,7 @@ mod open;
 mod tests;
 
 pub use live::{NewUpper, Publish, Snapshot};
-pub use open::open;
+pub use open::{open, open_stored, Stored, UpperFiles};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::device::{BlockDevice, Extent};
 use crate::error::{Error, Kind, Result};
 use crate::limits::SECTOR;
-use crate::lsmt::{Stack, Upper};
+use crate::lsmt::{RemoteMap, Stack, Upper};
 use crate::metrics::{self, Latency};
 use crate::trace::Recorder;
 use layers::{Layers, Present};
@@ -141,6 +141,16 @@ impl Image {
         self.present.with(|layers| layers.uppers.first().cloned())
     }
 
+    /// Maps a range of the device to the target of the upper, one of turboOCI: see [`RemoteMap`].
+    ///
+    /// # Errors
+    /// `ReadOnly` without an upper; as [`RemoteMap::map`].
+    pub fn map_remote(&self, offset: u64, len: u64, target_offset: u64) -> Result<()> {
+        self.check(offset, len)?;
+        let _beside_others = self.writes.read();
+        self.present.with(|layers| layers.upper()?.map_remote(offset, len, target_offset))
+    }
+
     fn check(&self, offset: u64, len: u64) -> Result<()> {
         match offset.checked_add(len) {
             Some(end) if end <= self.size() => Ok(()),
@@ -182,6 +192,12 @@ impl Image {
             }
         }
         result
+    }
+}
+
+impl RemoteMap for &Image {
+    fn map(&mut self, device_offset: u64, len: u64, target_offset: u64) -> Result<()> {
+        self.map_remote(device_offset, len, target_offset)
     }
 }
 

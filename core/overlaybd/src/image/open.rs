@@ -10,9 +10,34 @@ use super::Image;
 use crate::blob::{heal, Blob};
 use crate::error::{Error, Kind, Result};
 use crate::limits::{MAX_LAYERS, OPEN_THREADS};
-use crate::lsmt::{Layer, Stack, Upper};
+use crate::lsmt::{warp, Layer, Stack, Upper};
 use crate::sys::Disk;
 use crate::trace::Recorder;
+
+/// A lower as it is stored: its wrappers are peeled off when it is opened.
+pub struct Stored {
+    /// The layer.
+    pub blob: Arc<dyn Blob>,
+    /// What a layer of turboOCI maps to, uncompressed; this is what makes it one.
+    pub target: Option<Arc<dyn Blob>>,
+}
+
+impl From<Arc<dyn Blob>> for Stored {
+    fn from(blob: Arc<dyn Blob>) -> Stored {
+        Stored { blob, target: None }
+    }
+}
+
+/// The two files of an upper.
+#[derive(Clone)]
+pub struct UpperFiles<'a> {
+    /// The data file.
+    pub data: &'a Path,
+    /// The index file.
+    pub index: &'a Path,
+    /// What the upper, one of turboOCI, maps to; this is what makes it one. It is not read while an image is built.
+    pub target: Option<Arc<dyn Blob>>,
+}
 
 /// Opens the layers in `lowers` (bottom first, as stored: their wrappers are peeled off here), several
 /// at a time since a remote one costs round trips, and the writable pair `(data, index)` on top.
@@ -21,6 +46,15 @@ use crate::trace::Recorder;
 /// Those of the layer that failed, with its number (1 is the bottom one); `Limit` beyond 255 layers;
 /// those of [`Image::new`].
 pub fn open(disk: &dyn Disk, lowers: Vec<Arc<dyn Blob>>, upper: Option<(&Path, &Path)>) -> Result<Image> {
+    let lowers = lowers.into_iter().map(Stored::from).collect();
+    open_stored(disk, lowers, upper.map(|(data, index)| UpperFiles { data, index, target: None }))
+}
+
+/// As [`open`], of layers some of which may be of turboOCI.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_stored(disk: &dyn Disk, lowers: Vec<Stored>, upper: Option<UpperFiles<'_>>) -> Result<Image> {
     if lowers.len() > MAX_LAYERS {
         let what = format!("{} lowers; at most {MAX_LAYERS} can be stacked", lowers.len());
         return Err(Error::new(Kind::Limit, what));
@@ -28,27 +62,34 @@ pub fn open(disk: &dyn Disk, lowers: Vec<Arc<dyn Blob>>, upper: Option<(&Path, &
     let recorder = Recorder::new(lowers.len());
     let layers = open_layers(&lowers, &recorder)?;
     let stack = if layers.is_empty() { None } else { Some(Stack::new(layers)?) };
-    let upper = upper.map(|(data, index)| Upper::open(disk, data, index)).transpose()?;
+    let upper = upper.map(|UpperFiles { data, index, target }| match target {
+        Some(target) => Upper::open_warp(disk, data, index, Some(target), lowers.len()),
+        None => Upper::open(disk, data, index),
+    });
     recorder.opened();
-    Image::with_recorder(stack, upper, recorder)
+    Image::with_recorder(stack, upper.transpose()?, recorder)
 }
 
 /// Opens each blob as a layer on up to [`OPEN_THREADS`] threads. After the first failure no new one
 /// is begun; of several failures the bottommost is reported.
-fn open_layers(blobs: &[Arc<dyn Blob>], recorder: &Arc<Recorder>) -> Result<Vec<Layer>> {
+fn open_layers(lowers: &[Stored], recorder: &Arc<Recorder>) -> Result<Vec<Layer>> {
     let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<(usize, Result<Layer>)>> = Mutex::new(Vec::with_capacity(blobs.len()));
+    let done: Mutex<Vec<(usize, Result<Layer>)>> = Mutex::new(Vec::with_capacity(lowers.len()));
     let work = || loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        let Some(blob) = blobs.get(number) else { return };
-        let layer = heal(blob, |stored| Layer::open(recorder.tap(number, crate::layer::unwrap(stored)?)));
+        let Some(Stored { blob, target }) = lowers.get(number) else { return };
+        let tap = |blob| recorder.tap(number, blob);
+        let layer = heal(blob, |stored| match (crate::layer::unwrap(stored)?, target) {
+            (meta, Some(target)) => warp::open(meta, target.clone(), tap),
+            (layer, None) => Layer::open(tap(layer)),
+        });
         if layer.is_err() {
-            next.store(blobs.len(), Ordering::Relaxed);
+            next.store(lowers.len(), Ordering::Relaxed);
         }
         done.lock().push((number, layer.map_err(|e| e.in_file(blob.name()).context(format!("layer {}", number + 1)))));
     };
     std::thread::scope(|scope| {
-        for _ in 1..blobs.len().min(OPEN_THREADS) {
+        for _ in 1..lowers.len().min(OPEN_THREADS) {
             scope.spawn(work);
         }
         work();

@@ -1,6 +1,6 @@
 //! Committing: live sectors, packed in order of their offsets, as a new read-only layer.
 //!
-//! Format: lsmt, "commit (compaction to a new file)" and "Merging read-only layers". The same input
+//! Format: lsmt, "commit (compaction to a new file)", "Merging read-only layers" and "Committed form". The same input
 //! gives the same bytes as upstream's, also in how index entries are cut and folded.
 
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use super::layer::Layer;
 use super::segment::{Segment, ENTRY_BYTES};
 use super::stack::Stack;
 use super::uuid::Uuid;
+use super::warp::{Meta, REMOTE};
 use crate::blob::Blob;
 use crate::error::{Error, Kind, Result};
 use crate::limits::{MAX_COMMITTED_ENTRIES, SECTOR};
@@ -66,7 +67,28 @@ pub fn commit(
 ) -> Result<Committed> {
     let header = layer.header();
     let meta = committed_header(options, header.virtual_size, header.parent_uuid)?;
-    compact(|| layer.segments().iter().copied(), std::slice::from_ref(layer.blob()), meta, sink, progress)
+    compact(|| layer.segments().iter().copied(), std::slice::from_ref(layer.blob()), Form::Plain, meta, sink, progress)
+}
+
+/// Writes the metadata of a turboOCI layer, a finished one or a writable one opened by
+/// [`open_as_meta`](super::upper::open_as_meta), to `sink`, as [`commit`] does. Maps into the target are kept as they
+/// are; it is not read.
+///
+/// # Errors
+/// As [`commit`]; `Unsupported` if all of the layer is in the target: readers could not tell that.
+pub fn commit_meta(
+    meta: &Meta,
+    options: &CommitOptions,
+    sink: &mut dyn Sink,
+    progress: &mut Progress<'_>,
+) -> Result<Committed> {
+    let remote = |s: &Segment| s.length > 0 && s.tag == REMOTE;
+    if meta.segments().iter().any(remote) && meta.segments().iter().all(remote) {
+        let what = "a turboOCI layer without any metadata of its own";
+        return Err(Error::new(Kind::Unsupported, what).in_file(meta.blob().name()));
+    }
+    let header = committed_header(options, meta.header().virtual_size, Uuid::NULL)?;
+    compact(|| meta.segments().iter().copied(), std::slice::from_ref(meta.blob()), Form::Warp, header, sink, progress)
 }
 
 /// Flattens layers, bottom first, into one. Zeroed ranges are kept: the result hides the same of what
@@ -84,7 +106,7 @@ pub fn merge(
     let parent = layers.first().map(|bottom| bottom.header().parent_uuid).unwrap_or_default();
     let stack = Stack::new(layers)?;
     let meta = committed_header(options, stack.virtual_size(), parent)?;
-    compact(|| stack.index().iter(), stack.blobs(), meta, sink, progress)
+    compact(|| stack.index().iter(), stack.blobs(), Form::Plain, meta, sink, progress)
 }
 
 /// The header of a committed layer; the trailer differs in flags and index.
@@ -93,19 +115,35 @@ pub(super) fn committed_header(options: &CommitOptions, virtual_size: u64, paren
     Header::new(COMMITTED_FLAGS, virtual_size, options.uuid, parent, &options.tag)
 }
 
+/// The forms of committed layers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// All data is in the layer; the index is padded.
+    Plain,
+    /// Entries of type [`REMOTE`] are kept as they are; the index is not padded.
+    Warp,
+}
+
+impl Form {
+    fn is_remote(self, segment: &Segment) -> bool {
+        self == Form::Warp && segment.tag == REMOTE
+    }
+}
+
 fn compact<I: Iterator<Item = Segment>>(
     segments: impl Fn() -> I,
     blobs: &[Arc<dyn Blob>],
+    form: Form,
     header: Header,
     sink: &mut dyn Sink,
     progress: &mut Progress<'_>,
 ) -> Result<Committed> {
-    let (entries, data_bytes) = plan(segments())?;
+    let (entries, data_bytes) = plan(segments(), form)?;
     let start = sink.position();
     sink.write(&header.to_block())?;
     let mut copy = Copy { blobs, gathered: Vec::new(), done: 0, total: data_bytes, sink: &mut *sink, progress };
     let mut run: Option<Segment64> = None;
-    for next in segments().filter(|s| !s.zeroed).map(Segment64::from) {
+    for next in segments().filter(|s| !s.zeroed && !form.is_remote(s)).map(Segment64::from) {
         run = match run {
             Some(run) if run.tag == next.tag && run.moffset + run.sectors == next.moffset => {
                 Some(Segment64 { sectors: run.sectors + next.sectors, ..run })
@@ -118,16 +156,18 @@ fn compact<I: Iterator<Item = Segment>>(
     }
     run.map_or(Ok(()), |run| copy.run(run))?;
     copy.write_gathered()?;
-    write_end(header, &entries, data_bytes, start, sink)
+    write_end(header, &entries, form, data_bytes, start, sink)
 }
 
 /// The index that upstream's way of copying leads to, and the bytes of data it speaks of.
-fn plan(segments: impl Iterator<Item = Segment>) -> Result<(Vec<Segment>, u64)> {
+fn plan(segments: impl Iterator<Item = Segment>, form: Form) -> Result<(Vec<Segment>, u64)> {
     let mut entries = Vec::new();
     let mut out = FIRST_DATA_SECTOR;
     for segment in segments {
         if segment.zeroed {
             push_coalesced(&mut entries, Segment { moffset: out, ..segment });
+        } else if form.is_remote(&segment) {
+            push_coalesced(&mut entries, segment);
         } else {
             for at in (0..segment.length).step_by(PIECE_SECTORS as usize) {
                 let length = PIECE_SECTORS.min(segment.length - at);
@@ -154,11 +194,12 @@ pub(super) fn check_count(entries: &[Segment]) -> Result<()> {
 pub(super) fn write_end(
     header: Header,
     entries: &[Segment],
+    form: Form,
     data_bytes: u64,
     start: u64,
     sink: &mut dyn Sink,
 ) -> Result<Committed> {
-    let padded = entries.len().next_multiple_of(PAD_ENTRIES);
+    let padded = entries.len().next_multiple_of(if form == Form::Plain { PAD_ENTRIES } else { 1 });
     let mut raw = Vec::with_capacity(padded * ENTRY_BYTES);
     let padding = std::iter::repeat(&Segment::INVALID);
     for entry in entries.iter().chain(padding).take(padded) {

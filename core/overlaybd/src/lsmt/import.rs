@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::commit::{check_count, committed_header, write_end, CommitOptions, Committed};
+use super::commit::{check_count, committed_header, write_end, CommitOptions, Committed, Form};
 use super::header::FIRST_DATA_SECTOR;
 use super::index::push_coalesced;
 use super::segment::Segment;
@@ -58,7 +58,7 @@ pub fn import(
         }
     }
     progress(size, size)?;
-    write_end(header, &entries, (out - FIRST_DATA_SECTOR) * SECTOR, start, sink)
+    write_end(header, &entries, Form::Plain, (out - FIRST_DATA_SECTOR) * SECTOR, start, sink)
 }
 
 /// The next run of data at or after `at`, before `size`.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::header::{Header, BLOCK_BYTES, DATA, HEADER, SEALED, SPARSE};
-use super::layer::{decode, Layer};
+use super::layer::{decode, load, Layer};
 use super::segment::{Segment, ENTRY_BYTES};
+use super::warp::{is_warp, Meta, REMOTE};
 use crate::blob::Blob;
 use crate::error::{Error, Kind, Result};
 use crate::limits::{MAX_RW_ENTRIES, SECTOR};
@@ -17,6 +18,8 @@ const WINDOW_BYTES: u64 = 1 << 20;
 pub enum FileKind {
     /// Data packed and sorted, index and trailer behind.
     Committed,
+    /// As `Committed`, of turboOCI: some of it is in a target.
+    Turbo,
     /// A writable layer's data file that got index and trailer.
     Sealed,
     /// Data file of a log-structured writable layer.
@@ -32,6 +35,7 @@ impl FileKind {
     pub fn name(self) -> &'static str {
         match self {
             FileKind::Committed => "committed",
+            FileKind::Turbo => "committed turboOCI",
             FileKind::Sealed => "sealed",
             FileKind::AppendData => "writable data",
             FileKind::SparseData => "writable sparse data",
@@ -51,6 +55,8 @@ pub struct IndexInfo {
     pub padding: u64,
     /// Bytes of the device that are mapped to stored bytes.
     pub mapped_bytes: u64,
+    /// Bytes of the device that are mapped to a target, of a committed layer of turboOCI.
+    pub remote_bytes: u64,
     /// Bytes of the device that are zeroed.
     pub zeroed_bytes: u64,
     /// Length of the longest entry, in sectors.
@@ -128,12 +134,38 @@ pub fn describe(blob: &Arc<dyn Blob>) -> Result<Info> {
         let kind = if header.has(SPARSE) { FileKind::SparseData } else { FileKind::AppendData };
         return Ok(Info { kind, header, trailer: None, index: None });
     }
-    let layer = Layer::open(blob.clone())?;
+    let turbo = is_turbo(&**blob)?;
+    let (trailer, segments) = if turbo {
+        let meta = Meta::open(blob.clone())?;
+        (meta.trailer().clone(), meta.segments().to_vec())
+    } else {
+        let layer = Layer::open(blob.clone())?;
+        (layer.trailer().clone(), layer.segments().to_vec())
+    };
     let mut index = IndexInfo::default();
-    layer.segments().iter().for_each(|s| index.add(s));
-    index.padding = layer.trailer().index_entries - index.segments;
-    let kind = if header.has(SEALED) { FileKind::Committed } else { FileKind::Sealed };
-    Ok(Info { kind, header, trailer: Some(layer.trailer().clone()), index: Some(index) })
+    segments.iter().for_each(|s| index.add(s));
+    index.padding = trailer.index_entries - index.segments;
+    if turbo {
+        let remote = segments.iter().filter(|s| !s.zeroed && s.tag == REMOTE);
+        index.remote_bytes = remote.map(|s| u64::from(s.length) * SECTOR).sum();
+        index.mapped_bytes -= index.remote_bytes;
+    }
+    let kind = match header.has(SEALED) {
+        _ if turbo => FileKind::Turbo,
+        true => FileKind::Committed,
+        false => FileKind::Sealed,
+    };
+    Ok(Info { kind, header, trailer: Some(trailer), index: Some(index) })
+}
+
+/// Whether a finished layer is one of turboOCI.
+fn is_turbo(blob: &dyn Blob) -> Result<bool> {
+    let mut turbo = false;
+    load(blob, |segments, end| {
+        turbo = is_warp(segments, end);
+        Ok(())
+    })?;
+    Ok(turbo)
 }
 
 fn describe_log(blob: &dyn Blob) -> Result<IndexInfo> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::header::{Header, BLOCK_BYTES, DATA, FIRST_DATA_SECTOR, HEADER, SEALED};
 use super::index::check_entries;
 use super::segment::{Segment, ENTRY_BYTES, INVALID_OFFSET};
+use super::warp;
 use crate::blob::Blob;
 use crate::error::{Error, Kind, Result};
 use crate::limits::{MAX_RO_ENTRIES, SECTOR};
@@ -27,16 +28,16 @@ impl Layer {
     /// `Corrupt` for anything that the format does not allow, `Unsupported` for LSMT files that are
     /// no finished layer, `Limit` for too large an index, `Io` from the blob. All name the blob.
     pub fn open(blob: Arc<dyn Blob>) -> Result<Layer> {
-        let name = blob.name().to_string();
-        let at_end = |e: Error| e.in_file(&name);
-        let header = read_header(&*blob)?;
-        let trailer_at = blob.len().checked_sub(BLOCK_BYTES as u64).filter(|at| *at >= BLOCK_BYTES as u64);
-        let Some(trailer_at) = trailer_at else {
-            let what = "a header and nothing more: not a finished layer (not committed, not sealed)";
-            return Err(at_end(Error::new(Kind::Unsupported, what).at(0)));
-        };
-        let trailer = read_trailer(&*blob, trailer_at).map_err(at_end)?;
-        let segments = load_index(&*blob, &trailer, trailer_at).map_err(at_end)?;
+        let (header, trailer, mut segments) = load(&*blob, |segments, end| {
+            if warp::is_warp(segments, end) {
+                let what = "a turboOCI layer, which cannot be read without its target";
+                return Err(Error::new(Kind::Unsupported, what));
+            }
+            check(segments, Some(end), true)
+        })?;
+        for segment in &mut segments {
+            segment.tag = 0;
+        }
         Ok(Layer { blob, header, trailer, segments })
     }
 
@@ -64,6 +65,29 @@ impl Layer {
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
+}
+
+/// Reads header, trailer and index of a finished layer. `check` gets the entries, without padding and with their tags,
+/// and the sector where data ends.
+///
+/// # Errors
+/// As [`Layer::open`], and those of `check`; all name the blob.
+pub(super) fn load(
+    blob: &dyn Blob,
+    check: impl FnOnce(&[Segment], u64) -> Result<()>,
+) -> Result<(Header, Header, Vec<Segment>)> {
+    let at_end = |e: Error| e.in_file(blob.name());
+    let header = read_header(blob)?;
+    let trailer_at = blob.len().checked_sub(BLOCK_BYTES as u64).filter(|at| *at >= BLOCK_BYTES as u64);
+    let Some(trailer_at) = trailer_at else {
+        let what = "a header and nothing more: not a finished layer (not committed, not sealed)";
+        return Err(at_end(Error::new(Kind::Unsupported, what).at(0)));
+    };
+    let trailer = read_trailer(blob, trailer_at).map_err(at_end)?;
+    let segments = load_index(blob, &trailer, trailer_at).map_err(at_end)?;
+    let end = trailer.index_offset / SECTOR;
+    check(&segments, end).map_err(|e| at_end(e.at(trailer.index_offset)))?;
+    Ok((header, trailer, segments))
 }
 
 /// Reads and checks the block at offset 0 of a data file.
@@ -99,7 +123,7 @@ fn read_trailer(blob: &dyn Blob, at: u64) -> Result<Header> {
     Ok(trailer)
 }
 
-/// Reads the index in one go and checks it; the caller names the file.
+/// Reads the index in one go, without padding; the caller checks the entries and names the file.
 fn load_index(blob: &dyn Blob, trailer: &Header, trailer_at: u64) -> Result<Vec<Segment>> {
     let (offset, entries) = (trailer.index_offset, trailer.index_entries);
     if entries == 0 {
@@ -119,14 +143,6 @@ fn load_index(blob: &dyn Blob, trailer: &Header, trailer_at: u64) -> Result<Vec<
     blob.read_at(&mut raw, offset)?;
     let mut segments: Vec<Segment> = Vec::with_capacity(entries as usize);
     segments.extend(decode(&raw).filter(|s| !s.is_invalid()));
-    check(&segments, Some(offset / SECTOR), true).map_err(|e| {
-        let remote = segments.iter().any(|s| s.tag == 1);
-        let e = if remote { e.context("perhaps a turboOCI layer, which needs its target") } else { e };
-        e.at(offset)
-    })?;
-    for segment in &mut segments {
-        segment.tag = 0;
-    }
     Ok(segments)
 }
 
@@ -135,9 +151,14 @@ pub(super) fn decode(raw: &[u8]) -> impl Iterator<Item = Segment> + '_ {
     raw.chunks_exact(ENTRY_BYTES).map(|bytes| Segment::from_bytes(bytes.try_into().expect("sixteen bytes")))
 }
 
-/// The validity rules of a file with a header, and that no entry reaches the reserved offset.
+/// The validity rules of a file with a header, and [`check_end`].
 pub(super) fn check(segments: &[Segment], end_moffset: Option<u64>, ordered: bool) -> Result<()> {
     check_entries(segments, FIRST_DATA_SECTOR, end_moffset, ordered)?;
+    check_end(segments)
+}
+
+/// Refuses entries that reach the reserved offset.
+pub(super) fn check_end(segments: &[Segment]) -> Result<()> {
     match segments.iter().position(|s| !s.is_invalid() && s.end() > INVALID_OFFSET) {
         Some(number) => Err(Error::corrupt(format!("index entry {number} reaches beyond the last legal sector"))),
         None => Ok(()),

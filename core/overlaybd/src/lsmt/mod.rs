@@ -10,6 +10,7 @@ pub mod segment;
 pub mod stack;
 pub mod upper;
 pub mod uuid;
+pub mod warp;
 
 pub use header::Header;
 pub use index::{check_entries, coalesce, push_coalesced, Index, MutableIndex};
@@ -18,3 +19,4 @@ pub use segment::Segment;
 pub use stack::Stack;
 pub use upper::Upper;
 pub use uuid::Uuid;
+pub use warp::RemoteMap;

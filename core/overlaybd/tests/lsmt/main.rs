@@ -8,3 +8,5 @@ mod live;
 mod live_threads;
 mod model;
 mod support;
+mod warp;
+mod warp_model;

@@ -1,6 +1,6 @@
 //! Makes the two files of a new writable layer.
 //!
-//! Format: lsmt, "Writable append-only layer" and "Writable sparse layer".
+//! Format: lsmt, "Writable append-only layer", "Writable sparse layer" and "Warp files".
 
 use std::path::Path;
 
@@ -18,6 +18,8 @@ pub struct CreateOptions {
     pub size: u64,
     /// Sparse layout instead of the log-structured one.
     pub sparse: bool,
+    /// A layer of turboOCI; then `sparse` means nothing.
+    pub warp: bool,
     /// Id of the layer; None makes a random one.
     pub uuid: Option<Uuid>,
     /// Id of the layer below; may be null.
@@ -33,22 +35,28 @@ pub struct CreateOptions {
 /// # Errors
 /// `Exists`, `OutOfBounds` for an odd size, `Limit` for a long message, `NoSpace`, `Io`.
 pub fn create(disk: &dyn Disk, data: &Path, index: &Path, options: &CreateOptions) -> Result<()> {
-    let CreateOptions { size, sparse, uuid, parent_uuid, tag } = options;
+    let CreateOptions { size, sparse, warp, uuid, parent_uuid, tag } = options;
+    let sparse = *sparse && !warp;
     let sparse_len = size.checked_add(BLOCK_BYTES as u64).filter(|_| size.is_multiple_of(SECTOR));
     let Some(sparse_len) = sparse_len else {
         return Err(Error::new(Kind::OutOfBounds, format!("a size of {size} bytes is not a number of sectors")));
     };
     let uuid = uuid.map_or_else(Uuid::random, Ok)?;
-    let flags = HEADER | if *sparse { SPARSE } else { 0 };
+    let flags = HEADER | if sparse { SPARSE } else { 0 };
     let data_header = Header::new(flags | DATA, *size, uuid, *parent_uuid, tag)?;
     let index_header = Header { flags, index_offset: BLOCK_BYTES as u64, ..data_header.clone() };
 
     let data_file = disk.open(data, Mode::New)?;
     let index_file = disk.open(index, Mode::New).inspect_err(|_| drop(disk.remove(data)))?;
     let fill = || {
-        write_all(&*data_file, &data_header.to_block(), 0)?;
-        if *sparse {
-            data_file.set_len(sparse_len).map_err(|e| Error::io("set the length", e).in_file(data))?;
+        let set_len = |len| data_file.set_len(len).map_err(|e| Error::io("set the length", e).in_file(data));
+        if *warp {
+            set_len(*size)?;
+        } else {
+            write_all(&*data_file, &data_header.to_block(), 0)?;
+        }
+        if sparse {
+            set_len(sparse_len)?;
         } else {
             write_all(&*index_file, &index_header.to_block(), 0)?;
         }

@@ -68,7 +68,7 @@ pub(super) fn read_header(file: &dyn File) -> Result<Header> {
 }
 
 /// Complete records in an index file.
-fn count_records(file: &dyn File) -> Result<u64> {
+pub(super) fn count_records(file: &dyn File) -> Result<u64> {
     let len = file.len().map_err(|e| Error::io("length", e).in_file(file.path()))?;
     let records = len.saturating_sub(BLOCK_BYTES as u64) / ENTRY_BYTES as u64;
     if records > MAX_RW_ENTRIES {

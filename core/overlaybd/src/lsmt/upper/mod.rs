@@ -1,8 +1,8 @@
 //! The writable layer: reads, writes, discards and flushes, whatever the layout of its files.
 //!
 //! The data file holds the bytes, the index file a log of what was done, and memory the ordered map
-//! that the log amounts to. The two layouts differ only in where bytes go: to the end of the data file
-//! (`append`) or to the place that their offset says (`sparse`).
+//! that the log amounts to. The layouts differ in where bytes go: to the end of the data file (`append`) or
+//! to the place that their offset says (`sparse`, and `warp`, some of whose bytes are in a target).
 
 use std::ops::Range;
 use std::path::Path;
@@ -16,6 +16,7 @@ use super::index::MutableIndex;
 use super::layer::{read_header, Layer};
 use super::segment::{Segment, MAX_LENGTH};
 use super::stack::{sectors, take};
+use super::warp::REMOTE;
 use crate::blob::{Blob, FileBlob};
 use crate::error::{Error, Kind, Result};
 use crate::limits::{MAX_IO_BYTES, SECTOR};
@@ -27,9 +28,11 @@ mod derive;
 mod log;
 mod seal;
 mod sparse;
+mod warp;
 
 pub use create::{create, CreateOptions};
 use log::Log;
+pub use warp::open_as_meta;
 
 /// Records that one discard appends at a time.
 const DISCARD_RECORDS: usize = 4096;
@@ -48,6 +51,7 @@ pub struct Upper {
 enum Layout {
     Append(append::Tail),
     Sparse(sparse::Blocks),
+    Warp(warp::Warp),
 }
 
 /// Fills a buffer with what the layers below hold from a byte offset on.
@@ -83,7 +87,7 @@ impl Upper {
         self.virtual_size.load(Ordering::Acquire)
     }
 
-    /// The data file's header as it was at open.
+    /// The header of the data file, or of the index file for a layer of turboOCI, as it was at open.
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -108,7 +112,7 @@ impl Upper {
         matches!(self.layout, Layout::Sparse(_))
     }
 
-    /// All entries in ascending order.
+    /// All entries in ascending order; tags mean nothing but in a layer of turboOCI, where they are types.
     pub fn segments(&self) -> Vec<Segment> {
         self.map.read().iter().collect()
     }
@@ -148,7 +152,11 @@ impl Upper {
                 part.fill(0);
             } else {
                 let doing = |e: Error| e.context(format!("writable layer, device offset {}", piece.offset * SECTOR));
-                read_exact(&*self.data, part, piece.moffset * SECTOR).map_err(doing)?;
+                match &self.layout {
+                    Layout::Warp(warp) if piece.tag == REMOTE => warp.read(part, piece.moffset * SECTOR),
+                    _ => read_exact(&*self.data, part, piece.moffset * SECTOR),
+                }
+                .map_err(doing)?;
             }
         }
         if at < end {
@@ -173,6 +181,7 @@ impl Upper {
             match &self.layout {
                 Layout::Append(tail) => self.append_piece(tail, piece, at)?,
                 Layout::Sparse(blocks) => self.write_in_place(blocks, piece, at, &mut below)?,
+                Layout::Warp(warp) => self.write_meta(warp, piece, at)?,
             }
             at += piece.len() as u64;
         }
@@ -185,9 +194,14 @@ impl Upper {
     /// As [`Upper::write_at`].
     pub fn discard(&self, offset: u64, len: u64) -> Result<()> {
         let range = self.check(offset, len)?;
+        self.zero(range)
+    }
+
+    fn zero(&self, range: Range<u64>) -> Result<()> {
         match &self.layout {
             Layout::Append(tail) => self.append_zeroed(tail, range),
             Layout::Sparse(blocks) => self.discard_in_place(blocks, range),
+            Layout::Warp(warp) => self.discard_meta(warp, range),
         }
     }
 
@@ -202,13 +216,17 @@ impl Upper {
         self.data.start_write_back();
     }
 
-    /// Gives a layer whose size is 0 the size of the layers below, and keeps it in its files. Does
-    /// nothing to a layer with a size of its own.
+    /// Gives a layer whose size is 0 the size of the layers below, and keeps it in its files, except for a layer of
+    /// turboOCI. Does nothing to a layer with a size of its own.
     pub fn inherit_size(&self, size: u64) -> Result<()> {
-        if self.virtual_size() == 0 {
-            self.write_size(size)?;
+        if self.virtual_size() != 0 {
+            return Ok(());
         }
-        Ok(())
+        if self.is_warp() {
+            self.virtual_size.store(size, Ordering::Release);
+            return Ok(());
+        }
+        self.write_size(size)
     }
 
     /// Changes the virtual size, durably. What a smaller size leaves outside is discarded first, so
@@ -224,20 +242,19 @@ impl Upper {
                 outside.push(piece.offset..piece.end());
             }
         });
-        for range in outside {
-            match &self.layout {
-                Layout::Append(tail) => self.append_zeroed(tail, range)?,
-                Layout::Sparse(blocks) => self.discard_in_place(blocks, range)?,
-            }
-        }
+        outside.into_iter().try_for_each(|range| self.zero(range))?;
         self.write_size(size)?;
         self.flush()
     }
 
     fn write_size(&self, size: u64) -> Result<()> {
-        write_all(&*self.data, &size.to_le_bytes(), VIRTUAL_SIZE_AT as u64)?;
+        if !self.is_warp() {
+            write_all(&*self.data, &size.to_le_bytes(), VIRTUAL_SIZE_AT as u64)?;
+        }
         self.log.write_virtual_size(size)?;
-        if self.is_sparse() {
+        if self.is_warp() {
+            self.data.set_len(size).map_err(|e| Error::io("change the length", e).in_file(self.data.path()))?;
+        } else if self.is_sparse() {
             let len = size.checked_add(BLOCK_BYTES as u64);
             let len = len.ok_or_else(|| Error::new(Kind::OutOfBounds, format!("a size of {size} bytes")))?;
             // What a seal has put behind the device, if this was sealed before, is not to become its content.
@@ -310,7 +327,9 @@ fn lock(data: &dyn File, exclusive: bool) -> Result<()> {
 fn data_header(data: &Arc<dyn File>) -> Result<Header> {
     let blob = FileBlob::new(data.clone())?;
     read_header(&blob).map_err(|e| match e.kind() {
-        Kind::Corrupt => e.context("data file of a writable layer (turboOCI's have no header and are not supported)"),
+        Kind::Corrupt => {
+            e.context("data file of a writable layer (one of turboOCI, which has no header, needs a target)")
+        }
         _ => e.context("data file of a writable layer"),
     })
 }

@@ -33,6 +33,7 @@ impl Upper {
         let at = match &self.layout {
             Layout::Append(tail) => tail.end(),
             Layout::Sparse(_) => (BLOCK_BYTES as u64 + self.virtual_size()).next_multiple_of(SECTOR),
+            Layout::Warp(_) => return Err(self.not_sealable()),
         };
         for zeroed in segments.iter_mut().filter(|s| s.zeroed) {
             zeroed.moffset = zeroed.moffset.min(at / SECTOR);
@@ -61,14 +62,22 @@ impl Upper {
     /// Whether the index is short enough for a reader of the sealed layer.
     ///
     /// # Errors
-    /// `Limit` if not.
+    /// `Limit` if not; `Unsupported` for a layer of turboOCI.
     pub fn check_sealable(&self) -> Result<()> {
+        if self.is_warp() {
+            return Err(self.not_sealable());
+        }
         let entries = self.map.read().len();
         if entries as u64 > MAX_RO_ENTRIES {
             let what = format!("{entries} index entries; at most {MAX_RO_ENTRIES} can be sealed: commit instead");
             return Err(Error::new(Kind::Limit, what).in_file(self.data.path()));
         }
         Ok(())
+    }
+
+    fn not_sealable(&self) -> Error {
+        let what = "a writable layer of turboOCI cannot be sealed, only committed";
+        Error::new(Kind::Unsupported, what).in_file(self.data.path())
     }
 
     fn trailer(&self, index_offset: u64, index_entries: u64) -> Header {
