@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from obd.errors import ObdError
 from obd.oci.name import Local, parse_name
 
 if TYPE_CHECKING:
@@ -42,17 +41,31 @@ def open_destination(
 
 
 def _local_source(place: Local) -> ImageSource:
-    if place.kind != "oci":
-        raise ObdError("unsupported", f"{place.kind}: is not there yet")
     from obd.oci.layout_source import LayoutSource
-    from obd.oci.store import Directory
 
-    return LayoutSource(Directory(place.path), place.tag)
+    if place.kind == "oci":
+        from obd.oci.store import Directory
+
+        return LayoutSource(Directory(place.path), place.tag)
+    from obd.oci.tar import Tar
+
+    store = Tar(place.path)
+    if place.kind == "oci-archive":
+        return LayoutSource(store, place.tag)
+    from obd.oci.docker_archive import open_docker_archive
+
+    return open_docker_archive(store, place.tag)
 
 
 def _local_destination(place: Local) -> ImageDestination:
-    if place.kind != "oci":
-        raise ObdError("unsupported", f"{place.kind}: is not there yet")
-    from obd.oci.layout_destination import LayoutDestination
+    if place.kind == "oci":
+        from obd.oci.layout_destination import LayoutDestination
 
-    return LayoutDestination(place.path, place.tag)
+        return LayoutDestination(place.path, place.tag)
+    if place.kind == "oci-archive":
+        from obd.oci.archive_destination import ArchiveDestination
+
+        return ArchiveDestination(place.path, place.tag)
+    from obd.oci.docker_archive import DockerArchiveDestination
+
+    return DockerArchiveDestination(place.path, place.tag)

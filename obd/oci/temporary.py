@@ -26,6 +26,7 @@ class Temporary:
             self.fd: Final = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise ObdError(kind_of(error), f"cannot create a file: {error.strerror}", directory) from None
+        self._is_open = True
         fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def publish(self, name: str, *, replace: bool) -> None:
@@ -52,10 +53,17 @@ class Temporary:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes the file unless it has its name."""
         if self.path:
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
-        os.close(self.fd)
+            self.path = ""
+        if self._is_open:
+            self._is_open = False
+            os.close(self.fd)
 
 
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:

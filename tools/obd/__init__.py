@@ -28,6 +28,8 @@ SUBCOMMANDS = {
     "log-level": "tools.obd.log_level",
     "cache": "tools.obd.cache",
     "trace": "tools.obd.trace",
+    "inspect": "tools.obd.inspect",
+    "copy": "tools.obd.copy",
     "push": "tools.obd.push",
     "pull": "tools.obd.pull",
     "demo": "tools.obd.demo",

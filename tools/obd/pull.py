@@ -7,16 +7,13 @@ import os
 from typing import TYPE_CHECKING
 
 from tools.errors import FAILED, Failure, say, tell
-from tools.obd.common import amount, log_to_stderr, service_option
+from tools.obd.common import amount, jobs, log_to_stderr, service_option
 from tools.options import Command, Namespace, flag, option, positional
 from tools.progress import Progress
-from tools.values import Rejected, positive
 
 if TYPE_CHECKING:
     from cache.pull import Pulled
     from obd.pull import Wanted
-
-MAX_JOBS = 64
 
 
 def pull(args: Namespace) -> int:
@@ -81,19 +78,12 @@ def _for_programs(each: Pulled) -> dict[str, object]:
     return found | ({"error": each.error} if each.error else {})
 
 
-def _jobs(word: str) -> int:
-    value = positive(word)
-    if value > MAX_JOBS:
-        raise Rejected(f"at most {MAX_JOBS}")
-    return value
-
-
 COMMAND = Command(
     "pull",
     "Brings the remote layers of an image to this machine, checked against their digests.",
     options=[
         flag("--full", help="whole layers: into their directories, or without one into the cache"),
-        option("--jobs", metavar="N", convert=_jobs, default=4, help="ranges fetched at once"),
+        option("--jobs", metavar="N", convert=jobs, default=4, help="ranges fetched at once"),
         option(
             "--platform", metavar="OS/ARCH", default="", help="of an image for several (default: this one)"
         ),

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from tools.errors import Failure, tell
-from tools.obd.common import log_to_stderr, service_option
+from tools.obd.common import log_to_stderr, registry_of, registry_options
 from tools.options import Command, Namespace, flag, option, positional
 from tools.output import Output
 from tools.progress import Progress
@@ -15,16 +15,16 @@ from tools.values import existing_file
 
 if TYPE_CHECKING:
     from obd.oci import Descriptor
-    from obd.registry import Registry
 
 
 def push(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
     url, tag = target(args.to, plain_http=args.http)
     from obd.push import Repository
+    from obd.service import Service
 
     log_to_stderr()
-    repository = Repository(_registry(args), url)
+    repository = Repository(registry_of(args, Service(args.service)), url)
     layers = []
     for path in args.layer:
         with Progress(f"pushing {os.path.basename(path)}") as progress:
@@ -36,15 +36,6 @@ def push(args: Namespace) -> int:
     if args.config:
         _write_config(args.config, f"{url}/blobs", layers, force=args.force)
     return 0
-
-
-def _registry(args: Namespace) -> Registry:
-    from obd.credentials import FileCredentials
-    from obd.service import Service
-
-    service = Service(args.service)
-    credentials = FileCredentials(args.credentials) if args.credentials else service.credentials()
-    return service.make_registry(credentials, ca_file=args.ca or "", insecure=args.insecure)
 
 
 def target(word: str, *, plain_http: bool = False) -> tuple[str, str]:
@@ -80,21 +71,7 @@ COMMAND = Command(
             "--config", metavar="FILE", help="write an image configuration that reads the layers from there"
         ),
         flag("-f", "--force", help="replace that file if it exists"),
-        flag("--http", help="plain HTTP"),
-        flag("--insecure", help="accept any TLS certificate"),
-        option(
-            "--ca",
-            metavar="FILE",
-            convert=existing_file,
-            help="PEM with authorities trusted besides the system's",
-        ),
-        option(
-            "--credentials",
-            metavar="FILE",
-            convert=existing_file,
-            help="credential file (default: the service's)",
-        ),
-        service_option(),
+        *registry_options(),
     ],
     positionals=[positional("layer", repeat=True, convert=existing_file, help="layers, bottom first")],
     run=push,
