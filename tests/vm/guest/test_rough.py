@@ -167,7 +167,7 @@ def test_deaths_while_devices_come_and_go(tmp_path: Path, daemon: Daemon) -> Non
 @contextmanager
 def remote(directory: Path) -> Iterator[tuple[Registry, str, int]]:
     """An image of blocks that fio knows: its registry, what a backstore is told, and its size in bytes."""
-    size = 16 * MIB
+    size = 4 * MIB
     fio.write(directory / "raw", size)
     pushed = layer(directory / "layer", (directory / "raw").read_bytes())
     with Registry(directory / "registry") as registry:
