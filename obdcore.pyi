@@ -88,11 +88,13 @@ def lsmt_create(
     uuid: str | None = None,
     parent_uuid: str | None = None,
     tag: bytes = b"",
+    scratch: bool = False,
 ) -> None:
     """Creates the two files of a writable layer, neither of which may exist; after an error neither does.
 
     `size` is a multiple of 512; 0 takes the size of the lowers when the layer is first used on some. `turbo`: a layer
-    of turboOCI, which maps content into a target; then `sparse` means nothing.
+    of turboOCI, which maps content into a target; then `sparse` means nothing. A `scratch` layer is one that may be
+    lost with the machine: nothing waits for the disk.
     """
 
 def lsmt_commit(
@@ -131,10 +133,10 @@ def lsmt_merge(
 ) -> dict[str, Any]:
     """Flattens layers, bottom first, and perhaps a writable one (data, index); otherwise as `lsmt_commit`."""
 
-def lsmt_seal(data: str, index: str) -> int:
+def lsmt_seal(data: str, index: str, *, scratch: bool = False) -> int:
     """Makes a writable layer a finished one inside its data file; the index file is then of no use.
 
-    Returns `cut_records` as `lsmt_commit` does.
+    Returns `cut_records` as `lsmt_commit` does. `scratch` as for `lsmt_create`.
     """
 
 def lsmt_resize(data: str, index: str, size: int) -> None:
@@ -145,6 +147,9 @@ def ext4_create(target: Image | str) -> None:
 
     The same size gives the same bytes. Needs the system's libext2fs; without it the error is of kind `unsupported`.
     """
+
+def ext4_version() -> str:
+    """The version of libext2fs, `1.47.0`: the same one gives the same bytes. Errors as of `ext4_create`."""
 
 def ext4_apply(
     target: Image | str,
@@ -399,10 +404,11 @@ class Image:
         upper: tuple[str, str] | None = None,
         *,
         engine: int | None = None,
+        scratch: bool = False,
     ) -> None:
         """`engine`: how lowers in files are read, as `ioEngine` numbers it (0 pread, 1 Linux AIO, 2 POSIX AIO,
         3 io_uring); None: the fastest. One that the kernel refuses is replaced by pread, which
-        `engine_notices` tells.
+        `engine_notices` tells. `scratch`: as for `lsmt_create`, of the upper.
         """
 
     @property

@@ -45,6 +45,12 @@ fn ext4_create(py: Python<'_>, target: Target<'_>) -> PyResult<()> {
     py.detach(|| Ext4::create(device)?.close()).map_err(to_py)
 }
 
+/// Which version of libext2fs writes them.
+#[pyfunction]
+fn ext4_version() -> PyResult<String> {
+    overlaybd::ext4::version().map_err(to_py)
+}
+
 /// Applies the archive `source` to an ext4 file system.
 #[pyfunction]
 #[pyo3(signature = (target, source, *, mkfs = false, sha256 = None, progress = None))]
@@ -101,5 +107,6 @@ fn ext4_apply<'py>(
 /// Adds the functions to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(ext4_create, module)?)?;
+    module.add_function(wrap_pyfunction!(ext4_version, module)?)?;
     module.add_function(wrap_pyfunction!(ext4_apply, module)?)
 }

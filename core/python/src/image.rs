@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::errors::{from_py, to_py};
+use crate::lsmt::disk;
 use crate::observe;
 use crate::remote::RemoteBlob;
 
@@ -66,12 +67,13 @@ impl PyImage {
 #[pymethods]
 impl PyImage {
     #[new]
-    #[pyo3(signature = (lowers, upper = None, *, engine = None))]
+    #[pyo3(signature = (lowers, upper = None, *, engine = None, scratch = false))]
     fn new(
         py: Python<'_>,
         lowers: Vec<Lower<'_>>,
         upper: Option<(PathBuf, PathBuf)>,
         engine: Option<u32>,
+        scratch: bool,
     ) -> PyResult<Self> {
         let no_engine = |number| to_py(Error::new(Kind::Invalid, format!("there is no I/O engine {number}")));
         let kind = engine.map_or(Ok(engine::Kind::default()), |number| {
@@ -80,7 +82,7 @@ impl PyImage {
         let sources: Vec<Source> = lowers.into_iter().map(Source::from).collect();
         py.detach(|| {
             let blobs = sources.into_iter().map(|source| source.open(kind)).collect::<overlaybd::Result<Vec<_>>>()?;
-            open(&OsDisk, blobs, upper.as_ref().map(|(data, index)| (data.as_path(), index.as_path())))
+            open(disk(scratch), blobs, upper.as_ref().map(|(data, index)| (data.as_path(), index.as_path())))
         })
         .map(|image| PyImage { inner: parking_lot::RwLock::new(Some(Arc::new(image))) })
         .map_err(to_py)

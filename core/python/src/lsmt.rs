@@ -16,8 +16,8 @@ use overlaybd::lsmt::warp::Meta;
 use overlaybd::lsmt::{Header, Layer, Upper, Uuid};
 use overlaybd::progress::Progress;
 use overlaybd::sink::{FileSink, Sink};
-use overlaybd::sys::os::{OsDisk, OsFile};
-use overlaybd::sys::File;
+use overlaybd::sys::os::{OsDisk, OsFile, ScratchDisk};
+use overlaybd::sys::{Disk, File};
 use overlaybd::tar::TarSink;
 use overlaybd::zfile::{Algorithm, Builder, Options};
 use overlaybd::{Error, Kind, Result};
@@ -61,6 +61,15 @@ fn file(fd: RawFd) -> Result<Arc<dyn File>> {
     let owned = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().map_err(|e| Error::io("descriptor", e))?;
     let path = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_else(|_| format!("descriptor {fd}").into());
     Ok(Arc::new(OsFile::new(StdFile::from(owned), path)))
+}
+
+/// Where writable layers lie: `scratch` ones are not made durable.
+pub fn disk(scratch: bool) -> &'static dyn Disk {
+    if scratch {
+        &ScratchDisk
+    } else {
+        &OsDisk
+    }
 }
 
 fn uuid(text: Option<&str>) -> Result<Option<Uuid>> {
@@ -127,7 +136,7 @@ fn open_layer(source: Source) -> Result<Layer> {
 
 #[pyfunction]
 #[pyo3(signature = (data, index, *, size, sparse = false, turbo = false, uuid = None, parent_uuid = None,
-                    tag = Vec::new()))]
+                    tag = Vec::new(), scratch = false))]
 #[allow(clippy::too_many_arguments)] // They are keywords on the other side.
 fn lsmt_create(
     py: Python<'_>,
@@ -139,11 +148,12 @@ fn lsmt_create(
     uuid: Option<String>,
     parent_uuid: Option<String>,
     tag: Vec<u8>,
+    scratch: bool,
 ) -> PyResult<()> {
     let work = || {
         let parent_uuid = self::uuid(parent_uuid.as_deref())?.unwrap_or_default();
         let options = CreateOptions { size, sparse, warp: turbo, uuid: self::uuid(uuid.as_deref())?, parent_uuid, tag };
-        upper::create(&OsDisk, &data, &index, &options)
+        upper::create(disk(scratch), &data, &index, &options)
     };
     py.detach(work).map_err(to_py)
 }
@@ -215,9 +225,10 @@ fn lsmt_merge<'py>(
 }
 
 #[pyfunction]
-fn lsmt_seal(py: Python<'_>, data: PathBuf, index: PathBuf) -> PyResult<u64> {
+#[pyo3(signature = (data, index, *, scratch = false))]
+fn lsmt_seal(py: Python<'_>, data: PathBuf, index: PathBuf, scratch: bool) -> PyResult<u64> {
     let work = || {
-        let upper = Upper::open(&OsDisk, &data, &index)?;
+        let upper = Upper::open(disk(scratch), &data, &index)?;
         let cut = upper.cut_records();
         upper.seal().map(|_| cut)
     };

@@ -186,6 +186,19 @@ pub(super) fn get() -> Result<&'static Library> {
     LOADED.get_or_init(load).as_ref().map_err(|why| Error::new(Kind::Unsupported, why.clone()))
 }
 
+/// Which version of the library this is, as it says itself: `1.47.0`.
+///
+/// # Errors
+/// Those of [`get`].
+pub fn version() -> Result<String> {
+    let library = get()?;
+    let mut text = std::ptr::null();
+    // SAFETY: a place for the text, which is a constant of the library; null for what is not wanted.
+    unsafe { (library.version)(&mut text, std::ptr::null_mut()) };
+    // SAFETY: the function has put a string that ends in NUL there.
+    Ok(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+}
+
 fn load() -> std::result::Result<Library, String> {
     let file = FILE.to_string_lossy();
     if !cfg!(all(target_pointer_width = "64", target_endian = "little")) {

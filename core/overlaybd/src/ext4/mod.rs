@@ -28,6 +28,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::MAX_EXT4_GROUPS;
 use dir::{Directory, Format};
 use handle::Handle;
+pub use library::version;
 use pages::Pages;
 
 pub(crate) use inode::{Inode, DIR, FILE, LINK, TYPE};

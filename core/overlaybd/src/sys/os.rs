@@ -16,17 +16,35 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OsDisk;
 
+/// The same file systems, for files that a crash of the machine may take: nothing waits for the disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ScratchDisk;
+
 /// A file of this machine.
 #[derive(Debug)]
 pub struct OsFile {
     file: fs::File,
     path: PathBuf,
+    scratch: bool,
 }
 
 impl OsFile {
     /// Wraps a file that is open already; `path` is only for messages.
     pub fn new(file: fs::File, path: impl Into<PathBuf>) -> Self {
-        OsFile { file, path: path.into() }
+        OsFile { file, path: path.into(), scratch: false }
+    }
+
+    fn open(path: &Path, mode: Mode, scratch: bool) -> Result<Arc<dyn File>> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).mode(0o644);
+        match mode {
+            Mode::Read => &mut options,
+            Mode::Write => options.write(true),
+            Mode::Create => options.write(true).create(true).truncate(false),
+            Mode::New => options.write(true).create_new(true),
+        };
+        let file = options.open(path).map_err(|e| Error::io("open", e).in_file(path))?;
+        Ok(Arc::new(OsFile { file, path: path.into(), scratch }))
     }
 
     fn seek(&self, offset: u64, whence: i32) -> io::Result<Option<u64>> {
@@ -96,6 +114,9 @@ impl File for OsFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if self.scratch {
+            return Ok(());
+        }
         self.file.sync_data()
     }
 
@@ -169,16 +190,7 @@ impl File for OsFile {
 
 impl Disk for OsDisk {
     fn open(&self, path: &Path, mode: Mode) -> Result<Arc<dyn File>> {
-        let mut options = fs::OpenOptions::new();
-        options.read(true).mode(0o644);
-        match mode {
-            Mode::Read => &mut options,
-            Mode::Write => options.write(true),
-            Mode::Create => options.write(true).create(true).truncate(false),
-            Mode::New => options.write(true).create_new(true),
-        };
-        let file = options.open(path).map_err(|e| Error::io("open", e).in_file(path))?;
-        Ok(Arc::new(OsFile::new(file, path)))
+        OsFile::open(path, mode, false)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -214,6 +226,36 @@ impl Disk for OsDisk {
         // SAFETY: `name` and `st` outlive the call.
         check(unsafe { libc::statvfs(name.as_ptr(), &mut st) }).map_err(|e| Error::io("statvfs", e).in_file(dir))?;
         Ok(st.f_bavail * st.f_frsize)
+    }
+}
+
+impl Disk for ScratchDisk {
+    fn open(&self, path: &Path, mode: Mode) -> Result<Arc<dyn File>> {
+        OsFile::open(path, mode, true)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        OsDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        OsDisk.remove(path)
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    fn create_dir(&self, dir: &Path) -> Result<()> {
+        OsDisk.create_dir(dir)
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>> {
+        OsDisk.list(dir)
+    }
+
+    fn free_bytes(&self, dir: &Path) -> Result<u64> {
+        OsDisk.free_bytes(dir)
     }
 }
 
@@ -257,5 +299,18 @@ mod tests {
         assert!(!file.try_lock(true).unwrap(), "a shared lock of another handle must hold off an exclusive one");
         drop(other);
         assert!(file.try_lock(true).unwrap());
+    }
+
+    #[test]
+    fn scratch_files_are_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = ScratchDisk.open(&path, Mode::New).unwrap();
+        file.write_at(b"text", 0).unwrap();
+        file.sync_data().unwrap();
+        ScratchDisk.sync_dir(dir.path()).unwrap();
+        assert_eq!(ScratchDisk.list(dir.path()).unwrap(), ["f"]);
+        assert_eq!(std::fs::read(&path).unwrap(), b"text");
+        ScratchDisk.remove(&path).unwrap();
     }
 }
