@@ -32,6 +32,7 @@ SUBCOMMANDS = {
     "copy": "tools.obd.copy",
     "push": "tools.obd.push",
     "pull": "tools.obd.pull",
+    "convert": "tools.obd.convert",
     "demo": "tools.obd.demo",
 }
 
