@@ -34,7 +34,8 @@ def blob_name(digest: str) -> str:
 def read_index(store: Store) -> Index:
     """The index of a layout. Raises `ObdError`; for what is no layout "not-found" or "unsupported"."""
     try:
-        mark = fields.parse(store.read(MARK), MARK)
+        with fields.at(f"{store.name}/{MARK}"):
+            mark = fields.parse(store.read(MARK), MARK)
     except ObdError as error:
         if error.kind == "not-found":
             raise ObdError("not-found", "no OCI layout: there is no oci-layout", store.name) from None

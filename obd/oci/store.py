@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, Self
 
 from obd.errors import ObdError, kind_of
 from obd.oci.limits import MAX_MANIFEST_BYTES
@@ -38,6 +38,12 @@ class Store(Protocol):
     def close(self) -> None:
         """Gives back what it holds."""
         return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Directory(Store):

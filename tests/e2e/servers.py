@@ -167,11 +167,11 @@ class TokenServer:
         return {"realm": self.realm, "service": "test-service", "issuer": "test", "rootcertbundle": bundle}
 
     def token(self, service: str, scope: str) -> str:
-        """A signed token for one scope (`repository:<name>:<actions>`)."""
+        """A signed token for a scope (`repository:<name>:<actions>`), or for several with blanks between."""
         der = "".join(self._cert.read_text().split("\n")[1:-2])
-        kind, name, actions = scope.split(":")
         now = int(time.time())
-        access = [{"type": kind, "name": name, "actions": actions.split(",")}]
+        scopes = [each.split(":") for each in scope.split()]
+        access = [{"type": kind, "name": name, "actions": what.split(",")} for kind, name, what in scopes]
         times = {"iat": now - 5, "nbf": now - 5, "exp": now + self.signed_life_s}
         claims = {"iss": "test", "sub": "", "aud": service, "jti": str(now), "access": access, **times}
         head = {"typ": "JWT", "alg": "RS256", "x5c": [der]}
@@ -186,7 +186,7 @@ class TokenServer:
         class Handler(QuietHandler):
             def do_GET(self) -> None:
                 query = parse_qs(urlsplit(self.path).query)
-                scope, service = query["scope"][0], query["service"][0]
+                scope, service = " ".join(query["scope"]), query["service"][0]
                 outer.seen.append(scope)
                 sent = self.headers.get("Authorization", "")
                 user, _, password = base64.b64decode(sent.removeprefix("Basic ")).decode().partition(":")
