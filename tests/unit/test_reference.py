@@ -40,10 +40,31 @@ def test_what_names_mean(word: str, url: str, tag: str, digest: str) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["", "app", "/app", "host/", "host/app/", "host//app", "host/app:", "host/app:a/b", "host/app:" + "a" * 129,
-     "host/app@", "host/app@sha256:12", "host/../app", "host/app?x", "host/app#x", "ftp://host/app", "host/.app",
-     "host/a b", "docker://", "docker:///app", "user@host/app", "ho st/app", "host:port/app"],
-)  # fmt: skip
+    [
+        "",
+        "app",
+        "/app",
+        "host/",
+        "host/app/",
+        "host//app",
+        "host/app:",
+        "host/app:a/b",
+        "host/app:" + "a" * 129,
+        "host/app@",
+        "host/app@sha256:12",
+        "host/../app",
+        "host/app?x",
+        "host/app#x",
+        "ftp://host/app",
+        "host/.app",
+        "host/a b",
+        "docker://",
+        "docker:///app",
+        "user@host/app",
+        "ho st/app",
+        "host:port/app",
+    ],
+)
 def test_what_is_no_name(word: str) -> None:
     assert parse_reference(word) is None
     with pytest.raises(ObdError, match="must be"):

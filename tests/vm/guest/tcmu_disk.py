@@ -38,7 +38,12 @@ class Daemon:
     ) -> None:
         self.config = directory / "overlaybd.json"
         self.said = directory / "said"
-        cache = {"cacheType": "file", "cacheDir": str(directory / "cache"), "cacheSizeGB": 1, "refillSize": 65536}
+        cache = {
+            "cacheType": "file",
+            "cacheDir": str(directory / "cache"),
+            "cacheSizeGB": 1,
+            "refillSize": 65536,
+        }
         self.configure(logPath="", enableAudit=False, cacheConfig=cache)
         setting = "".join(f"limits.{name} = {value}; " for name, value in (limits or {}).items())
         program = f"import sys; from obd.daemon import limits; {setting}{program}"
