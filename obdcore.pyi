@@ -5,6 +5,7 @@ All sizes and offsets are bytes. Every function that does I/O releases the GIL. 
 included) ends the work with that exception.
 """
 
+import builtins
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -394,6 +395,86 @@ class RemoteBlob:
         """`requests`; `failures` of them, and these by status (`statuses`, 0: none came); `fetched_bytes`."""
 
 # ---- image: core/python/src/image.rs
+
+class FileStat:
+    """What `lstat` says of a file in an image. Times are nanoseconds since 1970."""
+
+    @property
+    def ino(self) -> int:
+        """Its number, by which methods of `FileSystem` take it too, without looking for it again."""
+    @property
+    def mode(self) -> int:
+        """Type and permissions, as in `os.stat_result.st_mode`."""
+    @property
+    def nlink(self) -> int: ...
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def device(self) -> tuple[int, int]:
+        """Major and minor number of a device; zeros for other files."""
+    @property
+    def mtime_ns(self) -> int: ...
+    @property
+    def atime_ns(self) -> int: ...
+    @property
+    def ctime_ns(self) -> int: ...
+
+class FileSystem:
+    """The ext4 (ext2, ext3) or uncompressed EROFS in an image, read-only and without mounting it.
+
+    A file is named by its path from the root, slash before it or not, or by `FileStat.ino`. Symbolic links on the way
+    are followed inside the image; one at the end by `list`, `read`, `data` and `difference`, by others with `follow`.
+    Raises `Error`: "not-found", "invalid" for a file of another type than a method is for, "unsupported" for what is
+    not understood, "corrupt", "limit". Safe for use by several threads. Keeps the image open.
+    """
+
+    def __init__(self, image: Image, *, partition: int | None = None, layers: Sequence[str] = ()) -> None:
+        """The file system of the device, or of one of its partitions; without a number that of the whole device, or if
+        it has none that of its only Linux partition.
+
+        `layers` are names for the lowers, bottom first: `difference` takes lowers of one name for the same bytes.
+        """
+
+    @property
+    def kind(self) -> str:
+        """ "ext4" or "erofs"."""
+    @property
+    def partition(self) -> int | None:
+        """The number of the partition that it is in."""
+    @property
+    def needs_recovery(self) -> bool:
+        """True if its journal was not replayed, which it is not here either: what was written last may be missing."""
+    def stat(self, file: bytes | int, *, follow: bool = False) -> FileStat: ...
+    def list(self, file: bytes | int) -> builtins.list[tuple[bytes, int]]:
+        """Name and number of every entry of a directory but `.` and `..`, in the order in which they are stored."""
+
+    def read(self, file: bytes | int, offset: int, length: int) -> bytes:
+        """Bytes of a regular file: fewer than `length` (at most 64 MiB) only at its end."""
+
+    def data(self, file: bytes | int, offset: int, length: int) -> builtins.list[tuple[int, int]]:
+        """Where in a part of a regular file its content is, as (offset, length); what lies between reads as zeros.
+
+        At most 8192: if as many come, there may be more behind the last.
+        """
+
+    def readlink(self, file: bytes | int) -> bytes: ...
+    def xattrs(self, file: bytes | int, *, follow: bool = False) -> dict[bytes, bytes]:
+        """Extended attributes, as the kernel shows them to root; access control lists in the kernel's form."""
+
+    def difference(
+        self,
+        file: bytes | int,
+        other: FileSystem,
+        other_file: bytes | int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> int | None:
+        """The first byte in which two regular files differ, None if they are the same. Reads only what is not the same
+        place of the same layer. `progress(done, total)` in bytes; what it raises ends the work.
+        """
 
 class Image:
     """A stack of layers as a block device. Lowers, bottom first, are paths or RemoteBlobs."""

@@ -163,6 +163,12 @@ pub const MAX_DIR_BYTES: u64 = 64 << 20;
 /// Extents of one file inside an image (upstream's number too).
 pub const MAX_FILE_EXTENTS: usize = 8192;
 
+/// Pages of metadata that are kept of a file system being read: 16 MiB.
+pub const MAX_FS_PAGES: usize = 4096;
+
+/// Attributes of one file inside an image, with their names: what the kernel lets `listxattr` and all values fill.
+pub const MAX_XATTR_BYTES: usize = 1 << 20;
+
 /// Partitions of one disk: those of the usual GPT, four times over.
 pub const MAX_PARTITIONS: usize = 512;
 

@@ -8,6 +8,7 @@ mod client;
 mod errors;
 mod files;
 mod gzip;
+mod filesystem;
 mod image;
 mod lsmt;
 mod observe;
@@ -26,6 +27,7 @@ fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     client::register(module)?;
     errors::register(module)?;
     gzip::register(module)?;
+    filesystem::register(module)?;
     image::register(module)?;
     lsmt::register(module)?;
     observe::register(module)?;

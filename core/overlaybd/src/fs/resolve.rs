@@ -11,8 +11,18 @@ impl FileSystem {
     /// # Errors
     /// `NotFound`; `Limit` for links that lead in circles; those of [`FileSystem::entries`].
     pub fn resolve(&self, path: &[u8]) -> Result<Node> {
+        self.find(path, true)
+    }
+
+    /// As [`FileSystem::resolve`]; without `follow` a symbolic link at the end is what is found, unless a slash follows
+    /// it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn find(&self, path: &[u8], follow: bool) -> Result<Node> {
         let root = self.root()?;
-        self.resolve_from(&[root], path).map(|mut nodes| nodes.pop())?.ok_or_else(nothing)
+        let follow = follow || path.ends_with(b"/");
+        self.walk(&[root], path, follow).map(|mut nodes| nodes.pop())?.ok_or_else(nothing)
     }
 
     /// As [`FileSystem::resolve`], from the last of `base` on, which leads there from the root. The result leads from
@@ -21,6 +31,10 @@ impl FileSystem {
     /// # Errors
     /// As there.
     pub fn resolve_from(&self, base: &[Node], path: &[u8]) -> Result<Vec<Node>> {
+        self.walk(base, path, true)
+    }
+
+    fn walk(&self, base: &[Node], path: &[u8], follow: bool) -> Result<Vec<Node>> {
         let mut nodes = base.to_vec();
         // What is still to be walked, the next part last.
         let mut parts: Vec<Vec<u8>> = split(path);
@@ -41,7 +55,7 @@ impl FileSystem {
                 Kind::Invalid => nothing(),
                 _ => e,
             })?;
-            if node.kind() != Type::Link {
+            if node.kind() != Type::Link || (!follow && parts.is_empty()) {
                 nodes.push(node);
                 continue;
             }

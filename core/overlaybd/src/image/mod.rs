@@ -4,6 +4,7 @@ mod extents;
 mod layers;
 mod live;
 mod open;
+mod places;
 #[cfg(test)]
 mod tests;
 

@@ -1,8 +1,12 @@
 //! EROFS as far as it is not compressed: plain, inline and chunk-based files.
 
+mod attributes;
+
 use super::bytes::{u16_at, u32_at, u64_at};
-use super::{Device, Extent, Layout, Node, Type, RAW};
+use super::node::device_numbers;
+use super::{Attribute, Device, Extent, Layout, Node, Type, RAW};
 use crate::error::{Error, Kind, Result};
+use crate::tar::Time;
 
 const MAGIC: u32 = 0xE0F5_E1E2;
 /// Features beyond these change the layout of super block or inodes.
@@ -26,7 +30,10 @@ const DIRENT: usize = 12;
 pub(super) struct Erofs {
     block_bits: u32,
     meta_at: u64,
+    shared_at: u64,
     root: u64,
+    /// The time of all files that have none of their own.
+    built: Time,
 }
 
 impl Erofs {
@@ -45,28 +52,46 @@ impl Erofs {
             return Err(Error::corrupt("EROFS super block: a block size that makes no sense").at(1024));
         }
         let meta_at = u64::from(u32_at(sb, 40)) << block_bits;
-        Ok(Some(Erofs { block_bits, meta_at, root: u16_at(sb, 14).into() }))
+        let shared_at = u64::from(u32_at(sb, 44)) << block_bits;
+        let built = Time { seconds: u64_at(sb, 24) as i64, nanos: u32_at(sb, 32).min(999_999_999) };
+        Ok(Some(Erofs { block_bits, meta_at, shared_at, root: u16_at(sb, 14).into(), built }))
     }
 
     fn is_extended(node: &Node) -> bool {
         u16_at(&node.raw, 0) & 1 != 0
     }
 
-    /// Where an inode ends, extended attributes included.
-    fn end_of(node: &Node) -> u64 {
-        let count = u64::from(u16_at(&node.raw, 2));
-        let attributes = if count == 0 { 0 } else { 12 + (count - 1) * 4 };
-        node.at + if Self::is_extended(node) { 64 } else { 32 } + attributes
+    fn inode_bytes(node: &Node) -> u64 {
+        if Self::is_extended(node) {
+            64
+        } else {
+            32
+        }
     }
 
-    fn chunks(&self, device: &Device, node: &Node, each: &mut dyn FnMut(Extent) -> bool) -> Result<()> {
+    /// Bytes of extended attributes behind an inode.
+    fn attribute_bytes(node: &Node) -> u64 {
+        match u64::from(u16_at(&node.raw, 2)) {
+            0 => 0,
+            count => 12 + (count - 1) * 4,
+        }
+    }
+
+    /// Where an inode ends, extended attributes included.
+    fn end_of(node: &Node) -> u64 {
+        node.at + Self::inode_bytes(node) + Self::attribute_bytes(node)
+    }
+
+    fn chunks(&self, device: &Device, node: &Node, from: u64, each: &mut dyn FnMut(Extent) -> bool) -> Result<()> {
         let format = u16_at(&node.raw, 16);
         let width = if format & INDEXES != 0 { 8 } else { 4 };
         let chunk = 1u64 << (self.block_bits + u32::from(format & 0x1F));
         if node.size.div_ceil(chunk) > MAX_CHUNKS {
             return Err(Error::new(Kind::Limit, "a file of too many chunks"));
         }
-        let (mut at, mut offset) = (Self::end_of(node).next_multiple_of(width as u64), 0);
+        let first = from / chunk;
+        let mut at = Self::end_of(node).next_multiple_of(width as u64) + first * width as u64;
+        let mut offset = first * chunk;
         while offset < node.size {
             let count = (node.size - offset).div_ceil(chunk).min((BATCH / width) as u64) as usize;
             let mut batch = vec![0; count * width];
@@ -89,6 +114,14 @@ impl Erofs {
 }
 
 impl Layout for Erofs {
+    fn name(&self) -> &'static str {
+        "erofs"
+    }
+
+    fn needs_recovery(&self) -> bool {
+        false
+    }
+
     fn root(&self) -> u64 {
         self.root
     }
@@ -98,15 +131,35 @@ impl Layout for Erofs {
         let at = at.ok_or_else(|| Error::corrupt(format!("inode {number} of an EROFS")))?;
         let mut raw = [0; RAW];
         device.read(&mut raw[..32], at)?;
-        let mut node = Node { number, mode: u16_at(&raw, 4), size: u32_at(&raw, 8).into(), at, raw };
+        let mut node = Node {
+            number,
+            mode: u16_at(&raw, 4),
+            links: u16_at(&raw, 6).into(),
+            uid: u16_at(&raw, 24).into(),
+            gid: u16_at(&raw, 26).into(),
+            size: u32_at(&raw, 8).into(),
+            device: (0, 0),
+            mtime: self.built,
+            atime: self.built,
+            ctime: self.built,
+            at,
+            raw,
+        };
         if Self::is_extended(&node) {
             device.read(&mut node.raw[..64], at)?;
-            node.size = u64_at(&node.raw, 8);
+            let raw = &node.raw;
+            let mtime = Time { seconds: u64_at(raw, 32) as i64, nanos: u32_at(raw, 40).min(999_999_999) };
+            (node.mtime, node.atime, node.ctime) = (mtime, mtime, mtime);
+            (node.links, node.uid, node.gid, node.size) =
+                (u32_at(raw, 44), u32_at(raw, 24), u32_at(raw, 28), u64_at(raw, 8));
+        }
+        if node.is_device() {
+            node.device = device_numbers(u32_at(&node.raw, 16));
         }
         Ok(node)
     }
 
-    fn extents(&self, device: &Device, node: &Node, each: &mut dyn FnMut(Extent) -> bool) -> Result<()> {
+    fn extents(&self, device: &Device, node: &Node, from: u64, each: &mut dyn FnMut(Extent) -> bool) -> Result<()> {
         if node.kind() == Type::Other {
             return Ok(());
         }
@@ -123,7 +176,7 @@ impl Layout for Erofs {
                     each(Extent { offset: tail, device: Self::end_of(node), len: node.size - tail });
                 }
             }
-            CHUNKS => return self.chunks(device, node, each),
+            CHUNKS => return self.chunks(device, node, from, each),
             _ => return Err(Error::new(Kind::Unsupported, "a compressed file of an EROFS")),
         }
         Ok(())
@@ -152,5 +205,9 @@ impl Layout for Erofs {
             each(&name[..len], u64_at(entry, 0));
         }
         Ok(())
+    }
+
+    fn attributes(&self, device: &Device, node: &Node) -> Result<Vec<Attribute>> {
+        attributes::attributes(self, device, node)
     }
 }
