@@ -112,6 +112,10 @@ BARS: dict[str, dict[str, Bar]] = {
     "pull": {
         "pull.full": at_least(0.9),
     },
+    # No peer. MiB.
+    "cat": {
+        "cat.fetched": value_at_most(2),
+    },
     # Peer: random 4 KiB reads of the same bytes in a local file.
     "cache": {
         "cache.hit_4k": at_most(1.10),

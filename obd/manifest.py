@@ -15,6 +15,7 @@ from obd.oci.registry_source import RegistrySource
 if TYPE_CHECKING:
     from obd.oci.descriptor import Descriptor
     from obd.oci.platform import Platform
+    from obd.oci.protocols import ImageSource
     from obd.reference import Reference
     from obd.registry import Registry
 
@@ -26,21 +27,20 @@ def image_layers(registry: Registry, image: Reference, wanted: Platform) -> list
     image without such layers.
     """
     with RegistrySource(registry, image) as source:
-        found = parse_manifest(source.root()[1], where=source.name)
-        if isinstance(found, Index):
-            with fields.at(source.name):
-                chosen = found.choose(wanted)
-            found = parse_manifest(source.manifest(chosen), where=source.name)
-        if not isinstance(found, Manifest):
-            raise ObdError("unsupported", "an index within an index is no image", source.name)
-        lowers = [lower for layer in found.layers if (lower := _lower(layer)) is not None]
-        if not lowers:
-            raise ObdError("unsupported", f"{source.name}: no layer of the image is an overlaybd layer")
-        return lowers
+        layers = overlaybd_layers(source, wanted)
+    return [Lower(digest=layer.digest, size_bytes=layer.size) for layer in layers]
 
 
-def _lower(layer: Descriptor) -> Lower | None:
-    """A layer of a manifest if it is an overlaybd layer."""
-    if layer_kind(layer) != "overlaybd" or not is_digest(layer.digest):
-        return None
-    return Lower(digest=layer.digest, size_bytes=layer.size)
+def overlaybd_layers(source: ImageSource, wanted: Platform) -> list[Descriptor]:
+    """As `image_layers`, of an image from anywhere, as it describes them."""
+    found = parse_manifest(source.root()[1], where=source.name)
+    if isinstance(found, Index):
+        with fields.at(source.name):
+            chosen = found.choose(wanted)
+        found = parse_manifest(source.manifest(chosen), where=source.name)
+    if not isinstance(found, Manifest):
+        raise ObdError("unsupported", "an index within an index is no image", source.name)
+    layers = [layer for layer in found.layers if layer_kind(layer) == "overlaybd" and is_digest(layer.digest)]
+    if not layers:
+        raise ObdError("unsupported", f"{source.name}: no layer of the image is an overlaybd layer")
+    return layers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import obdcore
 from obd.errors import ObdError, kind_of
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from obd.image import Device
 
+T = TypeVar("T")
 File = bytes | int
 """A path from the root, or `FileStat.ino`."""
 
@@ -30,46 +31,46 @@ class Files:
 
     def stat(self, path: bytes, *, follow: bool = False) -> obdcore.FileStat:
         """What `lstat`, or with `follow` `stat`, says of a file."""
-        return self.call(path, lambda: self.native.stat(path, follow=follow))
+        return self.call(path, self.native.stat, path, follow=follow)
 
     def read(self, path: bytes, file: File | None = None) -> Iterator[bytes]:
         """The content of a regular file, piece by piece. `file`: its number, if it is known."""
         found: File = path if file is None else file
-        size = self.call(path, lambda: self.native.stat(found, follow=True).size)
+        size = self.call(path, self.native.stat, found, follow=True).size
         for at in range(0, max(size, 1), PIECE_BYTES):
-            yield self.call(path, lambda at=at: self.native.read(found, at, PIECE_BYTES))
+            yield self.call(path, self.native.read, found, at, PIECE_BYTES)
 
     def data(self, path: bytes, file: File, size: int) -> Iterator[tuple[int, bytes]]:
         """The content of a regular file without its holes, as offsets and pieces."""
         at = 0
         while at < size:
-            runs = self.call(path, lambda at=at: self.native.data(file, at, size - at))
+            runs = self.call(path, self.native.data, file, at, size - at)
             for start, length in runs:
                 for offset in range(start, start + length, PIECE_BYTES):
                     count = min(PIECE_BYTES, start + length - offset)
-                    yield offset, self.call(path, lambda o=offset, c=count: self.native.read(file, o, c))
+                    yield offset, self.call(path, self.native.read, file, offset, count)
             if not runs:
                 return
             at = runs[-1][0] + runs[-1][1]
 
     def entries(self, path: bytes, file: File) -> list[tuple[bytes, int]]:
         """Name and number of the entries of a directory, by name."""
-        return sorted(self.call(path, lambda: self.native.list(file)))
+        return sorted(self.call(path, self.native.list, file))
 
     def readlink(self, path: bytes, file: File) -> bytes:
         """Where a symbolic link leads."""
-        return self.call(path, lambda: self.native.readlink(file))
+        return self.call(path, self.native.readlink, file)
 
     def xattrs(self, path: bytes, file: File) -> dict[bytes, bytes]:
         """The extended attributes of a file."""
-        return self.call(path, lambda: self.native.xattrs(file))
+        return self.call(path, self.native.xattrs, file)
 
     def number(self, path: bytes, number: int) -> obdcore.FileStat:
         """What is known of the file of that number; `path` is for messages."""
-        return self.call(path, lambda: self.native.stat(number))
+        return self.call(path, self.native.stat, number)
 
     def walk(self, top: bytes, number: int) -> Iterator[tuple[bytes, obdcore.FileStat]]:
-        """All below the directory `top` of that number, with paths that begin with it, by name, depth first."""
+        """All below the directory `top` of that number, by name, depth first; paths begin with `top`."""
         seen = Seen(self, number)
         left = [(join(top, name), child, 1) for name, child in reversed(self.entries(top, number))]
         while left:
@@ -81,10 +82,10 @@ class Files:
                 entries = self.entries(path, child)
                 left += [(join(path, name), below, depth + 1) for name, below in reversed(entries)]
 
-    def call(self, path: bytes, work: Callable[[], Any]) -> Any:
+    def call(self, path: bytes, work: Callable[..., T], *args: Any, **options: Any) -> T:
         """The result of `work`; its failure names image and path."""
         try:
-            return work()
+            return work(*args, **options)
         except obdcore.Error as error:
             what = ": ".join(part for part in (error.what, error.cause) if part)
             raise ObdError(kind_of(error), what, f"{self.name}:{shown(path)}") from None
@@ -126,7 +127,7 @@ def is_directory(info: obdcore.FileStat) -> bool:
 
 def join(path: bytes, name: bytes) -> bytes:
     """The path of an entry of a directory."""
-    return (b"" if path in (b"", b"/") else path.rstrip(b"/") + b"/") + name if path != b"/" else b"/" + name
+    return path + name if path in (b"", b"/") else path.rstrip(b"/") + b"/" + name
 
 
 def shown(path: bytes) -> str:

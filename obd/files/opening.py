@@ -61,7 +61,7 @@ def open_files(
 def image_config(
     word: str, service: Service, *, platform: Platform | None = None, plain_http: bool = False
 ) -> ImageConfig:
-    """The configuration of the image that `word` names, without what works beside a device. Raises `OSError`."""
+    """The configuration of the image `word`, without what works beside a device. Raises `OSError`."""
     if os.path.isfile(word):
         with open(word, "rb") as file:
             is_config = file.read(64).lstrip()[:1] == b"{"
@@ -78,9 +78,7 @@ def image_config(
     )
 
 
-def _config_of_image(
-    word: str, service: Service, platform: Platform | None, plain_http: bool
-) -> ImageConfig:
+def _config_of_image(word: str, service: Service, platform: Platform | None, plain_http: bool) -> ImageConfig:
     from obd.manifest import image_layers, overlaybd_layers
     from obd.oci import open_source, own_platform
     from obd.oci.name import Local, parse_name

@@ -51,8 +51,8 @@ trait Layout: Send + Sync {
     fn root(&self) -> u64;
     /// Reads an inode.
     fn node(&self, device: &Device, number: u64) -> Result<Node>;
-    /// Calls `each` for every extent from byte `from` of the file on, in ascending order, until it returns false. It may
-    /// begin earlier.
+    /// Calls `each` for every extent from byte `from` of the file on, in ascending order, until it returns false. It
+    /// may begin earlier.
     fn extents(&self, device: &Device, node: &Node, from: u64, each: &mut dyn FnMut(Extent) -> bool) -> Result<()>;
     /// Bytes of a directory that are read at a time.
     fn block_bytes(&self) -> u64;
@@ -186,8 +186,8 @@ impl FileSystem {
     /// `system.posix_acl_access` and `system.posix_acl_default`, in the kernel's form.
     ///
     /// # Errors
-    /// `Corrupt`; `Limit` for more than [`MAX_XATTR_BYTES`](crate::limits::MAX_XATTR_BYTES); `Unsupported` for names that
-    /// are kept elsewhere; those of reading.
+    /// `Corrupt`; `Limit` for more than [`MAX_XATTR_BYTES`](crate::limits::MAX_XATTR_BYTES); `Unsupported` for names
+    /// that are kept elsewhere; those of reading.
     pub fn attributes(&self, node: &Node) -> Result<Vec<Attribute>> {
         self.layout.attributes(&self.device, node)
     }

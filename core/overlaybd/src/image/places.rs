@@ -7,8 +7,8 @@ use super::Image;
 use crate::limits::SECTOR;
 use crate::lsmt::Stack;
 
-/// A part of an image that holds bytes: the position of its lower, 0 for the bottom one, None for an upper; and where in
-/// that layer its first sector lies, in bytes.
+/// A part of an image that holds bytes: the position of its lower, 0 for the bottom one, None for an upper; and where
+/// in that layer its first sector lies, in bytes.
 pub type Part = (Option<usize>, u64);
 
 impl Image {

@@ -14,8 +14,8 @@ const TREE_ENTRY: usize = 12;
 /// Levels of an extent tree, by the format.
 const MAX_DEPTH: u16 = 5;
 /// Blocks of one file's map that are read in one go: enough for
-/// [`MAX_FILE_EXTENTS`](crate::limits::MAX_FILE_EXTENTS) many times over, and an end to maps that refer to the same block
-/// again and again.
+/// [`MAX_FILE_EXTENTS`](crate::limits::MAX_FILE_EXTENTS) many times over, and an end to maps that refer to the same
+/// block again and again.
 const MAX_MAP_BLOCKS: usize = 4096;
 /// Extents longer than this are of that much less, and not written yet.
 const MAX_WRITTEN: u32 = 32768;
