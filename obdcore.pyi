@@ -191,6 +191,63 @@ def lsmt_import(
     Holes and zeros, in units of 4096 bytes, are left out. Returns what `lsmt_commit` returns.
     """
 
+class DiskImage:
+    """The image of a whole disk, or a part of one: core/python/src/disk.rs. Nothing that it names is opened."""
+
+    def __init__(self, source: int, *, format: str | None = None, without_backing: bool = False) -> None:
+        """Opens the descriptor `source`: a regular file or a block device.
+
+        `format` is "raw" or "qcow2"; None looks at how it begins, and refuses the formats of other programs
+        ("unsupported"). A qcow2 image with a backing file is refused as well, unless `without_backing` is set: then
+        it is what lies upon that file, and so is the layer that `to_layer` makes.
+        """
+
+    @property
+    def format(self) -> str:
+        """ "raw" or "qcow2"."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the disk, a multiple of 512."""
+
+    def file_system(self) -> str | None:
+        """The file system that begins here: ext4, erofs, xfs, btrfs, squashfs, f2fs; None for any other."""
+
+    def partitions(self) -> list[dict[str, Any]]:
+        """`number`, `offset`, `size`, `type` (a byte of an MBR in hex, or a GUID) and `label` of each."""
+
+    def root(self) -> tuple[DiskImage, int | None, str]:
+        """The root file system of a Linux: it, the number of its partition (None: the whole disk), its kind.
+
+        Of the partitions with a known file system that is the largest one that the table says to be a root, else the
+        largest one for data of Linux. None at all is "not-found".
+        """
+
+    def part(self, offset: int, size: int) -> DiskImage:
+        """A part as a disk of its own; both are multiples of 512."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Bytes of the disk."""
+
+    def to_layer(
+        self,
+        output: int,
+        *,
+        compress: Mapping[str, Any] | None = None,
+        tar: bool = False,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Makes a committed layer of it in the empty file `output`, without its zeros, in units of 4096 bytes.
+
+        Equal disks give equal layers, whatever their images are like. Returns what `lsmt_commit` returns.
+        """
+
+    def copy_to(self, target: Image | str, *, progress: Progress | None = None) -> dict[str, int]:
+        """Copies it to the start of a target as `ext4_create` takes; what is not allocated is left as it was.
+
+        Returns bytes `written`, `zeros` (discarded) and `skipped`. One that does not fit is "no-space".
+        """
+
 def layer_info(path: str) -> dict[str, Any]:
     """What a file is, from the outside in.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import obdcore
 from tools.errors import Failure, describe, errno_and_line, say, tell
@@ -24,7 +24,7 @@ SHA256 = "sha256:"
 def apply(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
     if args.from_qcow2:
-        raise Failure(f"qcow2 conversion failed: --from_qcow2 {NOT_YET}")
+        return _copy_qcow2(args)
     if args.gz_index_path is not None:
         raise Failure(f"failed to extract: --gz_index_path: a turboOCI layer {NOT_YET}")
     if args.checksum is not None and not args.checksum.startswith(SHA256):
@@ -46,6 +46,35 @@ def apply(args: Namespace) -> int:
     say(args.checksum or "")
     tell("overlaybd-apply done")
     return 0
+
+
+def _copy_qcow2(args: Namespace) -> int:
+    """Copies a disk image, or the root partition in it, to the start of the target."""
+    for name in ("mkfs", "gz_index_path", "checksum"):
+        if getattr(args, name):
+            raise Failure(f"qcow2 conversion failed: --{name} is for layers, not for --from_qcow2")
+    try:
+        with open(args.input_path, "rb", buffering=0) as source:
+            disk = obdcore.DiskImage(source.fileno(), format="qcow2")
+        place = "the whole disk"
+        if args.extract_rootfs and not args.no_extract_rootfs:
+            disk, partition, kind = disk.root()
+            place = f"{kind} in {place if partition is None else f'partition {partition}'}"
+        if args.raw:
+            done = _copy(disk, args.image_config_path)
+        else:
+            with closing(_open(args)) as image:
+                done = _copy(disk, image)
+    except OSError as error:
+        raise Failure(f"qcow2 conversion failed: {describe(error)}") from None
+    tell(f"{args.input_path}: {place}, {disk.size} bytes: {done['written']} written, {done['zeros']} zeroed")
+    tell("qcow2 to overlaybd conversion done")
+    return 0
+
+
+def _copy(disk: obdcore.DiskImage, target: obdcore.Image | str) -> dict[str, int]:
+    with Progress("copying") as progress:
+        return disk.copy_to(target, progress=progress)
 
 
 def _open(args: Namespace) -> obdcore.Image:
@@ -95,7 +124,7 @@ COMMAND = Command(
     options=[
         flag("--raw", help="the target is a raw disk image, not an image configuration"),
         flag("--mkfs", help="make an ext4 file system first"),
-        flag("--from_qcow2", help="copy a qcow2 disk image: not supported yet"),
+        flag("--from_qcow2", help="copy a qcow2 disk image"),
         flag("--extract-rootfs", default=True, help="of a qcow2 image take the Linux root partition alone"),
         flag("--no-extract-rootfs", help="take the whole disk"),
         service_config(),

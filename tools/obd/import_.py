@@ -1,9 +1,6 @@
-"""`obd import`: a raw disk image becomes a layer, without its holes and zeros."""
+"""`obd import`: a disk image, raw or qcow2, becomes a layer without its holes and zeros."""
 
 from __future__ import annotations
-
-import os
-import stat
 
 from tools.errors import Failure, tell
 from tools.layer_options import ALGORITHMS, algorithm, block_size, block_size_bytes
@@ -13,13 +10,12 @@ from tools.output import Output
 from tools.progress import Progress
 from tools.values import existing_file, integer
 
-SECTOR_BYTES = 512
 MAX_THREADS = 256
 
 
-def import_raw(args: Namespace) -> int:
+def import_disk(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
-    import obdcore
+    from obd.convert.disk import layer_of_disk
 
     compress = None
     if args.z:
@@ -34,39 +30,42 @@ def import_raw(args: Namespace) -> int:
             "overwrite_header": True,
             "threads": args.threads,
         }
-    with open(args.raw, "rb", buffering=0) as source:
-        size = _size(source.fileno(), args.raw)
-        with (
-            Output(args.layer, replace=args.force, inputs=[args.raw]) as out,
-            Progress("importing") as progress,
-        ):
-            obdcore.lsmt_import(
-                source.fileno(), size, out.fd, compress=compress, tar=args.tar, progress=progress
-            )
-            written = os.fstat(out.fd).st_size
-    tell(f"{args.layer}: {amount(written)} for a device of {amount(size)}")
+    with (
+        Output(args.layer, replace=args.force, inputs=[args.disk]) as out,
+        Progress("importing") as progress,
+    ):
+        done = layer_of_disk(
+            args.disk,
+            out.fd,
+            compress,
+            rootfs=args.rootfs,
+            tar=args.tar,
+            format=args.format,
+            without_backing=args.no_backing,
+            progress=progress,
+        )
+    if args.rootfs:
+        place = "the whole disk" if done["partition"] is None else f"partition {done['partition']}"
+        tell(f"{args.disk}: the root is {place}: {done['file_system']}")
+    tell(f"{args.layer}: {amount(done['stored_size'])} for a device of {amount(done['virtual_size'])}")
     return 0
-
-
-def _size(fd: int, name: str) -> int:
-    """Bytes of a file or block device, rounded up to whole sectors as qemu does with odd images."""
-    mode = os.fstat(fd).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-        raise Failure(f"obd: invalid: {name}: not a file or block device")
-    size = os.lseek(fd, 0, os.SEEK_END)
-    os.lseek(fd, 0, os.SEEK_SET)
-    if size == 0:
-        raise Failure(f"obd: invalid: {name}: empty: a device has at least {SECTOR_BYTES} bytes")
-    return -(-size // SECTOR_BYTES) * SECTOR_BYTES
 
 
 COMMAND = Command(
     "import",
-    "Makes a layer of a raw disk image; holes and zeros take no room.",
+    "Makes a layer of a disk image; holes and zeros take no room.",
+    details="""
+        The image is raw or qcow2, which is told by how it begins. Equal disks give equal layers.
+    """,
     options=[
         flag("-z", help="compress to a zfile, with checksums"),
         flag("-t", "--tar", help="wrap in a tar, as blobs in a registry are"),
         flag("-f", "--force", help="replace the output if it exists"),
+        flag("--rootfs", help="take the Linux root partition alone"),
+        flag(
+            "--no-backing", help="of a qcow2 overlay: take what it has itself, to lie on a layer of the rest"
+        ),
+        option("--format", metavar="raw|qcow2", help="do not look, it is this"),
         algorithm(),
         block_size(),
         option(
@@ -78,8 +77,8 @@ COMMAND = Command(
         ),
     ],
     positionals=[
-        positional("raw", convert=existing_file, help="raw disk image, or a block device"),
+        positional("disk", convert=existing_file, help="disk image, or a block device"),
         positional("layer", help="layer to write"),
     ],
-    run=import_raw,
+    run=import_disk,
 )

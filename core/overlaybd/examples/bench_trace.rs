@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use overlaybd::blob::{Blob, FileBlob};
 use overlaybd::device::BlockDevice;
+use overlaybd::disk::{Holes, Raw};
 use overlaybd::image;
 use overlaybd::lsmt::commit::CommitOptions;
 use overlaybd::lsmt::import::import;
@@ -48,14 +49,14 @@ fn raw(path: &Path) -> Fallible<()> {
 
 /// The disk as a layer.
 fn layer(raw: &Path, path: &Path, compressed: bool) -> Fallible<()> {
-    let (source, options) = (OsDisk.open(raw, Mode::Read)?, CommitOptions::default());
+    let (source, options) = (Raw::of_size(OsDisk.open(raw, Mode::Read)?, BYTES)?, CommitOptions::default());
     let mut file = FileSink::new(OsDisk.open(path, Mode::New)?);
     if compressed {
         let mut sink = Builder::new(file, Options::default())?;
-        import(&*source, BYTES, &options, &mut sink, &mut silent)?;
+        import(&source, Holes::Zeros, &options, &mut sink, &mut silent)?;
         sink.finish()?;
     } else {
-        import(&*source, BYTES, &options, &mut file, &mut silent)?;
+        import(&source, Holes::Zeros, &options, &mut file, &mut silent)?;
         file.finish()?;
     }
     Ok(())

@@ -278,3 +278,16 @@ pub const MAX_PATH_BYTES: usize = 64 << 10;
 
 /// Things passed over while a layer is applied that are said one by one.
 pub const MAX_APPLY_NOTES: usize = 20;
+
+/// Sizes of clusters of a qcow2 image, as powers of two: those of QEMU.
+pub const QCOW2_CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
+
+/// Disk in a qcow2 image: as much as an ext4 file system is written to.
+pub const MAX_QCOW2_BYTES: u64 = 1 << 46;
+
+/// First table of a qcow2 image, which is in memory: that of QEMU.
+pub const MAX_QCOW2_L1_BYTES: u64 = 32 << 20;
+
+/// Second tables of a qcow2 image that are kept in memory, and as much again of decoded clusters; one of each at
+/// least, which is up to 2 MiB.
+pub const MAX_QCOW2_KEPT_BYTES: u64 = 4 << 20;

@@ -21,13 +21,14 @@ use crate::progress;
 
 /// What has the file system: an open image, or the path of a raw disk image.
 #[derive(FromPyObject)]
-enum Target<'py> {
+pub enum Target<'py> {
     Image(PyRef<'py, PyImage>),
     Path(PathBuf),
 }
 
 impl Target<'_> {
-    fn open(self) -> PyResult<Arc<dyn BlockDevice>> {
+    /// The device, open for writing.
+    pub fn open(self) -> PyResult<Arc<dyn BlockDevice>> {
         match self {
             Target::Image(image) => Ok(image.device()?),
             Target::Path(path) => {

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 mod apply;
 mod cache;
 mod client;
+mod disk;
 mod errors;
 mod files;
 mod filesystem;
@@ -25,6 +26,7 @@ fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     apply::register(module)?;
     cache::register(module)?;
     client::register(module)?;
+    disk::register(module)?;
     errors::register(module)?;
     gzip::register(module)?;
     filesystem::register(module)?;

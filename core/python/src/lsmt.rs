@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use overlaybd::blob::{Blob, FileBlob};
+use overlaybd::disk::{Holes, Raw};
 use overlaybd::inspect::{self, Description};
 use overlaybd::lsmt::commit::{self, CommitOptions, Committed};
-use overlaybd::lsmt::import;
+use overlaybd::lsmt::import::import;
 use overlaybd::lsmt::info::{FileKind, IndexInfo, Info};
 use overlaybd::lsmt::upper::{self, CreateOptions};
 use overlaybd::lsmt::warp::Meta;
@@ -30,7 +31,7 @@ use crate::image::{Lower, Source};
 use crate::progress;
 
 /// Options of compression as Python gives them: what is absent takes its default.
-struct Compress(Options);
+pub struct Compress(Options);
 
 impl<'py> FromPyObject<'_, 'py> for Compress {
     type Error = PyErr;
@@ -84,14 +85,14 @@ fn commit_options(id: Option<&str>, parent: Option<&str>, tag: Vec<u8>) -> Resul
 }
 
 /// What came of writing a layer.
-struct Written {
+pub struct Written {
     committed: Committed,
     stored_bytes: u64,
     cut_records: u64,
 }
 
 /// Writes a layer into the caller's file, through the wrappers asked for. `cut_records` of the source were torn.
-fn write(
+pub fn write(
     output: RawFd,
     compress: Option<Compress>,
     tar: bool,
@@ -112,7 +113,8 @@ fn write(
     Ok(Written { committed, stored_bytes, cut_records })
 }
 
-fn written_dict<'py>(py: Python<'py>, written: &Written) -> PyResult<Bound<'py, PyDict>> {
+/// What Python is told of it.
+pub fn written_dict<'py>(py: Python<'py>, written: &Written) -> PyResult<Bound<'py, PyDict>> {
     let Written { committed, stored_bytes, cut_records } = written;
     let dict = PyDict::new(py);
     dict.set_item("virtual_size", committed.trailer.virtual_size)?;
@@ -252,9 +254,9 @@ fn lsmt_import(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'_, PyDict>> {
     let work = |progress: &mut Progress<'_>| {
-        let source = file(source)?;
+        let source = Raw::of_size(file(source)?, size)?;
         let options = CommitOptions::default();
-        write(output, compress, tar, 0, |sink| import::import(&*source, size, &options, sink, progress))
+        write(output, compress, tar, 0, |sink| import(&source, Holes::Zeros, &options, sink, progress))
     };
     written_dict(py, &progress::run(py, progress, work)?)
 }

@@ -62,7 +62,7 @@ impl fmt::Display for PartitionType {
 
 impl PartitionType {
     /// Whether it is data of Linux.
-    fn is_linux(self) -> bool {
+    pub fn is_linux(self) -> bool {
         match self {
             PartitionType::Mbr(byte) => byte == LINUX,
             PartitionType::Gpt(guid) => Uuid::parse(LINUX_DATA) == Some(guid) || self.is_linux_root(),
@@ -70,7 +70,7 @@ impl PartitionType {
     }
 
     /// Whether it says that it is the root file system of a Linux.
-    fn is_linux_root(self) -> bool {
+    pub fn is_linux_root(self) -> bool {
         match self {
             PartitionType::Mbr(_) => false,
             PartitionType::Gpt(guid) => LINUX_ROOTS.iter().any(|root| Uuid::parse(*root) == Some(guid)),

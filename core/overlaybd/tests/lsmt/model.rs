@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use overlaybd::blob::{Blob, MemoryBlob};
+use overlaybd::disk::{Holes, Raw};
 use overlaybd::lsmt::commit::{commit, merge, CommitOptions};
 use overlaybd::lsmt::import::import;
 use overlaybd::lsmt::upper::{create, open_as_layer, CreateOptions};
@@ -192,9 +193,9 @@ proptest! {
         }
         let disk = MemDisk::default();
         disk.put(Path::new("/raw"), &image);
-        let source = disk.open(Path::new("/raw"), Mode::Read).unwrap();
+        let source = Raw::new(disk.open(Path::new("/raw"), Mode::Read).unwrap()).unwrap();
         let mut sink = MemorySink::default();
-        let done = import(&*source, image.len() as u64, &CommitOptions::default(), &mut sink, &mut silent).unwrap();
+        let done = import(&source, Holes::Zeros, &CommitOptions::default(), &mut sink, &mut silent).unwrap();
         let stored = image.chunks(4096).filter(|unit| unit.iter().any(|b| *b != 0)).count() * 4096;
         prop_assert_eq!(done.data_bytes, stored as u64);
         let stack = Stack::new(vec![layer(&Arc::new(sink.bytes))]).unwrap();
