@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-import lz4.block
+import lz4.block  # type: ignore[import-untyped]
 
 from tests.e2e import servers
 
@@ -91,12 +92,12 @@ def digest(path: Path) -> str:
 
 def adopt(layout: Path, path: Path, media_type: str) -> dict[str, object]:
     """Makes a file a blob; its descriptor."""
-    found = {"mediaType": media_type, "digest": digest(path), "size": path.stat().st_size}
+    found: dict[str, object] = {"mediaType": media_type, "digest": digest(path), "size": path.stat().st_size}
     path.rename(layout / "blobs" / str(found["digest"]).replace(":", "/"))
     return found
 
 
-def document(layout: Path, content: dict[str, object], media_type: str) -> dict[str, object]:
+def document(layout: Path, content: Mapping[str, object], media_type: str) -> dict[str, object]:
     """Makes a document a blob; its descriptor."""
     path = layout / "document"
     path.write_text(json.dumps(content))

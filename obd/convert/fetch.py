@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -71,7 +72,7 @@ class Fetch:
         found = hashlib.new(algorithm, usedforsecurity=False)
         buffer = memoryview(bytearray(_PIECE_BYTES))
         size = 0
-        with open(path, "rb", buffering=0) as file:
+        with os.fdopen(_open_file(path), "rb", buffering=0) as file:
             while count := file.readinto(buffer):
                 self._check()
                 found.update(buffer[:count])
@@ -94,7 +95,7 @@ class Fetch:
     def open(self) -> int:
         """A descriptor of the layer's bytes, the caller's to close. What is not there yet will come."""
         if self._local is not None:
-            return os.open(self._local, os.O_RDONLY | os.O_CLOEXEC)
+            return _open_file(self._local)
         with self._changed:
             if self._ended:
                 self._raise()
@@ -148,6 +149,15 @@ class Fetch:
             self._pump.join()
         if self._local is None and os.path.exists(self._path):
             os.unlink(self._path)
+
+
+def _open_file(path: str) -> int:
+    """A descriptor of a file of the source, which must be one: a pipe would keep us waiting."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ObdError("corrupt", "not a regular file", path)
+    return fd
 
 
 def make_pipe() -> tuple[int, int]:

@@ -1,0 +1,269 @@
+"""`obd convert` again: what was done is not done twice, also after a kill, or on a base in common."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from obd.oci import open_source
+from obd.oci.layers import NATIVE_ARTIFACT
+from obd.service import Service
+from tests.e2e.commands import BIN, ok, run
+from tests.e2e.oci_images import Layer, Layout
+from tests.e2e.servers import QuietHandler, Registry, serve, stop
+
+MIB = 1 << 20
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with Registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path / "source")
+
+
+def layer(name: str, size: int = 5000, compression: str = "gzip") -> Layer:
+    """A layer with one file of random bytes, the same for the same name."""
+    return Layer(compression).add(name, data=random.Random(name).randbytes(size))
+
+
+def pushed(layout: Layout, descriptor: dict[str, Any], target: str) -> str:
+    """Puts an image of the layout into a registry, as it is; returns its name there."""
+    ok("obd", "copy", "--all", layout.tag(descriptor, target.replace("/", "-").replace(":", "-")), target)
+    return target
+
+
+def convert(source: str, target: str, work: Path, *words: str) -> dict[str, Any]:
+    """What the command says of its work, which must succeed."""
+    found = json.loads(ok("obd", "convert", "--json", "--work", work, source, target, *words).out)
+    assert not list(work.glob("runs/*")) and not list(work.glob("layers/*"))
+    return dict(found)
+
+
+class Log:
+    """What a registry was asked for since this was made."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._begin = registry.log.stat().st_size
+
+    def requests(self, pattern: str) -> list[str]:
+        """Methods and paths that match."""
+        text = self._registry.log.read_bytes()[self._begin :].decode()
+        return re.findall(rf'"({pattern}) HTTP/', text)
+
+
+def hows(result: dict[str, Any]) -> list[str]:
+    """What became of each layer."""
+    return [layer["how"] for layer in result["images"][0]["layers"]]
+
+
+def test_unchanged_moves_no_bytes(tmp_path: Path, layout: Layout, registry: Registry) -> None:
+    source = pushed(layout, layout.image([layer("a"), layer("b")]), f"{registry.host}/unchanged/in:v1")
+    target = f"{registry.host}/unchanged/out:v1"
+    first = convert(source, target, tmp_path / "work")
+    log = Log(registry)
+    again = convert(source, target, tmp_path / "other")
+    assert again["unchanged"] and again["digest"] == first["digest"]
+    assert log.requests("(?:POST|PUT|PATCH) .*") == log.requests("GET /v2/.*/blobs/.*") == []
+    # Other parameters are another image.
+    other = convert(source, target, tmp_path / "work", "--algorithm", "zstd")
+    assert not other["unchanged"] and other["digest"] != first["digest"]
+
+
+def test_layers_are_taken_from_a_neighbour(tmp_path: Path, layout: Layout, registry: Registry) -> None:
+    source = pushed(layout, layout.image([layer("c"), layer("d")]), f"{registry.host}/mount/in:v1")
+    first = convert(source, f"{registry.host}/mount/out:v1", tmp_path / "work")
+    log = Log(registry)
+    again = convert(source, f"{registry.host}/mount/elsewhere:v1", tmp_path / "work")
+    assert hows(again) == ["reused", "reused"] and again["digest"] == first["digest"]
+    assert len(log.requests(r"POST \S*mount=\S*")) == 2
+    # The configuration alone was sent, and read.
+    assert len(log.requests("PUT /v2/.*/blobs/.*")) == 1
+    assert len(log.requests("GET /v2/mount/in/blobs/.*")) == 1
+
+
+def test_a_base_that_was_converted_is_read_in_place(
+    tmp_path: Path, layout: Layout, registry: Registry
+) -> None:
+    base = layer("base", 4 * MIB, "")
+    base.raw()
+    home = f"{registry.host}/base"
+    first = pushed(layout, layout.image([base, layer("e")]), f"{home}/in:v1")
+    convert(first, f"{home}/out:v1", tmp_path / "work")
+    image = layout.image([base, layer("f"), layer("g")])
+    second, bottom = pushed(layout, image, f"{home}/in:v2"), layout.read(image)["layers"][0]["digest"]
+    log = Log(registry)
+    found = convert(second, f"{home}/out:v2", tmp_path / "work")
+    assert hows(found) == ["reused", "built", "built"]
+    assert log.requests(f"GET /v2/base/in/blobs/{bottom}") == []
+    # Of the base only what its file system says of itself.
+    ranges = log.requests(f"GET /v2/base/out/blobs/{found['images'][0]['layers'][0]['digest']}")
+    assert 0 < len(ranges) < 12
+    fresh = convert(second, f"oci:{tmp_path}/fresh:v2", tmp_path / "fresh-work")
+    assert fresh["digest"] == found["digest"]
+
+
+def test_as_if_nothing_had_been_done(tmp_path: Path, layout: Layout, registry: Registry) -> None:
+    source = layout.tag(layout.image([layer("h")]), "v1")
+    target = f"oci:{tmp_path}/out:v1"
+    first = convert(source, target, tmp_path / "work")
+    again = convert(source, target, tmp_path / "work", "--no-reuse")
+    assert hows(again) == ["built"] and again["digest"] == first["digest"]
+
+
+class Held:
+    """A registry as others see it, but for one blob, whose bytes do not come before `release`."""
+
+    def __init__(self, registry: Registry, digest: str) -> None:
+        outer = self
+        self._release = threading.Event()
+
+        class Handler(QuietHandler):
+            def do_GET(self) -> None:
+                if digest in self.path:
+                    outer._release.wait()
+                head = {name: value for name, value in self.headers.items() if name != "Host"}
+                request = urllib.request.Request(registry.url + self.path, headers=head)
+                with urllib.request.urlopen(request) as answer:
+                    kept = ("Content-Type", "Content-Range", "Docker-Content-Digest")
+                    shown = {name: answer.headers[name] for name in kept if answer.headers[name]}
+                    self.answer(answer.status, answer.read(), shown)
+
+        self._server = serve(Handler)
+        self.host = f"127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._release.set()
+        stop(self._server)
+
+
+def killed(source: str, target: str, work: Path, finished: int) -> None:
+    """Begins a conversion and kills it when so many layers are finished."""
+    command: list[str | Path] = [BIN / "obd", "convert", "--work", work, source, target]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + PATIENCE_S
+        while not list(work.glob("runs/*/*fetched")) or len(list(work.glob("records/*.json"))) < finished:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert list(work.glob("runs/*"))
+    assert len(list(work.glob("layers/*"))) == finished
+
+
+@pytest.mark.parametrize("finished", [0, 1, 3])
+def test_killed_and_begun_again(tmp_path: Path, layout: Layout, registry: Registry, finished: int) -> None:
+    image = layout.image([layer(f"{n}", MIB, "") for n in range(5)])
+    source = pushed(layout, image, f"{registry.host}/killed/in:v1")
+    work, target = tmp_path / "work", f"{registry.host}/killed/out{finished}:v1"
+    with Held(registry, layout.read(image)["layers"][finished]["digest"]) as held:
+        killed(source.replace(registry.host, held.host), target, work, finished)
+    assert run("obd", "inspect", target).status == 255
+    found = convert(source, target, work)
+    assert hows(found) == ["reused"] * finished + ["built"] * (5 - finished)
+    fresh = convert(source, f"oci:{tmp_path}/fresh:v1", tmp_path / "fresh-work")
+    assert fresh["digest"] == found["digest"]
+
+
+def test_a_damaged_layer_of_a_killed_run_is_made_anew(
+    tmp_path: Path, layout: Layout, registry: Registry
+) -> None:
+    image = layout.image([layer(f"{n}", MIB, "") for n in range(3)])
+    source = pushed(layout, image, f"{registry.host}/damaged/in:v1")
+    work, target = tmp_path / "work", f"oci:{tmp_path}/out:v1"
+    with Held(registry, layout.read(image)["layers"][2]["digest"]) as held:
+        killed(source.replace(registry.host, held.host), target, work, 2)
+    for file in (work / "layers").iterdir():
+        with file.open("r+b") as damaged:
+            damaged.seek(MIB // 2)
+            damaged.write(b"damaged")
+    for blob in (tmp_path / "out/blobs/sha256").iterdir():
+        blob.unlink()
+    found = convert(source, target, work)
+    assert hows(found) == ["built"] * 3
+    for each in found["images"][0]["layers"]:
+        ok("obd", "verify", tmp_path / "out/blobs" / each["digest"].replace(":", "/"))
+
+
+def platforms(layout: Layout) -> dict[str, Any]:
+    """An index of images for two platforms, the first with an attestation."""
+    entries = []
+    for name in ("amd64", "arm64"):
+        image = layout.image([layer(f"{name}-1"), layer(f"{name}-2")], config={"architecture": name})
+        entries.append({**image, "platform": {"os": "linux", "architecture": name}})
+    statement = layout.blob(b"{}", "application/vnd.in-toto+json")
+    config = layout.blob(b"{}\n", "application/vnd.oci.image.config.v1+json")
+    document = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config,
+        "layers": [statement],
+    }
+    attestation = layout.blob(json.dumps(document).encode(), str(document["mediaType"]))
+    says = {"vnd.docker.reference.type": "attestation-manifest"}
+    annotations = {**says, "vnd.docker.reference.digest": entries[0]["digest"]}
+    unknown = {"os": "unknown", "architecture": "unknown"}
+    entries.append({**attestation, "annotations": annotations, "platform": unknown})
+    return layout.index(entries)
+
+
+def test_all_platforms(tmp_path: Path, layout: Layout, registry: Registry) -> None:
+    source = pushed(layout, platforms(layout), f"{registry.host}/platforms/in:v1")
+    target = f"{registry.host}/platforms/out:v1"
+    found = convert(source, target, tmp_path / "work", "--all", "--referrer")
+    assert [image["platform"] for image in found["images"]] == ["linux/amd64", "linux/arm64"]
+    again = convert(source, target, tmp_path / "work", "--all", "--referrer")
+    assert again["unchanged"] and again["digest"] == found["digest"]
+    ok("obd", "copy", "--all", target, f"oci:{tmp_path}/out:v1")
+    out = Layout(tmp_path / "out")
+    index = out.read(out.tagged("v1"))
+    first, second, attestation = index["manifests"]
+    assert [entry["platform"]["architecture"] for entry in (first, second)] == ["amd64", "arm64"]
+    assert attestation["annotations"]["vnd.docker.reference.digest"] == first["digest"]
+    assert index["artifactType"] == out.read(first)["artifactType"] == NATIVE_ARTIFACT
+    originals = layout.read(layout.entries[-1])["manifests"]
+    assert out.read(second)["subject"]["digest"] == originals[1]["digest"]
+    with open_source(target, Service()) as place:
+        root, _ = open_source(source, Service()).root()
+        (referrer,) = place.referrers(root, NATIVE_ARTIFACT)
+    assert referrer.digest == found["digest"]
+
+
+def test_one_of_several_platforms(tmp_path: Path, layout: Layout) -> None:
+    source = layout.tag(platforms(layout), "v1")
+    found = convert(source, f"oci:{tmp_path}/out:v1", tmp_path / "work", "--platform", "linux/arm64")
+    assert [image["platform"] for image in found["images"]] == ["linux/arm64"]
+    out = Layout(tmp_path / "out")
+    assert out.read(out.read(out.tagged("v1"))["config"])["architecture"] == "arm64"
+    done = run("obd", "convert", source, f"oci:{tmp_path}/out:v2", "--platform", "linux/s390x")
+    assert done.status == 255 and "no image for linux/s390x; there are: linux/amd64, linux/arm64" in done.err
+
+
+def test_a_bad_layer_leaves_no_tag(tmp_path: Path, layout: Layout, registry: Registry) -> None:
+    bad = Layer("")
+    bad.raw = lambda: b"x" * 5000  # type: ignore[method-assign]
+    source = pushed(layout, layout.image([layer("i"), bad]), f"{registry.host}/bad/in:v1")
+    work = tmp_path / "work"
+    done = run("obd", "convert", "--work", work, source, f"{registry.host}/bad/out:v1")
+    assert (done.status, len(done.lines)) == (255, 1)
+    assert Log(registry).requests("PUT /v2/bad/out/manifests/.*") == []
+    done = run("obd", "inspect", f"{registry.host}/bad/out:v1")
+    assert done.status == 255 and "not-found" in done.err
