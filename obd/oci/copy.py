@@ -92,7 +92,7 @@ class _Plan:
 
 def chosen(source: ImageSource, root: Descriptor, data: bytes, wanted: Platform) -> tuple[Descriptor, bytes]:
     """The manifest for a platform, of an index or in place of one. Raises `OSError`."""
-    for _ in range(MAX_INDEX_DEPTH):
+    for _ in range(MAX_INDEX_DEPTH + 1):
         found = parse_manifest(data, root.media_type, source.name)
         if not isinstance(found, Index):
             return root, data

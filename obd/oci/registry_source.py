@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
@@ -31,6 +33,8 @@ class RegistrySource(ImageSource):
         self.repository: Final = Repository(registry, image.url)
         self._reference: Final = image.digest or image.tag or "latest"
         self.name = without_secrets(image.url)
+        self._lock: Final = threading.Lock()
+        self._open: Final[weakref.WeakSet[_Ahead]] = weakref.WeakSet()
 
     def root(self) -> tuple[Descriptor, bytes]:
         """As `ImageSource.root`."""
@@ -52,11 +56,20 @@ class RegistrySource(ImageSource):
             return _checked(io.BytesIO(), descriptor, where)
         remote = self.repository.registry.open_blob(url, size=descriptor.size)
         remote.endure(ENDURE_S)
-        return _checked(_Ahead(remote, descriptor.size), descriptor, where)
+        stream = _Ahead(remote, descriptor.size)
+        with self._lock:
+            self._open.add(stream)
+        return _checked(stream, descriptor, where)
 
     def referrers(self, descriptor: Descriptor, artifact_type: str = "") -> tuple[Descriptor, ...]:
         """As `ImageSource.referrers`."""
         return self.repository.referrers(descriptor.digest, artifact_type)
+
+    def close(self) -> None:
+        """Ends the waiting of those who still read for a registry that does not answer."""
+        with self._lock:
+            for stream in self._open:
+                stream.hurry()
 
 
 def _checked(stream: object, descriptor: Descriptor, where: str) -> BinaryIO:
@@ -87,9 +100,13 @@ class _Ahead(io.RawIOBase):
         self._part = self._part[len(taken) :]
         return bytes(taken)
 
-    def close(self) -> None:
-        """Ends the waiting for a registry that does not answer."""
+    def hurry(self) -> None:
+        """Has reads wait no longer for a registry that does not answer."""
         self._blob.endure(0)
+
+    def close(self) -> None:
+        """Reads no more; what is under way ends soon."""
+        self.hurry()
         self._pool.shutdown(wait=False, cancel_futures=True)
         super().close()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def push(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
     url, tag = target(args.to, plain_http=args.http)
+    from obd.oci.platform import own_platform
     from obd.push import Repository
     from obd.service import Service
 
@@ -31,7 +32,7 @@ def push(args: Namespace) -> int:
             layers.append(repository.push_file(path, progress))
         tell(f"{layers[-1].digest} {layers[-1].size} {path}")
     if tag:
-        manifest = repository.push_manifest(tag, layers)
+        manifest = repository.push_manifest(tag, layers, architecture=own_platform().architecture)
         tell(f"{manifest.digest} {manifest.size} {args.to}")
     if args.config:
         _write_config(args.config, f"{url}/blobs", layers, force=args.force)
