@@ -12,7 +12,7 @@ LINE = {".py": 110, ".pyi": 120, ".rs": 120}
 LINES = 400
 LINES_OF_TESTS = 600
 # One module has one stub, however much it offers.
-LINES_OF_STUB = 800
+LINES_OF_STUB = 1000
 
 SOURCES = [file for file in tree.with_suffix(*LINE) if "golden" not in file.parts]
 
