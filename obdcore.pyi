@@ -177,6 +177,28 @@ def gzip_index(
     that is damaged or no gzip `corrupt`; `output` is of no use then.
     """
 
+def turbo_apply(
+    target: Image,
+    source: int,
+    *,
+    fstype: str = "ext4",
+    mkfs: bool = False,
+    imported: bool = False,
+    sha256: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Applies an OCI layer as `ext4_apply`, but maps the content of files to where it lies in the uncompressed layer.
+
+    The image's writable layer is one of turboOCI. `source` is a tar, plain, in gzip or in a zfile; with `imported` what
+    `tar_export` made of it. A sparse file's content is stored, or, with `imported`, refused (`unsupported`).
+    """
+
+def tar_export(source: int, output: int, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Writes the headers of a tar (plain, in gzip or in a zfile), each with the place of the content, to `output`.
+
+    Returns `entries` and the `size` of what was written.
+    """
+
 def lsmt_import(
     source: int,
     size: int,

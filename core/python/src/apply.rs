@@ -1,23 +1,26 @@
-//! ext4 file systems on images and raw files: made, and layers applied to them.
+//! ext4 file systems on images and raw files: made, and layers applied to them; layers of turboOCI, and their headers.
 
-use std::cell::RefCell;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use overlaybd::apply::{apply, Applied};
 use overlaybd::device::{BlockDevice, FileDevice};
 use overlaybd::ext4::Ext4;
+use overlaybd::image::Image;
+use overlaybd::lsmt::RemoteMap;
+use overlaybd::sink::{FileSink, Sink};
 use overlaybd::sys::os::OsDisk;
 use overlaybd::sys::{Disk, Mode};
-use overlaybd::tar::{Archive, Input};
-use overlaybd::{Error, Result};
+use overlaybd::tar::export;
+use overlaybd::{Error, Kind, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::archive::Job;
 use crate::errors::to_py;
-use crate::files::duplicate;
 use crate::image::PyImage;
-use crate::progress;
+use crate::{files, progress};
 
 /// What has the file system: an open image, or the path of a raw disk image.
 #[derive(FromPyObject)]
@@ -58,50 +61,94 @@ fn ext4_version() -> PyResult<String> {
 fn ext4_apply<'py>(
     py: Python<'py>,
     target: Target<'py>,
-    source: i32,
+    source: RawFd,
     mkfs: bool,
     sha256: Option<String>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let device = target.open()?;
-    let work = |progress: &mut overlaybd::progress::Progress<'_>| -> Result<Applied> {
-        let (file, name) = duplicate(source)?;
-        let stored = file.metadata().map_or(0, |metadata| metadata.len());
-        let of_source = |e: Error| e.in_file(&name);
-        let progress = RefCell::new(progress);
-        // A pipe that says nothing does not keep signals from being heard.
-        let waiting = || (progress.borrow_mut())(0, 0);
-        let input = Input::open(file, sha256.is_some(), waiting).map_err(|e| of_source(Error::io("read", e)))?;
-        let mut archive = Archive::new(input);
+    let job = Job { source, sha256, imported: false, turbo: false };
+    let done = progress::run(py, progress, |progress| {
         let mut ext4 = if mkfs { Ext4::create(device)? } else { Ext4::open(device)? };
-        let tell = |at: u64, compressed: bool| {
-            // How long it is when it is unpacked is not known.
-            let total = if compressed { 0 } else { stored };
-            (progress.borrow_mut())(at.min(total.saturating_sub(1)), total)
-        };
-        let done = apply(&mut ext4, &mut archive, &mut |at, input: &Input<'_>| tell(at, input.is_compressed()))
-            .map_err(of_source)?;
-        if archive.input().is_checked() {
-            archive.drain().map_err(of_source)?;
-        }
-        if let Some(wanted) = &sha256 {
-            let sum = archive.input().digest().unwrap_or_default();
-            let got = sum.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-            if !got.eq_ignore_ascii_case(wanted) {
-                let what = format!("sha256 checksum mismatch, expect: sha256:{wanted}, got: sha256:{got}");
-                return Err(of_source(Error::corrupt(what)));
-            }
-        }
+        let done = job.run(progress, |archive, tell| apply(&mut ext4, archive, tell))?;
         ext4.close()?;
         Ok(done)
-    };
-    let done = progress::run(py, progress, work)?;
+    })?;
+    said(py, &done)
+}
+
+/// Applies the archive `source`, whose content stays where it is, to a file system.
+#[pyfunction]
+#[pyo3(signature = (
+    target, source, *, fstype = "ext4", mkfs = false, imported = false, sha256 = None, progress = None
+))]
+#[allow(clippy::too_many_arguments)]
+fn turbo_apply<'py>(
+    py: Python<'py>,
+    target: PyRef<'py, PyImage>,
+    source: RawFd,
+    fstype: &str,
+    mkfs: bool,
+    imported: bool,
+    sha256: Option<String>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    if fstype != "ext4" {
+        return Err(to_py(Error::new(Kind::Unsupported, format!("turboOCI with the file system {fstype}"))));
+    }
+    let image = target.device()?;
+    let job = Job { source, sha256, imported, turbo: true };
+    let done = progress::run(py, progress, |progress| {
+        if !image.upper().is_some_and(|upper| upper.is_warp()) {
+            return Err(Error::new(Kind::Invalid, "the image has no writable layer of turboOCI on top"));
+        }
+        let mut ext4 = if mkfs { Ext4::create(image.clone())? } else { Ext4::open(image.clone())? };
+        ext4.map_content(Box::new(Map(image)))?;
+        let done = job.run(progress, |archive, tell| apply(&mut ext4, archive, tell))?;
+        ext4.close()?;
+        Ok(done)
+    })?;
+    said(py, &done)
+}
+
+/// Writes the headers of the archive `source`, which say where the content is.
+#[pyfunction]
+#[pyo3(signature = (source, output, *, progress = None))]
+fn tar_export<'py>(
+    py: Python<'py>,
+    source: RawFd,
+    output: RawFd,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let output = files::output(output).map_err(to_py)?;
+    let job = Job { source, sha256: None, imported: false, turbo: true };
+    let (members, size) = progress::run(py, progress, |progress| {
+        let mut sink = FileSink::new(output);
+        let members = job.run(progress, |archive, tell| export(archive, &mut sink, tell))?;
+        Ok((members, sink.position()))
+    })?;
+    let dict = PyDict::new(py);
+    dict.set_item("entries", members)?;
+    dict.set_item("size", size)?;
+    Ok(dict)
+}
+
+/// What content is mapped into.
+struct Map(Arc<Image>);
+
+impl RemoteMap for Map {
+    fn map(&mut self, device_offset: u64, len: u64, target_offset: u64) -> Result<()> {
+        self.0.map_remote(device_offset, len, target_offset)
+    }
+}
+
+fn said<'py>(py: Python<'py>, done: &Applied) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("entries", done.entries)?;
     dict.set_item("files", done.files)?;
     dict.set_item("bytes", done.bytes)?;
     dict.set_item("whiteouts", done.whiteouts)?;
-    dict.set_item("notes", done.notes)?;
+    dict.set_item("notes", done.notes.clone())?;
     Ok(dict)
 }
 
@@ -109,5 +156,7 @@ fn ext4_apply<'py>(
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(ext4_create, module)?)?;
     module.add_function(wrap_pyfunction!(ext4_version, module)?)?;
-    module.add_function(wrap_pyfunction!(ext4_apply, module)?)
+    module.add_function(wrap_pyfunction!(ext4_apply, module)?)?;
+    module.add_function(wrap_pyfunction!(tar_export, module)?)?;
+    module.add_function(wrap_pyfunction!(turbo_apply, module)?)
 }

@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 
 mod apply;
+mod archive;
 mod cache;
 mod client;
 mod disk;

@@ -8,6 +8,8 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod tree;
+#[cfg(test)]
+mod turbo_tests;
 mod unpack;
 mod walk;
 

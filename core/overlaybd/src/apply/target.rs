@@ -80,19 +80,25 @@ pub trait Content {
     /// # Errors
     /// Those of the archive.
     fn next(&mut self) -> Result<Option<(u64, &[u8])>>;
+
+    /// Where in the uncompressed archive all of it lies, if it is in one piece there, none was read and there is any:
+    /// a multiple of 512. Whoever takes the place gets no bytes.
+    fn take_place(&mut self) -> Option<u64>;
 }
 
 /// The content of a member of an archive.
 pub(super) struct Source<'a, R> {
     archive: &'a mut Archive<R>,
     buf: &'a mut [u8],
+    /// Bytes of the file, and of those given so far.
+    size: u64,
     bytes: u64,
 }
 
 impl<'a, R: Read> Source<'a, R> {
-    /// That of the present member, read in pieces of what `buf` holds.
-    pub fn new(archive: &'a mut Archive<R>, buf: &'a mut [u8]) -> Self {
-        Source { archive, buf, bytes: 0 }
+    /// That of the present member, which has `size` bytes, read in pieces of what `buf` holds.
+    pub fn new(archive: &'a mut Archive<R>, size: u64, buf: &'a mut [u8]) -> Self {
+        Source { archive, buf, size, bytes: 0 }
     }
 
     /// Bytes given so far.
@@ -106,5 +112,11 @@ impl<R: Read> Content for Source<'_, R> {
         let Some((offset, len)) = self.archive.read(self.buf)? else { return Ok(None) };
         self.bytes += len as u64;
         Ok(Some((offset, &self.buf[..len])))
+    }
+
+    fn take_place(&mut self) -> Option<u64> {
+        let place = self.archive.take_place()?;
+        self.bytes = self.size;
+        Some(place)
     }
 }

@@ -31,7 +31,7 @@ fn new() -> Arc<MemoryDevice> {
 
 /// A file of the model. Those of one number are one file.
 #[derive(Clone, Debug, PartialEq)]
-struct File {
+pub(super) struct File {
     number: usize,
     kind: u8,
     mode: u32,
@@ -40,15 +40,15 @@ struct File {
 
 /// What a file system holds, by path.
 #[derive(Clone, Default)]
-struct Model {
+pub(super) struct Model {
     files: BTreeMap<String, File>,
-    unpacked: BTreeSet<String>,
+    pub(super) unpacked: BTreeSet<String>,
     next: usize,
 }
 
 impl Model {
     /// Applies a member; false if it cannot be, and nothing was changed.
-    fn take(&mut self, member: &Member) -> bool {
+    pub(super) fn take(&mut self, member: &Member) -> bool {
         let path = String::from_utf8(member.path.clone()).unwrap();
         let parts: Vec<&str> = path.split('/').collect();
         let parents: Vec<String> = (1..parts.len()).map(|n| parts[..n].join("/")).collect();
@@ -117,7 +117,7 @@ impl Model {
 }
 
 /// Compares a file system with the model, and asks e2fsck.
-fn compare(device: &MemoryDevice, model: &Model) {
+pub(super) fn compare(device: &MemoryDevice, model: &Model) {
     check(device);
     let files = FileSystem::open(Arc::new(bytes(device))).unwrap();
     let mut seen = BTreeMap::new();
@@ -165,7 +165,7 @@ fn walk(files: &FileSystem, path: &str, directory: &Found, seen: &mut BTreeMap<S
     }
 }
 
-fn members() -> impl Strategy<Value = Vec<Member>> {
+pub(super) fn members() -> impl Strategy<Value = Vec<Member>> {
     let name = "[ab](/[ab]){0,2}";
     let whiteout = "([ab]/){0,2}\\.wh\\.([ab]|\\.wh\\.\\.opq)";
     let content = vec(any::<u8>(), 0..9000);

@@ -48,7 +48,7 @@ impl<T: Target> Layer<'_, T> {
         if entry.kind == EntryKind::Symlink {
             check_target(&entry.link)?;
         }
-        let mut source = Source::new(archive, buf);
+        let mut source = Source::new(archive, entry.size, buf);
         let number = self.target.create(parent, name, entry, &mut source)?;
         self.mark_unpacked(parent, name);
         if entry.kind == EntryKind::File {

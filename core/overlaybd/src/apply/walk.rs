@@ -67,7 +67,7 @@ impl<T: Target> Layer<'_, T> {
     /// A directory that the archive does not have, but has something below.
     fn make_parent(&mut self, parent: T::Number, name: &[u8]) -> Result<T::Number> {
         let entry = Entry { kind: EntryKind::Directory, mode: 0o755, ..Entry::default() };
-        self.target.create(parent, name, &entry, &mut Source::new(&mut Archive::new(&[][..]), &mut []))
+        self.target.create(parent, name, &entry, &mut Source::new(&mut Archive::new(&[][..]), 0, &mut []))
     }
 }
 

@@ -40,6 +40,26 @@ impl Content {
         Ok(())
     }
 
+    /// All of the content, `size` bytes: not written, but mapped to where it lies in a target.
+    ///
+    /// # Errors
+    /// As above; those of mapping.
+    pub fn map_to(&mut self, ext4: &mut Ext4, size: u64, target: u64) -> Result<()> {
+        let block_bytes = ext4.block_bytes as u64;
+        let blocks = size.div_ceil(block_bytes);
+        let blocks = u32::try_from(blocks).map_err(|_| Error::new(Kind::Limit, "a file too large for ext4"))?;
+        let mut block = 0;
+        while block < blocks {
+            let (place, count) = ext4.take_blocks((blocks - block).min(EXTENT_BLOCKS))?;
+            let at = u64::from(block) * block_bytes;
+            let len = (u64::from(count) * block_bytes).min(size - at);
+            ext4.handle.pages.borrow_mut().map(place * block_bytes, len, target + at)?;
+            self.map(block, place, count);
+            block += count;
+        }
+        Ok(())
+    }
+
     /// Makes it the content of a file of `size` bytes, and writes its inode.
     ///
     /// # Errors

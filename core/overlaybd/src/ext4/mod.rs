@@ -11,6 +11,7 @@ mod handle;
 mod inode;
 mod library;
 mod make;
+mod mapped;
 mod pages;
 mod target;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
 use crate::limits::MAX_EXT4_GROUPS;
+use crate::lsmt::RemoteMap;
 use dir::{Directory, Format};
 use handle::Handle;
 pub use library::version;
@@ -123,6 +125,23 @@ impl Ext4 {
             entries,
             clock,
         })
+    }
+
+    /// From now on the content of files that an archive holds in one piece is not stored but mapped.
+    ///
+    /// # Errors
+    /// `Unsupported` for blocks that are no pages.
+    pub fn map_content(&mut self, remote: Box<dyn RemoteMap>) -> Result<()> {
+        if self.block_bytes != pages::PAGE {
+            let what = format!("content cannot be mapped into an ext4 with blocks of {} bytes", self.block_bytes);
+            return Err(Error::new(Kind::Unsupported, what));
+        }
+        self.handle.pages.borrow_mut().set_remote(remote);
+        Ok(())
+    }
+
+    fn maps_content(&self) -> bool {
+        self.handle.pages.borrow().has_remote()
     }
 
     /// Writes all that is held back, and makes it durable.

@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::mapped::Mapped;
 use crate::device::{check_range, BlockDevice, ExtentKind};
 use crate::error::{Error, Result};
-use crate::limits::MAX_EXT4_PAGES;
+use crate::limits::{MAX_EXT4_PAGES, SECTOR};
+use crate::lsmt::RemoteMap;
 
 /// Bytes of a page, and of what zeros are looked for in content.
 pub(super) const PAGE: usize = 4096;
@@ -35,13 +37,26 @@ pub(super) struct Pages {
     run_at: u64,
     /// Bytes of content written since the system was last asked to begin.
     unhurried: usize,
+    /// Where content is mapped to instead of being written, and what was.
+    remote: Option<(Box<dyn RemoteMap>, Mapped)>,
     /// Why the last call of the library failed, if we know better than it does.
     pub failed: Option<Error>,
 }
 
 impl Pages {
     pub fn new(device: Arc<dyn BlockDevice>) -> Self {
-        Pages { device, pages: HashMap::new(), clock: 0, run: Vec::new(), run_at: 0, unhurried: 0, failed: None }
+        let (pages, run) = (HashMap::new(), Vec::new());
+        Pages { device, pages, clock: 0, run, run_at: 0, unhurried: 0, remote: None, failed: None }
+    }
+
+    /// From now on content can be mapped.
+    pub fn set_remote(&mut self, remote: Box<dyn RemoteMap>) {
+        self.remote = Some((remote, Mapped::default()));
+    }
+
+    /// Whether it can.
+    pub fn has_remote(&self) -> bool {
+        self.remote.is_some()
     }
 
     pub fn device(&self) -> &dyn BlockDevice {
@@ -65,7 +80,7 @@ impl Pages {
         let mut done = 0;
         while done < bytes.len() {
             let (number, from, n) = part(offset + done as u64, bytes.len() - done);
-            let page = self.page(number)?;
+            let page = if n == PAGE { self.whole_page(number)? } else { self.page(number)? };
             let (old, new) = (&mut page.bytes[from..from + n], &bytes[done..done + n]);
             if old != new {
                 old.copy_from_slice(new);
@@ -106,6 +121,25 @@ impl Pages {
         Ok(())
     }
 
+    /// Maps whole pages, of whose place nothing else is known any more, to `len` bytes of content that lie at `target`;
+    /// what that leaves of the last page reads as zeros.
+    pub fn map(&mut self, offset: u64, len: u64, target: u64) -> Result<()> {
+        let (mapped, end) = (len.next_multiple_of(SECTOR), len.next_multiple_of(PAGE as u64));
+        check_range(&*self.device, offset, end)?;
+        self.write_run()?;
+        let range = offset / PAGE as u64..(offset + end) / PAGE as u64;
+        range.clone().for_each(|number| drop(self.pages.remove(&number)));
+        if let Some((remote, known)) = &mut self.remote {
+            known.add(range);
+            remote.map(offset, mapped, target)?;
+        }
+        let (rest, left) = (offset + mapped, end - mapped);
+        if left > 0 && !reads_zero(&*self.device, rest, left)? {
+            self.device.discard(rest, left)?;
+        }
+        Ok(())
+    }
+
     /// Writes all that is held back.
     pub fn flush(&mut self) -> Result<()> {
         let mut dirty: Vec<u64> = self.pages.iter().filter(|(_, page)| page.dirty).map(|(number, _)| *number).collect();
@@ -113,12 +147,28 @@ impl Pages {
         self.write_pages(&mut dirty)
     }
 
+    /// A page all of which is to be written. Where content was mapped what it was is of no interest, and cannot be had
+    /// perhaps: the target need not be here.
+    fn whole_page(&mut self, number: u64) -> Result<&mut Page> {
+        let Some((_, known)) = &mut self.remote else { return self.page(number) };
+        if known.remove(number) || self.page(number).is_err() {
+            self.make_room()?;
+            self.pages.insert(number, Page { bytes: Box::new([0; PAGE]), dirty: true, used: 0 });
+        }
+        self.page(number)
+    }
+
+    fn make_room(&mut self) -> Result<()> {
+        if self.pages.len() >= MAX_EXT4_PAGES {
+            self.evict()?;
+        }
+        Ok(())
+    }
+
     fn page(&mut self, number: u64) -> Result<&mut Page> {
         self.clock += 1;
         if !self.pages.contains_key(&number) {
-            if self.pages.len() >= MAX_EXT4_PAGES {
-                self.evict()?;
-            }
+            self.make_room()?;
             let offset = number * PAGE as u64;
             let run = self.run_at..self.run_at + self.run.len() as u64;
             if run.start < offset + PAGE as u64 && offset < run.end {

@@ -58,6 +58,10 @@ impl Target for Ext4 {
         match kind {
             FILE => {
                 let mut stored = Content::default();
+                let place = if self.maps_content() { content.take_place() } else { None };
+                if let Some(place) = place {
+                    stored.map_to(self, entry.size, place)?;
+                }
                 while let Some((offset, bytes)) = content.next()? {
                     stored.add(self, bytes, offset)?;
                 }

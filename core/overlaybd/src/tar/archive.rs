@@ -5,13 +5,14 @@
 
 use std::io::{ErrorKind, Read};
 
-use super::block::{more_pieces, Block, Pieces};
+use super::block::{Block, Pieces, PLACE};
 use super::entry::{Entry, EntryKind, Time};
 use super::header::BLOCK;
 use super::input::error_of;
-use super::pax::{decimal, Pax};
+use super::pax::Pax;
+use super::sparse::checked;
 use crate::error::{Error, Kind, Result};
-use crate::limits::{MAX_PAX_BYTES, MAX_TAR_HEADERS, MAX_TAR_NAME_BYTES, MAX_TAR_SPARSE_PIECES};
+use crate::limits::{MAX_PAX_BYTES, MAX_TAR_HEADERS, MAX_TAR_NAME_BYTES};
 
 /// Bytes that are skipped at a time.
 const SKIP: usize = 64 << 10;
@@ -22,11 +23,15 @@ pub struct Archive<R> {
     /// Bytes read so far.
     position: u64,
     /// Stored bytes of the present member that were not read, and what pads them to a block.
-    left: u64,
+    pub(super) left: u64,
     padding: u64,
     content: Content,
     globals: Pax,
     ended: bool,
+    /// Headers alone, without what they are of.
+    bare: bool,
+    /// The headers of the present member, where they are wanted.
+    kept: Option<Vec<u8>>,
 }
 
 /// Where the stored bytes of the present member go.
@@ -34,6 +39,8 @@ pub struct Archive<R> {
 struct Content {
     /// Pieces still to come, the next one last.
     pieces: Pieces,
+    /// Where in the uncompressed archive it lies, if in one piece.
+    place: Option<u64>,
 }
 
 /// What comes before a member and says something of it.
@@ -47,7 +54,22 @@ impl<R: Read> Archive<R> {
     /// Reads the archive that `input` holds, uncompressed.
     pub fn new(input: R) -> Self {
         let (content, globals) = (Content::default(), Pax::default());
-        Archive { input, position: 0, left: 0, padding: 0, content, globals, ended: false }
+        Archive { input, position: 0, left: 0, padding: 0, content, globals, ended: false, bare: false, kept: None }
+    }
+
+    /// Reads headers that [`export`](super::export) has written: members have no content, but a place.
+    pub fn of_headers(input: R) -> Self {
+        Archive { bare: true, ..Self::new(input) }
+    }
+
+    /// From now on there is [`Archive::kept`].
+    pub(super) fn keep_headers(&mut self) {
+        self.kept = Some(Vec::new());
+    }
+
+    /// The headers of the present member, with the place of a file's content in them.
+    pub(super) fn kept(&self) -> &[u8] {
+        self.kept.as_deref().unwrap_or_default()
     }
 
     /// Bytes of the archive read so far.
@@ -65,7 +87,8 @@ impl<R: Read> Archive<R> {
         }
         self.skip(self.left + self.padding)?;
         (self.left, self.padding) = (0, 0);
-        self.content.pieces.clear();
+        self.content = Content::default();
+        self.kept.iter_mut().for_each(Vec::clear);
         let start = self.position;
         let entry = self.headers(start).map_err(|e| e.at(start))?;
         self.ended = entry.is_none();
@@ -79,6 +102,9 @@ impl<R: Read> Archive<R> {
     /// `Corrupt` if the archive ends; those of the input.
     pub fn read(&mut self, buf: &mut [u8]) -> Result<Option<(u64, usize)>> {
         let Some((offset, len)) = self.content.pieces.last_mut() else { return Ok(None) };
+        if self.bare {
+            return Err(Error::new(Kind::Invalid, "the archive has headers alone, and no content"));
+        }
         let wanted = (*len).min(buf.len() as u64) as usize;
         let at = *offset;
         fill(&mut self.input, &mut buf[..wanted]).map_err(|e| e.at(self.position))?;
@@ -90,6 +116,14 @@ impl<R: Read> Archive<R> {
             self.content.pieces.pop();
         }
         Ok(Some((at, wanted)))
+    }
+
+    /// Where in the uncompressed archive the present member's content lies, if none was read of it and it is in one
+    /// piece. Whoever takes the place reads no content.
+    pub fn take_place(&mut self) -> Option<u64> {
+        let Content { pieces, place } = &mut self.content;
+        let place = (*place)?;
+        pieces.pop_if(|(offset, _)| *offset == 0).map(|_| place)
     }
 
     /// Reads on to the end of the input, behind the end of the archive: a compressed one is checked thereby.
@@ -132,7 +166,9 @@ impl<R: Read> Archive<R> {
                 continue;
             }
             zeros = 0;
-            let block = Block::parse(bytes)?;
+            // What is written into the headers of files makes their checksums wrong.
+            let block = if self.bare { Block::unchecked(bytes) } else { Block::parse(bytes)? };
+            self.keep(&bytes);
             match block.kind() {
                 b'x' | b'X' => {
                     let body = self.body(&block, MAX_PAX_BYTES)?;
@@ -177,8 +213,15 @@ impl<R: Read> Archive<R> {
             // Some writers repeat the size of the file here; no content follows.
             _ => 0,
         };
-        self.left = stored;
-        self.padding = stored.wrapping_neg() % BLOCK;
+        let place = if self.bare && kind == EntryKind::File { block.place()? } else { self.position };
+        if let (EntryKind::File, Some(kept)) = (kind, &mut self.kept) {
+            let header = kept.len() - BLOCK as usize;
+            kept[header..][PLACE].copy_from_slice(&place.to_le_bytes());
+        }
+        if !self.bare {
+            self.left = stored;
+            self.padding = stored.wrapping_neg() % BLOCK;
+        }
         let id = |said: Option<u64>, field: Result<i64>| {
             let id = said.map_or_else(|| field.map(i128::from), |id| Ok(id.into()))?;
             u32::try_from(id).map_err(|_| Error::new(Kind::Limit, format!("owner {id}")))
@@ -206,72 +249,36 @@ impl<R: Read> Archive<R> {
             path,
         };
         if kind == EntryKind::File {
+            let sparse = pax.sparse;
+            let real_size = || sparse.real_size.ok_or_else(|| Error::corrupt("a sparse tar member without its size"));
+            let is_sparse = block.kind() == b'S' || sparse.major != 0 || sparse.has_map;
+            if is_sparse && self.bare {
+                let what = format!("{}: a sparse file, of which headers alone do not say enough", shown(&entry.path));
+                return Err(Error::new(Kind::Unsupported, what));
+            }
             let map = if block.kind() == b'S' {
                 Some(self.old_sparse(block)?)
-            } else if let (1, 0) = (pax.sparse.major, pax.sparse.minor) {
-                let size =
-                    pax.sparse.real_size.ok_or_else(|| Error::corrupt("a sparse tar member without its size"))?;
+            } else if let (1, 0) = (sparse.major, sparse.minor) {
+                let size = real_size()?;
                 Some((self.new_sparse()?, size))
-            } else if pax.sparse.has_map {
-                let size =
-                    pax.sparse.real_size.ok_or_else(|| Error::corrupt("a sparse tar member without its size"))?;
-                Some((pax.sparse.pieces, size))
-            } else if pax.sparse.major != 0 {
-                let what = format!("sparse tar member of version {}.{}", pax.sparse.major, pax.sparse.minor);
+            } else if sparse.has_map {
+                let size = real_size()?;
+                Some((sparse.pieces, size))
+            } else if sparse.major != 0 {
+                let what = format!("sparse tar member of version {}.{}", sparse.major, sparse.minor);
                 return Err(Error::new(Kind::Unsupported, what));
             } else {
                 None
             };
-            if let (Some(name), true) = (pax.sparse.name, map.is_some()) {
+            if let (Some(name), true) = (sparse.name, map.is_some()) {
                 entry.path = name;
             }
-            let (pieces, size) = map.unwrap_or_else(|| (vec![(0, self.left)], self.left));
+            self.content.place = map.is_none().then_some(place);
+            let (pieces, size) = map.unwrap_or_else(|| (vec![(0, stored)], stored));
             entry.size = size;
-            self.content.pieces = checked(pieces, size, self.left)?;
+            self.content.pieces = checked(pieces, size, if self.bare { stored } else { self.left })?;
         }
         Ok(entry)
-    }
-
-    /// The pieces of an old GNU sparse member, which more blocks than the header may hold; and its real size.
-    fn old_sparse(&mut self, block: &Block) -> Result<(Pieces, u64)> {
-        let (mut pieces, mut more, size) = block.sparse()?;
-        while more {
-            let bytes = self.block()?.ok_or_else(|| Error::corrupt("the archive ends in a sparse member's header"))?;
-            let (next, another) = more_pieces(&bytes)?;
-            pieces.extend(next);
-            more = another;
-            limit(pieces.len() as u64)?;
-        }
-        Ok((pieces, size))
-    }
-
-    /// The pieces of a sparse member of version 1.0, which stand in lines before its content.
-    fn new_sparse(&mut self) -> Result<Pieces> {
-        let (mut text, mut at) = (Vec::new(), 0);
-        let mut number = |archive: &mut Self| -> Result<u64> {
-            loop {
-                if let Some(len) = text[at..].iter().position(|b| *b == b'\n') {
-                    let line = &text[at..at + len];
-                    at += len + 1;
-                    return decimal(line).ok_or_else(|| Error::corrupt("a sparse tar member's map that is none"));
-                }
-                if text.len() - at > 20 || archive.left < BLOCK {
-                    return Err(Error::corrupt("a sparse tar member's map that does not end"));
-                }
-                text.drain(..at);
-                at = 0;
-                let block = archive.block()?.ok_or_else(|| Error::corrupt("the archive ends in a sparse map"))?;
-                archive.left -= BLOCK;
-                text.extend_from_slice(&block);
-            }
-        };
-        let count = number(self)?;
-        limit(count)?;
-        let mut pieces = Vec::new();
-        for _ in 0..count {
-            pieces.push((number(self)?, number(self)?));
-        }
-        Ok(pieces)
     }
 
     /// The content of a header that is not a member's.
@@ -280,11 +287,19 @@ impl<R: Read> Archive<R> {
         if size > max {
             return Err(Error::new(Kind::Limit, format!("a tar header of {size} bytes")));
         }
-        let mut body = vec![0; size as usize];
+        let mut body = vec![0; size.next_multiple_of(BLOCK) as usize];
         fill(&mut self.input, &mut body)?;
-        self.position += size;
-        self.skip(size.wrapping_neg() % BLOCK)?;
+        self.position += body.len() as u64;
+        self.keep(&body);
+        body.truncate(size as usize);
         Ok(body)
+    }
+
+    /// Takes note of a piece of the headers, if they are wanted.
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(bytes);
+        }
     }
 
     /// A GNU long name: up to its NUL.
@@ -297,7 +312,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// The next block; None at the end of the input.
-    fn block(&mut self) -> Result<Option<[u8; BLOCK as usize]>> {
+    pub(super) fn block(&mut self) -> Result<Option<[u8; BLOCK as usize]>> {
         let mut block = [0; BLOCK as usize];
         let n = fill_some(&mut self.input, &mut block)?;
         match n {
@@ -320,28 +335,6 @@ impl<R: Read> Archive<R> {
         }
         Ok(())
     }
-}
-
-/// A map of pieces that ascends, stays inside the file and accounts for all stored bytes; the first piece last.
-fn checked(pieces: Pieces, size: u64, stored: u64) -> Result<Pieces> {
-    limit(pieces.len() as u64)?;
-    let (mut end, mut sum) = (0, 0u64);
-    for (offset, len) in &pieces {
-        let next = offset.checked_add(*len).filter(|next| *offset >= end && *next <= size);
-        end = next.ok_or_else(|| Error::corrupt("a sparse tar member whose pieces make no sense"))?;
-        sum += len;
-    }
-    if sum != stored || i64::try_from(size).is_err() {
-        return Err(Error::corrupt(format!("a tar member of {stored} bytes, of which it uses {sum}")));
-    }
-    Ok(pieces.into_iter().filter(|(_, len)| *len > 0).rev().collect())
-}
-
-fn limit(pieces: u64) -> Result<()> {
-    if pieces > MAX_TAR_SPARSE_PIECES as u64 {
-        return Err(Error::new(Kind::Limit, format!("a sparse tar member of {pieces} pieces")));
-    }
-    Ok(())
 }
 
 /// A name for messages.

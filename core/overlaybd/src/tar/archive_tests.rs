@@ -2,12 +2,14 @@
 
 use std::io::{self, Read, Write};
 
+use flate2::read::GzDecoder;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::testing::{base256, build, header, push, record, sum, Dialect, Member};
 use super::{Archive, Entry, EntryKind, Input, Time};
 use crate::error::{Error, Kind, Result};
+use crate::sink::MemorySink;
 
 /// All members of an archive, each with its content, holes filled.
 fn read(input: impl Read) -> Result<Vec<(Entry, Vec<u8>)>> {
@@ -213,4 +215,83 @@ fn whoever_waits_for_a_pipe_can_give_up() {
     let stop = || Err(Error::new(Kind::Interrupted, "enough"));
     let error = read(Input::open(reader, false, stop).unwrap()).unwrap_err();
     assert_eq!((error.kind(), error.what()), (Kind::Interrupted, "enough"));
+}
+
+fn exported(tar: &[u8]) -> Vec<u8> {
+    let mut sink = MemorySink::default();
+    super::export(&mut Archive::new(tar), &mut sink, &mut |_, _| Ok(())).unwrap();
+    sink.bytes
+}
+
+fn golden(name: &str) -> Vec<u8> {
+    let path = format!("{}/../../tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+    let bytes = std::fs::read(path).unwrap();
+    if name.ends_with(".zst") {
+        let mut plain = Vec::new();
+        Input::open(io::Cursor::new(bytes), false, || Ok(())).unwrap().read_to_end(&mut plain).unwrap();
+        return plain;
+    }
+    bytes
+}
+
+#[test]
+fn exported_headers_are_upstreams() {
+    assert!(exported(&golden("apply/tars/basic.tar.zst")) == golden("turbo/plain.tarmeta"));
+    let mut plain = Vec::new();
+    GzDecoder::new(&golden("turbo/turbo.tar.gz")[..]).read_to_end(&mut plain).unwrap();
+    assert!(exported(&plain) == golden("turbo/gz.tarmeta"));
+}
+
+#[test]
+fn headers_alone_say_all_but_content_and_where_that_is() {
+    let text = |n: usize| vec![b'x'; n];
+    let members = [
+        Member { content: text(10), ..Member::new("a", b'0') },
+        Member { path: [b'n'; 300].to_vec(), content: text(5000), ..Member::new("", b'0') },
+        Member::new("empty", b'0'),
+        Member { link: b"a".to_vec(), ..Member::new("hard", b'1') },
+        Member { content: text(512), ..Member::new("last", b'0') },
+    ];
+    for dialect in [Dialect::Gnu, Dialect::Pax] {
+        let tar = build(&members, dialect);
+        let headers = exported(&tar);
+        assert!(headers.len() < tar.len());
+        let (mut whole, mut bare) = (Archive::new(&tar[..]), Archive::of_headers(&headers[..]));
+        while let Some(entry) = whole.next_entry().unwrap() {
+            let same = bare.next_entry().unwrap().unwrap();
+            assert_eq!(Entry { offset: 0, ..same }, Entry { offset: 0, ..entry.clone() });
+            let place = whole.take_place();
+            assert_eq!((place, place.is_some()), (bare.take_place(), entry.size > 0));
+            assert!(whole.read(&mut [0; 9]).unwrap().is_none(), "what was taken was read");
+            if let Some(place) = place {
+                assert!(tar[place as usize..][..entry.size as usize].iter().all(|b| *b == b'x'));
+            }
+        }
+        assert!(bare.next_entry().unwrap().is_none());
+    }
+}
+
+#[test]
+fn headers_alone_give_no_content_and_no_sparse_files() {
+    let tar = build(&[Member { content: vec![1; 10], ..Member::new("a", b'0') }], Dialect::Gnu);
+    let headers = exported(&tar);
+    let mut bare = Archive::of_headers(&headers[..]);
+    bare.next_entry().unwrap();
+    assert_eq!(bare.read(&mut [0; 9]).unwrap_err().kind(), Kind::Invalid);
+    // What was not exported says no place.
+    assert_eq!(Archive::of_headers(&tar[..]).next_entry().unwrap_err().kind(), Kind::Corrupt);
+    for name in ["sparse-oldgnu", "sparse-pax10"] {
+        let tar = std::fs::read(format!("{}/../fuzz/corpus/archive/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let (headers, mut whole) = (exported(&tar), Archive::new(&tar[..]));
+        let mut bare = Archive::of_headers(&headers[..]);
+        let error = loop {
+            match bare.next_entry() {
+                Ok(entry) => assert!(entry.is_some(), "a sparse file of which headers say enough"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), Kind::Unsupported);
+        while whole.next_entry().unwrap().is_some_and(|entry| !entry.path.starts_with(b"sparse")) {}
+        assert_eq!(whole.take_place(), None);
+    }
 }

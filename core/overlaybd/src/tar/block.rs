@@ -6,6 +6,9 @@ use crate::error::{Error, Result};
 /// Offsets and lengths of what a sparse file holds.
 pub(super) type Pieces = Vec<(u64, u64)>;
 
+/// Where headers that are kept alone say where the content is: what the major number of a device is elsewhere.
+pub(super) const PLACE: std::ops::Range<usize> = 329..337;
+
 /// A header block whose checksum is right.
 pub(super) struct Block([u8; BLOCK as usize]);
 
@@ -29,6 +32,20 @@ impl Block {
             return Err(Error::corrupt("a tar header whose checksum is wrong"));
         }
         Ok(Block(bytes))
+    }
+
+    /// One whose checksum means nothing.
+    pub fn unchecked(bytes: [u8; BLOCK as usize]) -> Self {
+        Block(bytes)
+    }
+
+    /// Where in the uncompressed archive the content lies, if this is one of headers that are kept alone.
+    pub fn place(&self) -> Result<u64> {
+        let mut place = [0; 8];
+        place.copy_from_slice(&self.0[PLACE]);
+        let place = i64::from_le_bytes(place);
+        let checked = u64::try_from(place).ok().filter(|place| *place > 0 && place.is_multiple_of(BLOCK));
+        checked.ok_or_else(|| Error::corrupt(format!("content at {place}: these are no exported headers")))
     }
 
     pub fn kind(&self) -> u8 {

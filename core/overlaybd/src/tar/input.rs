@@ -20,6 +20,15 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const GZIP: &[u8] = &[0x1F, 0x8B];
 const ZSTD: &[u8] = &[0x28, 0xB5, 0x2F, 0xFD];
 
+/// How an archive is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// gzip, of any number of members.
+    Gzip,
+    /// zstd, of any number of frames.
+    Zstd,
+}
+
 /// Plain bytes of an archive, which a thread reads, decodes and digests ahead of their use, within a bound.
 pub struct Input<'a> {
     said: Receiver<Said>,
@@ -27,7 +36,7 @@ pub struct Input<'a> {
     at: usize,
     ended: bool,
     digest: Option<[u8; 32]>,
-    compressed: bool,
+    compressed: Option<Compression>,
     checked: bool,
     waiting: Box<dyn FnMut() -> Result<()> + 'a>,
 }
@@ -59,7 +68,7 @@ impl<'a> Input<'a> {
             }
         })?;
         let (piece, waiting) = (Vec::new(), Box::new(waiting));
-        Ok(Input { said, piece, at: 0, ended: false, digest: None, compressed: false, checked: digest, waiting })
+        Ok(Input { said, piece, at: 0, ended: false, digest: None, compressed: None, checked: digest, waiting })
     }
 
     /// SHA-256 of all plain bytes, if it was wanted and all were read.
@@ -69,12 +78,17 @@ impl<'a> Input<'a> {
 
     /// Whether there are more bytes than are stored; known once some were read.
     pub fn is_compressed(&self) -> bool {
+        self.compressed.is_some()
+    }
+
+    /// How it is compressed; known likewise.
+    pub fn compression(&self) -> Option<Compression> {
         self.compressed
     }
 
     /// Whether the bytes after the archive's end are of use: they complete a check.
     pub fn is_checked(&self) -> bool {
-        self.checked || self.compressed
+        self.checked || self.compressed.is_some()
     }
 }
 
@@ -85,7 +99,7 @@ impl Read for Input<'_> {
                 return Ok(0);
             }
             match self.said.recv_timeout(PATIENCE) {
-                Ok(Said::Compressed) => self.compressed = true,
+                Ok(Said::Compressed(how)) => self.compressed = Some(how),
                 Ok(Said::Bytes(piece)) => (self.piece, self.at) = (piece, 0),
                 Ok(Said::End(digest)) => (self.digest, self.ended) = (digest, true),
                 Ok(Said::Failed(e)) => return Err(e),
@@ -108,13 +122,13 @@ fn decoder(
     raw: BufReader<impl Read + Send + 'static>,
     say: &SyncSender<Said>,
 ) -> io::Result<(Box<dyn Read + Send>, bool)> {
-    let decoder: Box<dyn Read + Send> = match head.as_slice() {
-        GZIP => Box::new(Gzip { member: Some(GzDecoder::new(raw)) }),
-        ZSTD => Box::new(Zstd::new(head, raw)?),
+    let (decoder, how): (Box<dyn Read + Send>, _) = match head.as_slice() {
+        GZIP => (Box::new(Gzip { member: Some(GzDecoder::new(raw)) }), Compression::Gzip),
+        ZSTD => (Box::new(Zstd::new(head, raw)?), Compression::Zstd),
         _ => return Ok((Box::new(io::Cursor::new(head).chain(raw)), false)),
     };
     // If nobody listens any more the next word will tell.
-    let _ = say.send(Said::Compressed);
+    let _ = say.send(Said::Compressed(how));
     Ok((decoder, true))
 }
 
@@ -139,9 +153,9 @@ fn head(raw: &mut BufReader<impl Read>) -> io::Result<Vec<u8>> {
     }
 }
 
-/// What the thread says: that the input is compressed, bytes, the digest of all at the end, or why it cannot go on.
+/// What the thread says: how the input is compressed, bytes, the digest of all at the end, or why it cannot go on.
 enum Said {
-    Compressed,
+    Compressed(Compression),
     Bytes(Vec<u8>),
     End(Option<[u8; 32]>),
     Failed(io::Error),

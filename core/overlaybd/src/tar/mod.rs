@@ -8,10 +8,12 @@ mod archive;
 mod archive_tests;
 mod block;
 mod entry;
+mod export;
 mod header;
 mod input;
 mod pax;
 mod sink;
+mod sparse;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -25,7 +27,8 @@ use header::{Header, BLOCK};
 pub(crate) use archive::shown;
 pub use archive::Archive;
 pub use entry::{Entry, EntryKind, Time};
-pub use input::Input;
+pub use export::export;
+pub use input::{Compression, Input};
 pub use sink::TarSink;
 
 /// The first member of a tar: the layer.
