@@ -5,18 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import obdcore
-from obd.errors import ObdError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from obd.oci.platform import Platform
-
-# Says what to mount a device as. A disk with partitions is none to be mounted.
-FS_TYPE_ANNOTATION: Final = "containerd.io/snapshot/overlaybd/blob-fs-type"
 
 
 def disk_format(path: str) -> str:
@@ -62,24 +56,3 @@ def layer_of_disk(
         kind = disk.file_system()
     done = disk.to_layer(out_fd, compress=compress, tar=tar, progress=progress)
     return {**done, "format": disk.format, "file_system": kind or "", "partition": partition}
-
-
-def layer_annotations(layer: Mapping[str, Any]) -> dict[str, str]:
-    """What the manifest says of the layer that `layer_of_disk` made, besides what it says of any."""
-    kind = layer["file_system"]
-    return {FS_TYPE_ANNOTATION: kind} if kind else {}
-
-
-def image_config(platform: Platform, diff_id: str, created_by: str) -> dict[str, Any]:
-    """The configuration of an image whose one layer is a disk: there is nothing to run in it."""
-    if not platform.architecture:
-        raise ObdError("invalid", "a disk image is for an architecture, which has to be known")
-    variant = {"variant": platform.variant} if platform.variant else {}
-    return {
-        "architecture": platform.architecture,
-        "os": platform.os,
-        **variant,
-        "config": {},
-        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-        "history": [{"created_by": created_by}],
-    }

@@ -5,11 +5,12 @@ import random
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import obdcore
-from obd.convert.disk import disk_format, layer_annotations, layer_of_disk
+from obd.convert.disk import disk_format, layer_of_disk
 from obdcore import DiskImage, Image, NbdServer
 from tests.e2e.commands import ok, run
 from tests.e2e.disks import MIB, content, tool
@@ -282,8 +283,52 @@ def test_a_layer_says_what_file_system_it_has(disk: Path, tmp_path: Path) -> Non
         with (tmp_path / str(rootfs)).open("xb") as out:
             done = layer_of_disk(str(disk), out.fileno(), {"algorithm": "zstd"}, rootfs=rootfs)
         assert done["file_system"] == kind
-        assert list(layer_annotations(done).values()) == ([kind] if kind else [])
         assert Image([str(tmp_path / str(rootfs))]).size == (ROOT[1] if rootfs else SIZE)
+
+
+def test_convert_makes_an_image_of_a_disk(disk: Path, layer: Path, tmp_path: Path) -> None:
+    def convert_to(tag: str, source: Path, *words: str) -> tuple[str, dict[str, Any]]:
+        target = f"oci:{tmp_path / 'layout'}:{tag}"
+        common = ["--platform", "linux/arm64", "--work", str(tmp_path / "work")]
+        done = ok("obd", "convert", *common, *words, source, target)
+        inspected: dict[str, Any] = json.loads(ok("obd", "inspect", "--json", target).out)
+        return done.out, inspected
+
+    said, raw = convert_to("raw", disk)
+    assert said.count(" built\n") == 1
+    said, qcow2 = convert_to("qcow2", convert(disk, tmp_path / "disk.qcow2", *FORMATS["zstd"]))
+    assert said.count(" reused\n") == 1
+    said, again = convert_to("raw", disk)
+    assert "(unchanged)" in said
+    digest = json.loads((tmp_path / "layout/index.json").read_text())["manifests"][0]["digest"]
+    manifest = json.loads(blob(tmp_path, digest).read_text())
+    config = json.loads(blob(tmp_path, manifest["config"]["digest"]).read_text())
+    (only,) = manifest["layers"]
+    assert blob(tmp_path, only["digest"]).read_bytes() == layer.read_bytes()
+    assert config["architecture"] == "arm64" and config["config"] == {}
+    assert config["rootfs"]["diff_ids"] == [only["digest"]]
+    assert raw["digest"] == qcow2["digest"] == again["digest"] == digest
+    convert_to("root", disk, "--rootfs")
+    (last,) = [
+        e
+        for e in json.loads((tmp_path / "layout/index.json").read_text())["manifests"]
+        if e["digest"] != digest
+    ]
+    (root,) = json.loads(blob(tmp_path, last["digest"]).read_text())["layers"]
+    assert root["annotations"]["containerd.io/snapshot/overlaybd/blob-fs-type"] == "ext4"
+    assert Image([str(blob(tmp_path, root["digest"]))]).size == ROOT[1]
+
+
+def blob(directory: Path, digest: str) -> Path:
+    """A blob of the layout in `directory`."""
+    return directory / "layout/blobs" / digest.replace(":", "/")
+
+
+def test_convert_refuses_what_is_no_disk(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a disk")
+    done = run("obd", "convert", tmp_path / "text", f"oci:{tmp_path / 'layout'}:x")
+    assert (done.status, len(done.lines)) == (255, 1)
+    assert "no disk image: neither qcow2, nor with partitions" in done.err
 
 
 # ---- what QEMU writes, read here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from tools.values import Choice, Rejected, positive
 if TYPE_CHECKING:
     from obd.convert.options import Options, Result
     from obd.oci import Descriptor
+    from obd.registry import Registry
+    from obd.service import Service
 
 MAX_VSIZE_GIB = 16384
 
@@ -33,6 +36,10 @@ def convert(args: Namespace) -> int:
 
     service = Service(args.service)
     registry = registry_of(args, service)
+    if os.path.exists(args.source) and not os.path.isdir(args.source):
+        return _convert_disk(args, options, service, registry)
+    if args.rootfs:
+        raise Failure("obd: invalid: convert: --rootfs is for disk images")
     with (
         open_source(args.source, service, plain_http=args.http, registry=registry) as source,
         open_destination(args.destination, service, plain_http=args.http, registry=registry) as destination,
@@ -41,6 +48,34 @@ def convert(args: Namespace) -> int:
         target = Target(destination, args.destination, registry, plain_http=args.http)
         result = run(source, target, options, watch)
     _tell(result, args)
+    return 0
+
+
+def _convert_disk(args: Namespace, options: Options, service: Service, registry: Registry) -> int:
+    from obd.convert.disk import disk_format
+    from obd.convert.disk_image import convert_disk
+    from obd.convert.target import Target
+    from obd.oci import open_destination
+
+    for name in ("turbo", "vsize", "all", "referrer", "index"):
+        if getattr(args, name):
+            raise Failure(f"obd: invalid: convert: --{name} is for images of files, not for a disk")
+    if len(args.platform) > 1:
+        raise Failure("obd: invalid: convert: a disk is for one --platform")
+    if not disk_format(args.source):
+        what = "no disk image: neither qcow2, nor with partitions, nor with a known file system"
+        raise Failure(f"obd: unsupported: {args.source}: {what}")
+    with (
+        open_destination(args.destination, service, plain_http=args.http, registry=registry) as destination,
+        Bars("converting") as bars,
+    ):
+
+        def told(doing: str, done: int, total: int) -> None:
+            bars.update(doing, done, total or done, ended=0 < total <= done)
+            bars.tick()
+
+        target = Target(destination, args.destination, registry, plain_http=args.http)
+        _tell(convert_disk(args.source, target, options, told, rootfs=args.rootfs), args)
     return 0
 
 
@@ -146,13 +181,17 @@ COMMAND = Command(
         ),
         flag("--referrer", help="have the new image refer to the original"),
         flag("--index", help="put the new image beside the original, in an index"),
+        flag("--rootfs", help="of a disk image: the Linux root partition alone"),
         option("--work", metavar="DIR", help="where to work, and what was done before is recorded"),
         flag("--no-reuse", help="as if nothing had been converted before"),
         flag("--json", help="for programs: what was made"),
         *registry_options(),
     ],
     positionals=[
-        positional("source", help="an image of files in a registry, OCI layout or archive"),
+        positional(
+            "source",
+            help="an image of files in a registry, OCI layout or archive; or the path of a disk image",
+        ),
         positional("destination", help="where the new image is to be"),
     ],
     details=f"{IMAGE_NAMES} Goes on where it was interrupted; what was done before is not done again.",
