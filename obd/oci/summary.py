@@ -42,6 +42,8 @@ def summary(source: ImageSource, wanted: Platform) -> dict[str, Any]:
     about |= _common(found)
     if isinstance(found, Index):
         about["manifests"] = [_entry(entry) for entry in found.manifests]
+    if referrers := _referrers(source, root):
+        about["referrers"] = referrers
     try:
         descriptor, data = chosen(source, root, data, wanted)
     except ObdError as error:
@@ -52,6 +54,14 @@ def summary(source: ImageSource, wanted: Platform) -> dict[str, Any]:
     if isinstance(image, Manifest):
         about["image"] = _image(source, descriptor, image)
     return about
+
+
+def _referrers(source: ImageSource, root: Descriptor) -> list[dict[str, Any]]:
+    """What refers to the image, such as a conversion of it; nothing where the place cannot say."""
+    try:
+        return [_entry(entry) for entry in source.referrers(root)]
+    except ObdError:
+        return []
 
 
 def _image(source: ImageSource, descriptor: Descriptor, manifest: Manifest) -> dict[str, Any]:

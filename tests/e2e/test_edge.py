@@ -14,7 +14,7 @@ import pytest
 import obd
 from obd.errors import ObdError
 from tests.e2e import layered, servers
-from tests.e2e.commands import START_S, ok, run, serving
+from tests.e2e.commands import START_S, ok, run, serving, sha256
 from tests.e2e.disks import MIB, fails, tool
 from tests.e2e.nginx import Edge, Store
 from tests.e2e.tls import Authority
@@ -142,6 +142,25 @@ def test_served_cold_warm_and_after_a_restart(
     else:
         assert sorted({line.split()[2] for line in asked}) == ["206", "401"]
     assert len(site.tokens.seen) - tokens == 1, "one token for all layers"
+
+
+@pytest.mark.parametrize("kind", ["direct", "redirects", "limited"])
+def test_an_image_is_copied_through_an_edge(
+    site: Site, tmp_path: Path, edge: Callable[..., Edge], kind: str
+) -> None:
+    """Its blobs come from where the links lead, by a token, and not faster than is allowed."""
+    store = Store() if kind == "redirects" else None
+    through = edge(store=store, requests_per_connection=7, rate=5 if kind == "limited" else 0)
+    done = ok(
+        "obd", "copy", f"{through.url}/{REPOSITORY}:v1", f"oci:{tmp_path / 'layout'}:v1",
+        "--ca", site.authority.file, "--credentials", site.credentials(through),
+    )  # fmt: skip
+    assert done.err == ""
+    for layer in site.image.layers:
+        data = layer.read_bytes()
+        assert (tmp_path / "layout/blobs/sha256" / sha256(data)).read_bytes() == data
+    if store:
+        assert store.links == len(site.image.layers) + 1, "one link for each layer, and for the configuration"
 
 
 @pytest.mark.skipif(

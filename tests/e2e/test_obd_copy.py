@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from obd.oci import Descriptor, Index, Manifest, Platform, media, parse_manifest
+from obd.oci import Descriptor, Index, Manifest, Platform, media, open_destination, parse_manifest
 from obd.oci.layout import blob_name
 from obd.oci.layout_destination import LayoutDestination
+from obd.service import Service
 from tests.e2e.commands import Done, names, ok, run
+from tests.e2e.commands import place as place_golden
 from tests.e2e.servers import Registry, TokenServer
 
 NAME = "team/app:v1"
@@ -289,6 +291,24 @@ def test_an_image_for_programs(image: Image, several: tuple[str, Index]) -> None
     source, _ = several
     about = json.loads(ok("obd", "inspect", "--json", source).out)
     assert [entry["platform"] for entry in about["manifests"]] == ["linux/amd64", "linux/s390x"]
+
+
+def test_an_image_of_ours_and_what_refers_to_it(tmp_path: Path, registry: Registry) -> None:
+    (layer,) = place_golden(tmp_path, "lsmt/a.commit")
+    name = f"{registry.host}/ours/app:v1"
+    ok("obd", "push", layer, "--to", name)
+    about = json.loads(ok("obd", "inspect", "--json", name).out)
+    ((kind, version),) = [(layer["kind"], layer["version"]) for layer in about["image"]["layers"]]
+    assert (kind, version) == ("overlaybd", "0.1.0")
+    raw = ok("obd", "inspect", "--raw", name).out.encode()
+    found = parse_manifest(raw)
+    assert isinstance(found, Manifest)
+    referrer = replace(found, subject=found.descriptor(), artifact_type="application/vnd.test")
+    with open_destination(name, Service(None)) as there:
+        there.put_manifest(referrer.descriptor(), referrer.encode(), None)
+    out = ok("obd", "inspect", name).out
+    assert f"\nreferrer:   {referrer.descriptor().digest} (application/vnd.test)\n" in out
+    assert "\n    0  overlaybd " in out
 
 
 def test_the_bytes_themselves(image: Image, several: tuple[str, Index]) -> None:

@@ -51,6 +51,8 @@ def _lines(about: dict[str, Any], wanted: str) -> Iterator[str]:
     for entry in about.get("manifests", ()):
         note = _ANNOTATED.get(entry.get("annotations", {}).get("vnd.docker.reference.type"), "")
         yield f"platform:   {entry['platform'] or 'none said':<16} {entry['digest']}{note}"
+    for entry in about.get("referrers", ()):
+        yield f"referrer:   {entry['digest']} ({entry.get('artifactType', 'of no type')})"
     image = about.get("image")
     if image is None:
         yield f"for {wanted}: no image"
