@@ -67,8 +67,8 @@ def ask(
                 mount_from=mount_from,
                 timeouts_s=timeouts_s,
             )
-            body = b"" if method == "HEAD" else read_body(response)
-            response.close()
+            # Read to its end even if it is nothing: then the connection is used again.
+            body = read_body(response)
         except ObdError as error:
             if attempt == attempts or not passes(error):
                 raise

@@ -12,6 +12,7 @@ from obd.errors import ObdError, kind_of
 
 _PREFIX: Final = ".obd-"
 _SUFFIX: Final = ".tmp"
+_ATTEMPTS: Final = 100
 
 
 class Temporary:
@@ -21,13 +22,8 @@ class Temporary:
     """
 
     def __init__(self, directory: str) -> None:
-        self.path = os.path.join(directory, f"{_PREFIX}{os.urandom(8).hex()}{_SUFFIX}")
-        try:
-            self.fd: Final = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise ObdError(kind_of(error), f"cannot create a file: {error.strerror}", directory) from None
+        self.path, self.fd = _create(directory)
         self._is_open = True
-        fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def publish(self, name: str, *, replace: bool) -> None:
         """Makes the file durable and gives it its name; with `replace` in place of one that has it.
@@ -64,6 +60,22 @@ class Temporary:
         if self._is_open:
             self._is_open = False
             os.close(self.fd)
+
+
+def _create(directory: str) -> tuple[str, int]:
+    """A new file that is locked; another one if `clear` took it for one of the dead before it was."""
+    for _ in range(_ATTEMPTS):
+        path = os.path.join(directory, f"{_PREFIX}{os.urandom(8).hex()}{_SUFFIX}")
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise ObdError(kind_of(error), f"cannot create a file: {error.strerror}", directory) from None
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:
+                return path, fd
+        os.close(fd)
+    raise ObdError("busy", "others keep removing new files", directory)
 
 
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:

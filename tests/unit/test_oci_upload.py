@@ -28,6 +28,7 @@ class Fake:
     def __init__(self) -> None:
         self.requests: list[str] = []
         self.counts: dict[str, int] = {}
+        self.clients: set[object] = set()
         self.received = bytearray()
         self.stored: bytes | None = None
         self.odd: dict[tuple[str, int], int] = {}
@@ -51,6 +52,7 @@ class Fake:
                     self.close_connection = True
                     return
                 fake.requests.append(line)
+                fake.clients.add(self.client_address)
                 number = fake.counts[self.command] = fake.counts.get(self.command, 0) + 1
                 odd = fake.odd.get((self.command, number))
                 if odd is None or fake.keeps:
@@ -124,6 +126,7 @@ def test_a_small_blob_takes_one_request(fake: Fake, kind: str) -> None:
 def test_a_large_blob_goes_in_parts(fake: Fake, kind: str) -> None:
     destination(fake).put_blob(BLOB, CONTENTS[kind]())
     assert fake.stored == DATA and fake.requests == ["HEAD", "POST", *ALL_PARTS, "PUT"]
+    assert len(fake.clients) == 1, "one connection serves for all"
 
 
 @pytest.mark.parametrize("status", [0, 500, 503, 429])
