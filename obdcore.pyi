@@ -167,6 +167,18 @@ def ext4_apply(
     `notes` on what was passed over. After an error the file system may be changed in part.
     """
 
+def erofs_apply(
+    target: Image | str,
+    source: int,
+    *,
+    sha256: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Applies an OCI layer to the EROFS on `target` (as for `ext4_create`), or begins one if all is zeros there.
+
+    As `ext4_apply`, but nothing need be installed for it, and after an error the file system is as it was.
+    """
+
 def gzip_index(
     source: int, output: int, *, span: int = 1 << 20, progress: Progress | None = None
 ) -> dict[str, Any]:
@@ -190,7 +202,8 @@ def turbo_apply(
     """Applies an OCI layer as `ext4_apply`, but maps the content of files to where it lies in the uncompressed layer.
 
     The image's writable layer is one of turboOCI. `source` is a tar, plain, in gzip or in a zfile; with `imported` what
-    `tar_export` made of it. A sparse file's content is stored, or, with `imported`, refused (`unsupported`).
+    `tar_export` made of it. A sparse file's content is stored, or, with `imported`, refused (`unsupported`). `fstype` is
+    `ext4` or `erofs`, which begins where all is zeros, whatever `mkfs`.
     """
 
 def tar_export(source: int, output: int, *, progress: Progress | None = None) -> dict[str, Any]:

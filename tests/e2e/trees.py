@@ -19,6 +19,11 @@ needs_loop = pytest.mark.skipif(
     reason="no loop devices here",
 )
 
+needs_erofs = pytest.mark.skipif(
+    "erofs" not in Path("/proc/filesystems").read_text(),
+    reason="the kernel has no EROFS here: see tests/vm/guest",
+)
+
 KINDS = {
     stat.S_IFDIR: "dir",
     stat.S_IFREG: "file",
@@ -103,20 +108,21 @@ def listing(text: str) -> Tree:
 
 
 @contextmanager
-def mounted(image: Path) -> Iterator[Path]:
-    """The ext4 file system of a raw image, mounted read-only beside it."""
+def mounted(image: Path, fstype: str = "ext4") -> Iterator[Path]:
+    """The file system of a raw image, mounted read-only beside it."""
     point = image.with_suffix(".mount")
     point.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "ext4", "-o", "loop,ro", image, point], check=True)
+    subprocess.run(["mount", "-t", fstype, "-o", "loop,ro", image, point], check=True)
     try:
         yield point
     finally:
         subprocess.run(["umount", point], check=True)
 
 
-def assert_clean(image: Path) -> None:
-    """The ext4 file system of a raw image must be in order."""
-    done = subprocess.run(["e2fsck", "-fn", image], capture_output=True, text=True, check=False)
+def assert_clean(image: Path, fstype: str = "ext4") -> None:
+    """The file system of a raw image must be in order."""
+    check = ["e2fsck", "-fn"] if fstype == "ext4" else [f"fsck.{fstype}"]
+    done = subprocess.run([*check, image], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -11,6 +11,7 @@ pub mod cache;
 pub mod device;
 pub mod disk;
 pub mod engine;
+pub mod erofs;
 pub mod error;
 pub mod ext4;
 pub mod fetch;

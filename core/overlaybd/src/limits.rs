@@ -291,3 +291,9 @@ pub const MAX_QCOW2_L1_BYTES: u64 = 32 << 20;
 /// Second tables of a qcow2 image that are kept in memory, and as much again of decoded clusters; one of each at
 /// least, which is up to 2 MiB.
 pub const MAX_QCOW2_KEPT_BYTES: u64 = 4 << 20;
+
+/// Files that a layer on an EROFS adds or changes: some 500 MiB of memory.
+pub const MAX_EROFS_FILES: usize = 4 << 20;
+
+/// Names in directories of an EROFS that a layer changes, or that are kept: some 600 MiB.
+pub const MAX_EROFS_ENTRIES: usize = 8 << 20;

@@ -1,4 +1,5 @@
-//! ext4 file systems on images and raw files: made, and layers applied to them; layers of turboOCI, and their headers.
+//! File systems on images and raw files: ext4 made, and layers applied to ext4 and EROFS; layers of turboOCI, and
+//! their headers.
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -6,6 +7,7 @@ use std::sync::Arc;
 
 use overlaybd::apply::{apply, Applied};
 use overlaybd::device::{BlockDevice, FileDevice};
+use overlaybd::erofs::Erofs;
 use overlaybd::ext4::Ext4;
 use overlaybd::image::Image;
 use overlaybd::lsmt::RemoteMap;
@@ -77,6 +79,27 @@ fn ext4_apply<'py>(
     said(py, &done)
 }
 
+/// Applies the archive `source` to an EROFS, or to nothing.
+#[pyfunction]
+#[pyo3(signature = (target, source, *, sha256 = None, progress = None))]
+fn erofs_apply<'py>(
+    py: Python<'py>,
+    target: Target<'py>,
+    source: RawFd,
+    sha256: Option<String>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let device = target.open()?;
+    let job = Job { source, sha256, imported: false, turbo: false };
+    let done = progress::run(py, progress, |progress| {
+        let mut erofs = Erofs::open(device)?;
+        let done = job.run(progress, |archive, tell| apply(&mut erofs, archive, tell))?;
+        erofs.close()?;
+        Ok(done)
+    })?;
+    said(py, &done)
+}
+
 /// Applies the archive `source`, whose content stays where it is, to a file system.
 #[pyfunction]
 #[pyo3(signature = (
@@ -93,7 +116,7 @@ fn turbo_apply<'py>(
     sha256: Option<String>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    if fstype != "ext4" {
+    if !matches!(fstype, "ext4" | "erofs") {
         return Err(to_py(Error::new(Kind::Unsupported, format!("turboOCI with the file system {fstype}"))));
     }
     let image = target.device()?;
@@ -101,6 +124,13 @@ fn turbo_apply<'py>(
     let done = progress::run(py, progress, |progress| {
         if !image.upper().is_some_and(|upper| upper.is_warp()) {
             return Err(Error::new(Kind::Invalid, "the image has no writable layer of turboOCI on top"));
+        }
+        if fstype == "erofs" {
+            let mut erofs = Erofs::open(image.clone())?;
+            erofs.map_content(Box::new(Map(image)));
+            let done = job.run(progress, |archive, tell| apply(&mut erofs, archive, tell))?;
+            erofs.close()?;
+            return Ok(done);
         }
         let mut ext4 = if mkfs { Ext4::create(image.clone())? } else { Ext4::open(image.clone())? };
         ext4.map_content(Box::new(Map(image)))?;
@@ -157,6 +187,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(ext4_create, module)?)?;
     module.add_function(wrap_pyfunction!(ext4_version, module)?)?;
     module.add_function(wrap_pyfunction!(ext4_apply, module)?)?;
+    module.add_function(wrap_pyfunction!(erofs_apply, module)?)?;
     module.add_function(wrap_pyfunction!(tar_export, module)?)?;
     module.add_function(wrap_pyfunction!(turbo_apply, module)?)
 }

@@ -33,7 +33,7 @@ use handle::Handle;
 pub use library::version;
 use pages::Pages;
 
-pub(crate) use inode::{Inode, DIR, FILE, LINK, TYPE};
+pub(crate) use inode::{Inode, BLOCK, CHAR, DIR, FIFO, FILE, LINK, TYPE};
 
 /// The root directory, and the directory that e2fsck wants.
 pub(crate) const ROOT: u32 = 2;

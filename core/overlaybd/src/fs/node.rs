@@ -47,6 +47,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// The inode's first bytes as they lie on disk.
+    pub(crate) fn raw(&self) -> &[u8] {
+        &self.raw
+    }
+
     /// What it is.
     pub fn kind(&self) -> Type {
         match self.mode & 0xF000 {
