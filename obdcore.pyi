@@ -121,10 +121,10 @@ def lsmt_commit(
     """
 
 def lsmt_merge(
-    lowers: Sequence[str | RemoteBlob],
+    lowers: Sequence[str | RemoteBlob | TurboLayer],
     output: int,
     *,
-    upper: tuple[str, str] | None = None,
+    upper: tuple[str, str] | tuple[str, str, str] | tuple[str, str, str, str | None] | None = None,
     uuid: str | None = None,
     parent_uuid: str | None = None,
     tag: bytes = b"",
@@ -132,7 +132,10 @@ def lsmt_merge(
     tar: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Flattens layers, bottom first, and perhaps a writable one (data, index); otherwise as `lsmt_commit`."""
+    """Flattens layers, bottom first, and perhaps a writable one (as for `Image`); otherwise as `lsmt_commit`.
+
+    What is in targets is copied: the result is an ordinary layer.
+    """
 
 def lsmt_seal(data: str, index: str, *, scratch: bool = False) -> int:
     """Makes a writable layer a finished one inside its data file; the index file is then of no use.
@@ -488,6 +491,16 @@ class RemoteBlob:
 
 # ---- image: core/python/src/image.rs
 
+class TurboLayer:
+    """A lower of turboOCI: metadata, and the target that holds content, which is the original layer.
+
+    A target in gzip needs the path of its index, as `gzip_index` makes it.
+    """
+
+    def __init__(
+        self, meta: str | RemoteBlob, target: str | RemoteBlob, gzip_index: str | None = None
+    ) -> None: ...
+
 class FileStat:
     """What `lstat` says of a file in an image. Times are nanoseconds since 1970."""
 
@@ -569,12 +582,16 @@ class FileSystem:
         """
 
 class Image:
-    """A stack of layers as a block device. Lowers, bottom first, are paths or RemoteBlobs."""
+    """A stack of layers as a block device. Lowers, bottom first, are paths, RemoteBlobs or TurboLayers.
+
+    The upper is (data, index); one of turboOCI has as third and fourth the paths of its target, of which nothing is
+    read but what was mapped to it, and of the target's gzip index or None.
+    """
 
     def __init__(
         self,
-        lowers: list[str | RemoteBlob],
-        upper: tuple[str, str] | None = None,
+        lowers: Sequence[str | RemoteBlob | TurboLayer],
+        upper: tuple[str, str] | tuple[str, str, str] | tuple[str, str, str, str | None] | None = None,
         *,
         engine: int | None = None,
         scratch: bool = False,
@@ -591,6 +608,9 @@ class Image:
     def read_at(self, offset: int, length: int) -> bytes: ...
     def write_at(self, offset: int, data: bytes) -> None: ...
     def discard(self, offset: int, length: int) -> None: ...
+    def map_remote(self, offset: int, length: int, target_offset: int) -> None:
+        """Has the range read from the target of the upper, one of turboOCI; all in bytes, multiples of 512."""
+
     def flush(self) -> None: ...
     def extents(self, offset: int, length: int) -> list[tuple[int, str]]: ...
     def stats(self) -> dict[str, Any]: ...

@@ -64,6 +64,8 @@ class Layer:
     blob: Blob
     is_media: bool = False
     """Whether the blob is cached in the very file that a download makes (cacheType `download`)."""
+    is_target: bool = False
+    """Whether it is not the layer at that position but the target of one of turboOCI."""
 
 
 Proceed = Callable[[], object]

@@ -57,6 +57,8 @@ class LayerProgress:
     done_bytes: int
     size_bytes: int
     error: str
+    is_target: bool = False
+    """See `Layer.is_target`."""
 
 
 class _Stopped(Exception):
@@ -114,6 +116,7 @@ class Downloads:
                 job.copy.done,
                 job.layer.blob.size,
                 job.error,
+                job.layer.is_target,
             )
             for job in self._jobs
         ]

@@ -43,7 +43,7 @@ def _start_trace(device: Device, service: Service) -> Companion | None:
 
 
 def _start_downloads(device: Device, service: Service) -> Companion | None:
-    if not device.blobs or device.recording:
+    if device.is_local or device.recording:
         return None
     from obd.downloads import start_downloads
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import obdcore
 from obd.companions import Companion, start_companions
 from obd.config import ConfigError, ImageConfig, check_image, load_image
-from obd.errors import ObdError, line_of
+from obd.errors import line_of
 from obd.locate import Source, locate
 from obd.reasons import OpenError, refusal
 from obd.result import ResultFile
@@ -36,6 +36,7 @@ class Device:
         config: ImageConfig,
         sources: list[Source],
         blobs: dict[int, obdcore.RemoteBlob],
+        targets: dict[int, obdcore.RemoteBlob],
     ):
         self.native: Final = native
         """The core's image, for front ends."""
@@ -47,6 +48,8 @@ class Device:
         """Snapshots taken since the device was opened."""
         self.blobs: Final = blobs
         """The remote lowers by their position; a lower that is read locally is not there."""
+        self.targets: Final = targets
+        """The remote targets of turboOCI layers, likewise."""
         self.recording = False
         """True if the configuration has a trace recorded: then nothing is downloaded beside it."""
         self.prefetch: Replay | None = None
@@ -125,14 +128,19 @@ class Device:
         """Counters since the image was opened: requests and bytes, and per lower what was fetched for it.
 
         `prefetch`, if there is any: what `obdcore.Prefetch.stats` says. `download` of a layer, if it is to be
-        downloaded: `state`, `done_bytes`, `error`, as in `cache.download.LayerProgress`.
+        downloaded: `state`, `done_bytes`, `error`, as in `cache.download.LayerProgress`. `target` of one of
+        turboOCI: the same as of a layer.
         """
         layers: list[dict[str, Any]] = []
         for source in self.sources:
-            blob = self.blobs.get(source.position)
-            layers.append({"source": source.path or source.shown_url, **(blob.stats() if blob else {})})
+            layer, *target = (
+                {"source": part.path or part.shown_url, **(blob.stats() if blob else {})}
+                for part, blob in zip(source.parts, self.remote(source.position), strict=False)
+            )
+            layers.append(layer | ({"target": target[0]} if target else {}))
         for each in self.downloads.progress() if self.downloads else ():
-            layers[each.position]["download"] = {
+            found = layers[each.position]
+            (found["target"] if each.is_target else found)["download"] = {
                 "state": each.state,
                 "done_bytes": each.done_bytes,
                 "error": each.error,
@@ -140,9 +148,18 @@ class Device:
         prefetch = {"prefetch": self.prefetch.stats()} if self.prefetch else {}
         return {**self.native.stats(), "snapshots": self.snapshots, "layers": layers, **prefetch}
 
+    def remote(self, position: int) -> tuple[obdcore.RemoteBlob | None, obdcore.RemoteBlob | None]:
+        """The blobs of a lower that are remote: its own, and that of its target."""
+        return self.blobs.get(position), self.targets.get(position)
+
+    @property
+    def is_local(self) -> bool:
+        """True if no part of a lower is in a registry."""
+        return not self.blobs and not self.targets
+
     def endure(self, seconds: float) -> None:
         """Has requests wait so long for a registry that is away, before they fail; 0 ends all waits."""
-        for blob in self.blobs.values():
+        for blob in (*self.blobs.values(), *self.targets.values()):
             blob.endure(seconds)
 
     def attend(self, companion: Companion) -> None:
@@ -201,25 +218,27 @@ def open_device(
 
 
 def _open(config: ImageConfig, service: Service) -> Device:
-    _refuse_unbuilt(config)
     _warn(config)
     sources = locate(config)
-    upper = (config.upper.data, config.upper.index) if config.writable else None
     blobs: dict[int, obdcore.RemoteBlob] = {}
+    targets: dict[int, obdcore.RemoteBlob] = {}
+
+    def blob(part: Source) -> obdcore.RemoteBlob:
+        opened = targets if part.is_target else blobs
+        if part.position not in opened:
+            if not part.url:
+                raise _nowhere(config, part)
+            opened[part.position] = service.blob(part.url, part.lower)
+        return opened[part.position]
+
     first: OpenError | None = None
     while True:
-        natives: list[str | obdcore.RemoteBlob] = []
         try:
-            for source in sources:
-                if not source.local and source.position not in blobs:
-                    if not source.url:
-                        raise _nowhere(config, source)
-                    blobs[source.position] = service.blob(source.url, source.lower)
-                natives.append(source.path if source.local else blobs[source.position])
-            native = obdcore.Image(natives, upper, engine=service.config.io_engine)
+            natives = [source.native(blob) for source in sources]
+            native = obdcore.Image(natives, upper_files(config), engine=service.config.io_engine)
             for line in obdcore.engine_notices():
                 _log.warning("%s", line)
-            return Device(native, config, sources, blobs)
+            return Device(native, config, sources, blobs, targets)
         except OSError as error:
             failure = refusal(error, sources, config)
             # Upstream reports the first failure even if it is that of a local file which was then got round.
@@ -227,28 +246,25 @@ def _open(config: ImageConfig, service: Service) -> Device:
             bad = failure.source
             if bad is None or not bad.local or not bad.url:
                 raise first.with_later(failure) from error
-            _log.warning("%s; reading layer %d from the registry instead", failure.what, bad.position)
-            sources[sources.index(bad)] = Source(bad.position, bad.lower, "", bad.url)
+            _log.warning("%s; reading %s from the registry instead", failure.what, bad.title)
+            sources[bad.position] = sources[bad.position].remotely(bad)
 
 
-def _nowhere(config: ImageConfig, source: Source) -> OpenError:
-    where = f"layer {source.position} is in none of its places ({source.lower.dir or source.lower.file})"
+def upper_files(config: ImageConfig) -> tuple[str, str] | tuple[str, str, str, str | None] | None:
+    """The upper as the core takes it, None if the configuration has none."""
+    upper = config.upper
+    if not config.writable:
+        return None
+    if not upper.target:
+        return upper.data, upper.index
+    return upper.data, upper.index, upper.target, upper.gzip_index or None
+
+
+def _nowhere(config: ImageConfig, part: Source) -> OpenError:
     if not config.repo_blob_url:
-        return OpenError("not-found", f"empty repoBlobUrl: {where}", source=source)
-    return OpenError(
-        "not-found", f"failed to open layer {source.position}: {where} and has no digest", source=source
-    )
-
-
-def _refuse_unbuilt(config: ImageConfig) -> None:
-    """Ends the attempt where the device would not be what the configuration asks for."""
-    for position, lower in enumerate(config.data_lowers):
-        if lower.has_target:
-            raise ObdError(
-                "unsupported", f"lowers[{position}]: turboOCI layers cannot be opened yet", config.file
-            )
-    if config.upper.target:
-        raise ObdError("unsupported", "upper.target: turboOCI uppers cannot be opened yet", config.file)
+        return OpenError("not-found", f"empty repoBlobUrl: {part.nowhere}", source=part)
+    what = f"failed to open {part.title}: {part.nowhere} and has no digest"
+    return OpenError("not-found", what, source=part)
 
 
 def _warn(config: ImageConfig) -> None:

@@ -1,25 +1,35 @@
 """Where a layer is: the first local file that exists, else the registry."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from obd.config import ImageConfig, Lower
 from obd.secret import without_secrets
 
+if TYPE_CHECKING:
+    import obdcore
+
 # Names under which a layer lies in its directory, in the order in which they count; the second is old.
 LAYER_NAMES: Final = ("overlaybd.commit", ".commit", "overlaybd.sealed")
+# In the directory of a turboOCI layer: where its target lies, by the same names.
+TARGET_DIR: Final = "target"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where one lower comes from: `path` if it is local, else `url`."""
+    """Where one lower, or the target of one, comes from: `path` if it is local, else `url`."""
 
     position: int
     lower: Lower
     path: str
     url: str
+    target: Source | None = None
+    """The original layer, which a turboOCI layer maps content to."""
+    is_target: bool = False
 
     @property
     def local(self) -> bool:
@@ -30,6 +40,40 @@ class Source:
     def shown_url(self) -> str:
         """The URL as logs and messages show it: without what may be secret."""
         return without_secrets(self.url)
+
+    @property
+    def title(self) -> str:
+        """What it is, for messages."""
+        return f"the target of layer {self.position}" if self.is_target else f"layer {self.position}"
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        """The blobs of the layer: itself, and its target if it has one."""
+        return (self,) if self.target is None else (self, self.target)
+
+    @property
+    def nowhere(self) -> str:
+        """Why it cannot be had; empty if it can."""
+        if self.path or self.url:
+            return ""
+        return f"{self.title} is in none of its places ({self.lower.dir or self.lower.file})"
+
+    def remotely(self, part: Source) -> Source:
+        """The same layer, with a part of it from the registry instead of its file."""
+        if part.is_target:
+            return replace(self, target=replace(part, path=""))
+        return replace(self, path="")
+
+    def native(
+        self, blob: Callable[[Source], obdcore.RemoteBlob]
+    ) -> str | obdcore.RemoteBlob | obdcore.TurboLayer:
+        """What the core opens; `blob` gives those of remote parts."""
+        layer, *targets = [part.path or blob(part) for part in self.parts]
+        if not targets:
+            return layer
+        import obdcore
+
+        return obdcore.TurboLayer(layer, targets[0], self.lower.gzip_index or None)
 
 
 def candidates(lower: Lower) -> Iterator[str]:
@@ -46,9 +90,17 @@ def locate(config: ImageConfig) -> list[Source]:
 
     A source with neither path nor url is a lower that is nowhere.
     """
-    sources = []
-    for position, lower in enumerate(config.data_lowers):
+
+    def source(position: int, lower: Lower, *, is_target: bool = False) -> Source:
         path = next((path for path in candidates(lower) if os.path.exists(path)), "")
         url = config.blob_url(lower.digest) if lower.digest else ""
-        sources.append(Source(position, lower, path, url))
-    return sources
+        target = source(position, target_of(lower), is_target=True) if lower.has_target else None
+        return Source(position, lower, path, url, target, is_target)
+
+    return [source(position, lower) for position, lower in enumerate(config.data_lowers)]
+
+
+def target_of(lower: Lower) -> Lower:
+    """The original layer that a turboOCI layer maps content to, as a lower of its own."""
+    directory = os.path.join(lower.dir, TARGET_DIR) if lower.dir else ""
+    return Lower(file=lower.target_file, dir=directory, digest=lower.target_digest)

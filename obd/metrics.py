@@ -117,10 +117,10 @@ class _Core(Collector):
             for key, family in counters.items():
                 family.add_metric(labels, statistics[key])
             for key, family in fetched.items():
-                family.add_metric(labels, sum(layer.get(key, 0) for layer in statistics["layers"]))
+                family.add_metric(labels, sum(blob.get(key, 0) for _, blob in _blobs(statistics)))
             statuses: Counter[int] = Counter()
-            for layer in statistics["layers"]:
-                statuses.update(layer.get("statuses", {}))
+            for _, blob in _blobs(statistics):
+                statuses.update(blob.get("statuses", {}))
             for status, count in sorted(statuses.items()):
                 retries.add_metric((*labels, str(status) if status else "none"), count)
             for key, family in prefetch.items():
@@ -170,11 +170,19 @@ def _download(found: list[tuple[str, str, dict[str, Any]]]) -> Iterator[Metric]:
         labels=(*labels, "state"),
     )
     for name, image, statistics in found:
-        for number, layer in enumerate(statistics["layers"]):
-            if "download" in layer:
-                done.add_metric((name, image, str(number)), layer["download"]["done_bytes"])
-                state.add_metric((name, image, str(number), layer["download"]["state"]), 1)
+        for number, blob in _blobs(statistics):
+            if "download" in blob:
+                done.add_metric((name, image, number), blob["download"]["done_bytes"])
+                state.add_metric((name, image, number, blob["download"]["state"]), 1)
     yield from (done, state)
+
+
+def _blobs(statistics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The layers of a device by their positions, and the targets of those of turboOCI as `0-target`."""
+    for position, layer in enumerate(statistics["layers"]):
+        yield str(position), layer
+        if "target" in layer:
+            yield f"{position}-target", layer["target"]
 
 
 def _remote() -> Iterator[Metric]:

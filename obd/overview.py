@@ -143,10 +143,10 @@ def _device(
 
 def _state(device: Device, position: int) -> str:
     """How a layer is read: from a local file, from a registry, or from a file that took over."""
-    blob = device.blobs.get(position)
-    if blob is None:
+    blobs = [blob for blob in device.remote(position) if blob is not None]
+    if not blobs:
         return "local"
-    return "switched" if blob.local else "remote"
+    return "switched" if all(blob.local for blob in blobs) else "remote"
 
 
 def _remote() -> dict[str, Any]:

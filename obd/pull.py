@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from obd.config import Lower
+from obd.downloads import copy_of
 from obd.errors import ObdError
-from obd.locate import locate
-from obd.secret import without_secrets
+from obd.locate import Source, locate
 
 if TYPE_CHECKING:
     from cache.copy import Layer
-    from obd.config import ImageConfig, Lower
+    from obd.config import ImageConfig
     from obd.oci.platform import Platform
     from obd.reference import Reference
     from obd.service import Service
@@ -31,32 +32,28 @@ def layers_of_config(config: ImageConfig, service: Service) -> Wanted:
     Raises `OSError`.
     """
     local, remote = [], []
-    for source in locate(config):
-        if source.local:
-            local.append(source.path)
-        elif not source.url:
-            where = source.lower.dir or source.lower.file
-            raise ObdError(
-                "not-found", f"layer {source.position} is in none of its places ({where})", config.file
-            )
+    for part in (part for source in locate(config) for part in source.parts):
+        if part.local:
+            local.append(part.path)
+        elif part.nowhere:
+            raise ObdError("not-found", part.nowhere, config.file)
         else:
-            remote.append(_layer(source.position, source.url, source.lower, service))
+            remote.append(copy_of(part, service.blob(part.url, part.lower), service))
     return Wanted(local, remote)
 
 
 def layers_of_image(image: Reference, service: Service, platform: Platform) -> Wanted:
-    """The layers of an image in a registry, all of which go into the cache. Raises `OSError`."""
+    """The layers of an image in a registry, all of which go into the cache. Raises `OSError`.
+
+    Of a turboOCI layer that is its target: metadata is small, and has no place in the cache.
+    """
     from obd.manifest import image_layers
+    from obd.oci.layers import target_of
 
-    lowers = image_layers(service.registry(), image, platform)
-    blobs = f"{image.url}/blobs"
-    remote = [_layer(at, f"{blobs}/{lower.digest}", lower, service) for at, lower in enumerate(lowers)]
+    remote = []
+    for position, layer in enumerate(image_layers(service.registry(), image, platform)):
+        target = target_of(layer.annotations)[0]
+        lower = Lower(digest=target) if target else Lower(digest=layer.digest, size_bytes=layer.size)
+        part = Source(position, lower, "", f"{image.url}/blobs/{lower.digest}", is_target=bool(target))
+        remote.append(copy_of(part, service.blob(part.url, lower), service))
     return Wanted([], remote)
-
-
-def _layer(position: int, url: str, lower: Lower, service: Service) -> Layer:
-    from cache.copy import Layer
-
-    blob = service.blob(url, lower)
-    shown, is_media = without_secrets(url), service.is_media(lower)
-    return Layer(position, lower.dir, lower.digest, shown, blob, is_media)

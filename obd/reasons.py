@@ -57,9 +57,10 @@ def refusal(error: OSError, sources: list[Source], config: ImageConfig) -> OpenE
     if isinstance(error, OpenError):
         return error
     kind, file, detail = kind_of(error), getattr(error, "file", None), line_of(error)
-    if config.writable and file in (config.upper.data, config.upper.index):
+    if config.writable and file in (config.upper.data, config.upper.index, config.upper.target or None):
         return OpenError(kind, f"failed to open upper {file}: {detail}")
-    source = next((s for s in sources if file and file in (s.path, s.shown_url)), None)
+    parts = [part for source in sources for part in source.parts]
+    source = next((part for part in parts if file and file in (part.path, part.shown_url)), None)
     if source is None:
         return OpenError(kind, f"failed to create overlaybd device: {detail}")
     if source.local:

@@ -178,7 +178,7 @@ def _check_follows(config: ImageConfig, device: Device) -> None:
     if not config.writable:
         raise ObdError("invalid", "upper must name both index and data: that of the new upper", config.file)
     if config.upper.target:
-        raise ObdError("unsupported", "upper.target: turboOCI uppers cannot be opened yet", config.file)
+        raise ObdError("unsupported", "upper.target: no snapshot to an upper of turboOCI", config.file)
     for key, mine, theirs in (
         ("data", old.upper.data, config.upper.data),
         ("index", old.upper.index, config.upper.index),
@@ -215,6 +215,12 @@ def _describes(config: ImageConfig, present: ImageConfig, sources: tuple[Source,
 
 
 def _same_layer(one: Source, other: Source) -> bool:
+    if len(one.parts) != len(other.parts):
+        return False
+    return all(_same_part(mine, theirs) for mine, theirs in zip(one.parts, other.parts, strict=True))
+
+
+def _same_part(one: Source, other: Source) -> bool:
     if one.lower.digest and other.lower.digest:
         return one.lower.digest == other.lower.digest
     return _same_file(one.path, other.path)

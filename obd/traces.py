@@ -52,7 +52,7 @@ def record(device: Device, path: str) -> Companion:
 
 def replay(device: Device, service: Service, load: Callable[[], bytes], name: str) -> Companion | None:
     """Fetches in advance what the trace or list that `load` gives names; `name` is for the log."""
-    if not device.blobs:
+    if device.is_local:
         return None  # all of it is local
     from cache.prefetch import Replay
 

@@ -6,7 +6,6 @@ import obdcore
 from tools.errors import Failure, errno_and_line, say, tell
 from tools.layer_options import (
     ALGORITHMS,
-    NOT_YET,
     algorithm,
     block_size,
     block_size_bytes,
@@ -34,8 +33,6 @@ MAX_THREADS = 256
 
 def commit(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
-    if args.turboOCI or args.fastoci:
-        raise Failure(f"a turboOCI layer {NOT_YET}")
     if args.seal:
         _seal(args)
         return 0
@@ -66,6 +63,7 @@ def _commit(args: Namespace) -> str:
     if len(tag) > MAX_TAG_BYTES:
         raise Failure(f"failed to perform commit(), 105: -m: {len(tag)} bytes, more than {MAX_TAG_BYTES}")
     options: dict[str, Any] = {
+        "turbo": bool(args.turboOCI or args.fastoci),
         "uuid": uuid_or_none(args.uuid, "--uuid"),
         "parent_uuid": uuid_or_none(args.parent_uuid, "--parent-uuid"),
         "tag": tag,
@@ -136,7 +134,7 @@ COMMAND = Command(
         flag("-f", help="replace the output if it exists"),
         algorithm(),
         block_size(),
-        flag("--turboOCI", help="commit a layer over an original OCI layer: not supported yet"),
+        flag("--turboOCI", help="commit metadata made over an original OCI layer"),
         flag("--fastoci", help="old name of --turboOCI"),
         flag("--seal", help="seal data_file in place: it becomes a read-only layer"),
         flag("--commit_sealed", help="data_file is a sealed layer; the second argument is the output"),

@@ -6,7 +6,7 @@ import os
 
 import obdcore
 from tools.errors import Failure, describe, errno_and_line, say, tell
-from tools.layer_options import NOT_YET, uuid_or_none, verbose
+from tools.layer_options import uuid_or_none, verbose
 from tools.main import run
 from tools.options import Command, Namespace, flag, option, positional
 from tools.values import non_negative
@@ -24,24 +24,32 @@ def create(args: Namespace) -> int:
         raise Failure("mkfs failed, 22: --mkfs needs a vsize above 0")
     if args.raw:
         _create_raw((args.data_file, args.index_file), args.vsize * GIB)
-    elif args.turboOCI or args.fastoci:
-        raise Failure(f"a turboOCI layer {NOT_YET}")
     else:
         _create_layer(args)
     if args.mkfs:
         _make_file_system(args)
     if args.verbose:
-        kind = "plain file" if args.raw else "sparse layer" if args.s else "append-only layer"
+        layer = "turboOCI layer" if _turbo(args) else "sparse layer" if args.s else "append-only layer"
+        kind = "plain file" if args.raw else layer
         say(f"{args.data_file}: {kind} of {args.vsize * GIB} bytes")
     tell("overlaybd-create has created files SUCCESSFULLY")
     return 0
+
+
+def _turbo(args: Namespace) -> bool:
+    return bool(args.turboOCI or args.fastoci)
 
 
 def _create_layer(args: Namespace) -> None:
     parent_uuid = uuid_or_none(args.u, "-u")
     try:
         obdcore.lsmt_create(
-            args.data_file, args.index_file, size=args.vsize * GIB, sparse=args.s, parent_uuid=parent_uuid
+            args.data_file,
+            args.index_file,
+            size=args.vsize * GIB,
+            sparse=args.s,
+            turbo=_turbo(args),
+            parent_uuid=parent_uuid,
         )
     except obdcore.Error as error:
         if error.kind in ("exists", "not-found", "denied", "read-only"):
@@ -55,7 +63,9 @@ def _make_file_system(args: Namespace) -> None:
         if args.raw:
             obdcore.ext4_create(args.data_file)
         else:
-            image = obdcore.Image([], (args.data_file, args.index_file))
+            files = (args.data_file, args.index_file)
+            # Nothing is in a target yet, so that an empty one will do.
+            image = obdcore.Image([], (*files, os.devnull) if _turbo(args) else files)
             try:
                 obdcore.ext4_create(image)
             finally:
@@ -100,7 +110,7 @@ COMMAND = Command(
     options=[
         option("-u", metavar="UUID", help="uuid of the parent layer; what is not a uuid is ignored"),
         flag("-s", help="sparse layer: the data file is as large as the device, holes take no room"),
-        flag("--turboOCI", help="layer over an original OCI layer: not supported yet"),
+        flag("--turboOCI", help="metadata over an original OCI layer that stays as it is; -s means nothing"),
         flag("--fastoci", help="old name of --turboOCI"),
         flag("--raw", help="no layer: data_file becomes a plain sparse file, index_file is empty"),
         flag("--mkfs", help="make an ext4 file system inside"),

@@ -28,8 +28,13 @@ def resize(args: Namespace) -> int:
         raise Failure(
             f"failed to open overlaybd image: read-only: {args.config}: has no writable upper", FAILED
         )
+    data, index, *target = stack.upper
+    if target:
+        raise Failure(
+            f"resize failed: unsupported: {args.config}: an upper of turboOCI keeps its size", FAILED
+        )
     try:
-        what = _resize(stack.lowers, stack.upper, gib)
+        what = _resize(stack.lowers, (data, index), gib)
     except OSError as error:
         raise Failure(f"resize failed: {describe(error)}", FAILED) from None
     except Failure as failure:
@@ -39,7 +44,9 @@ def resize(args: Namespace) -> int:
     return 0
 
 
-def _resize(lowers: list[str | obdcore.RemoteBlob], upper: tuple[str, str], gib: int) -> str:
+def _resize(
+    lowers: list[str | obdcore.RemoteBlob | obdcore.TurboLayer], upper: tuple[str, str], gib: int
+) -> str:
     """Changes the size of the layer and of an ext4 file system in it; what was done, for the last line."""
     from tools.resize_ext4 import has_ext4, resize_ext4, why_not
 

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from tools.errors import Failure, describe
-from tools.layer_options import NOT_YET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import obdcore
     from obd.config import ImageConfig
     from obd.locate import Source
+    from obd.service import Service
+
+    Upper = tuple[str, str] | tuple[str, str, str, str | None]
 
 
 class Stack:
-    """`lowers`: paths and blobs, bottom first; `upper`: data and index of the writable layer, or None."""
+    """`lowers`, bottom first, and `upper`, the writable layer or None, as `obdcore.Image` takes them."""
 
-    def __init__(self, lowers: list[str | obdcore.RemoteBlob], upper: tuple[str, str] | None) -> None:
+    def __init__(
+        self,
+        lowers: list[str | obdcore.RemoteBlob | obdcore.TurboLayer],
+        upper: Upper | None,
+        local: list[str],
+    ) -> None:
         self.lowers = lowers
         self.upper = upper
+        self._local = local
 
     def files(self) -> list[str]:
         """All of its layers that are files."""
-        return [*(lower for lower in self.lowers if isinstance(lower, str)), *(self.upper or ())]
+        return [*self._local, *(path for path in self.upper or () if path)]
 
 
 def load_stack(config_path: str, service_path: str | None) -> Stack:
@@ -31,33 +39,38 @@ def load_stack(config_path: str, service_path: str | None) -> Stack:
     registry. Raises `Failure` for a configuration that is wrong or asks for what is not there.
     """
     from obd.config import load_image
+    from obd.image import upper_files
+    from obd.locate import locate
 
     try:
         config = load_image(config_path)
-        lowers = _lowers(config, service_path)
+        sources = locate(config)
+        lowers = _lowers(config, sources, service_path)
     except OSError as error:
         raise Failure(f"failed to create image file: {describe(error)}") from None
-    if config.upper.target:
-        raise Failure(f"failed to create image file: {config_path}: upper.target: a turboOCI layer {NOT_YET}")
-    return Stack(lowers, (config.upper.data, config.upper.index) if config.writable else None)
+    local = [part.path for source in sources for part in source.parts if part.path]
+    return Stack(lowers, upper_files(config), local)
 
 
-def _lowers(config: ImageConfig, service_path: str | None) -> list[str | obdcore.RemoteBlob]:
-    from obd.locate import locate
+def _lowers(
+    config: ImageConfig, sources: list[Source], service_path: str | None
+) -> list[str | obdcore.RemoteBlob | obdcore.TurboLayer]:
+    parts = [part for source in sources for part in source.parts]
+    for part in parts:
+        if part.nowhere:
+            raise Failure(
+                f"failed to create image file: {config.file}: lowers[{part.position}]: {part.nowhere}, "
+                "and there is no URL for it"
+            )
 
-    sources = locate(config)
-    for source in sources:
-        if source.lower.has_target:
-            raise Failure(f"{_where(config, source)}: a turboOCI layer {NOT_YET}")
-        if not source.path and not source.url:
-            raise Failure(f"{_where(config, source)}: is in none of its places, and there is no URL for it")
-    if all(source.path for source in sources):
-        return [source.path for source in sources]
-    from obd.service import Service
+    service: Service | None = None
 
-    service = Service(service_path)
-    return [source.path or service.blob(source.url, source.lower) for source in sources]
+    def blob(part: Source) -> obdcore.RemoteBlob:
+        nonlocal service
+        if service is None:
+            from obd.service import Service
 
+            service = Service(service_path)
+        return service.blob(part.url, part.lower)
 
-def _where(config: ImageConfig, source: Source) -> str:
-    return f"failed to create image file: {config.file}: lowers[{source.position}]"
+    return [source.native(blob) for source in sources]

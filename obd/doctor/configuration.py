@@ -57,27 +57,27 @@ def check_images(paths: list[str]) -> Iterator[Finding]:
             what = f"{path}: unknown key {key} is ignored"
             yield Finding("warning", "configuration", what, "correct or remove it")
         if not faults:
-            local = sum(source.local for source in locate(config))
+            local = sum(all(part.local for part in source.parts) for source in locate(config))
             remote = len(config.data_lowers) - local
             yield Finding("ok", "configuration", f"{path}: {local} layers are here, {remote} in a registry")
 
 
 def _missing(config: ImageConfig) -> Iterator[Finding]:
-    for source in locate(config):
-        if not source.local and not source.url:
-            lower = source.lower
-            what = (
-                f"{config.file}: layer {source.position} is in none of its places ({lower.dir or lower.file})"
-            )
+    for part in (part for source in locate(config) for part in source.parts):
+        if part.nowhere:
             fix = "put it there, or give repoBlobUrl and its digest"
-            yield Finding("problem", "configuration", what, fix)
-        elif source.local and not os.access(source.path, os.R_OK):
+            yield Finding("problem", "configuration", f"{config.file}: {part.nowhere}", fix)
+        elif part.local and not os.access(part.path, os.R_OK):
             yield Finding(
-                "problem", "configuration", f"{config.file}: cannot read {source.path}", "run it as root"
+                "problem", "configuration", f"{config.file}: cannot read {part.path}", "run it as root"
             )
+    for index in (*(lower.gzip_index for lower in config.data_lowers), config.upper.gzip_index):
+        if index and not os.access(index, os.R_OK):
+            what = f"{config.file}: gzipIndex: cannot read {index}"
+            yield Finding("problem", "configuration", what, "make it with turboOCI-apply or obd convert")
     if config.writable:
-        for file in (config.upper.data, config.upper.index):
-            if not os.path.exists(file):
+        for file in (config.upper.data, config.upper.index, config.upper.target):
+            if file and not os.path.exists(file):
                 yield Finding(
                     "problem", "configuration", f"{config.file}: no upper {file}", "overlaybd-create"
                 )

@@ -76,10 +76,10 @@ def _endpoints(images: list[str], config: ServiceConfig) -> dict[str, _Endpoint]
     endpoints: dict[str, _Endpoint] = {}
     for path in images:
         with suppress(OSError):  # told of elsewhere
-            for source in locate(load_image(path)):
-                if source.url and not source.local:
-                    base = _base(source.url)
-                    endpoints.setdefault(base, _Endpoint(base, source.url, source.lower.size_bytes))
+            for part in (part for source in locate(load_image(path)) for part in source.parts):
+                if part.url and not part.local:
+                    base = _base(part.url)
+                    endpoints.setdefault(base, _Endpoint(base, part.url, part.lower.size_bytes))
     for host, registry in config.registries.items():
         if not any(urlsplit(base).netloc == host for base in endpoints):
             endpoints[f"https://{host}"] = _Endpoint(f"https://{host}")

@@ -13,12 +13,16 @@ from obd.errors import ObdError, kind_of
 from obd.files.files import Files
 from obd.files.name import FORMS
 from obd.image import open_device
+from obd.oci.layers import layer_kind
 from obd.secret import without_secrets
 
 if TYPE_CHECKING:
     from obd.locate import Source
+    from obd.oci.descriptor import Descriptor
     from obd.oci.platform import Platform
+    from obd.oci.protocols import ImageSource
     from obd.service import Service
+    from obd.turbo_meta import Metas
 
 _log: Final = logging.getLogger("overlaybd.files")
 
@@ -79,9 +83,10 @@ def image_config(
 
 
 def _config_of_image(word: str, service: Service, platform: Platform | None, plain_http: bool) -> ImageConfig:
-    from obd.manifest import image_layers, overlaybd_layers
+    from obd import manifest
     from obd.oci import open_source, own_platform
     from obd.oci.name import Local, parse_name
+    from obd.turbo_meta import META_DIR, Metas
 
     try:
         place = parse_name(word, plain_http=plain_http)
@@ -89,16 +94,26 @@ def _config_of_image(word: str, service: Service, platform: Platform | None, pla
         raise ObdError("invalid", f"{error.what.split(':')[0]}: neither a file nor {FORMS}") from None
     wanted = platform or own_platform()
     if not isinstance(place, Local):
-        lowers = image_layers(service.registry(), place, wanted)
-        return ImageConfig(repo_blob_url=f"{place.url}/blobs", lowers=tuple(lowers))
+        return manifest.image_config(service.registry(), place, wanted)
     with open_source(word, service) as source:
-        paths = []
-        for layer in overlaybd_layers(source, wanted):
-            path = source.path(layer)
-            if path is None:
-                raise ObdError("unsupported", "layers in an archive cannot be read in place", source.name)
-            paths.append(Lower(file=os.path.abspath(path)))
-    return ImageConfig(lowers=tuple(paths))
+        metas = Metas(source, META_DIR)
+        layers = manifest.overlaybd_layers(source, wanted)
+        return ImageConfig(lowers=tuple(_in_place(source, layer, metas) for layer in layers))
+
+
+def _in_place(source: ImageSource, layer: Descriptor, metas: Metas) -> Lower:
+    """A layer of a layout on this machine, as a lower."""
+
+    def path(digest: str) -> str:
+        found = source.path(replace(layer, digest=digest))
+        if found is None:
+            raise ObdError("unsupported", "layers in an archive cannot be read in place", source.name)
+        return os.path.abspath(found)
+
+    if layer_kind(layer) != "turboOCI":
+        return Lower(file=path(layer.digest))
+    lower = metas.lower(layer)
+    return Lower(file=lower.file, target_file=path(lower.target_digest), gzip_index=lower.gzip_index)
 
 
 def _identity(source: Source) -> str:

@@ -277,8 +277,6 @@ class TestFailures:
             (["-z", "--bs", "-4"], "invalid '--bs' parameters."),
             (["-z", "--algorithm", "gzip"], "invalid '--algorithm' parameters."),
             (["-z", "--compress_threads", "0"], "invalid '--compress_threads' parameters: 1 to 256"),
-            (["-z", "--turboOCI"], "a turboOCI layer is not supported yet"),
-            (["-z", "--fastoci"], "a turboOCI layer is not supported yet"),
             (
                 ["-zt", "--upload", "http://x"],
                 "unsupport option with '-t' and '--upload' at the same time.",

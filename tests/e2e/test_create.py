@@ -114,14 +114,6 @@ def test_too_large_leaves_nothing(tmp_path: Path, kind: list[str]) -> None:
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("option", ["--turboOCI", "--fastoci"])
-def test_what_is_not_supported_yet_says_so_and_leaves_nothing(tmp_path: Path, option: str) -> None:
-    done = create(tmp_path, "1", option)
-    assert (done.status, done.out) == (255, "")
-    assert done.err.endswith("is not supported yet\n")
-    assert names(tmp_path) == []
-
-
 @pytest.mark.parametrize("where", [">/dev/full 2>&1", ">&- 2>&-"])
 def test_done_is_done_even_if_nobody_can_be_told(tmp_path: Path, where: str) -> None:
     script = f'"$0" data index 1 -u nonsense {where}'

@@ -85,12 +85,17 @@ def _show_image(config: ImageConfig, name: str, as_json: bool) -> int:
     from obd.locate import locate
     from obd.secret import without_secrets
 
-    layers = []
+    layers: list[dict[str, Any]] = []
     for source in locate(config):
-        where = source.path or without_secrets(source.url)
-        layers.append(
-            {"from": where or "nowhere", "digest": source.lower.digest, "size": source.lower.size_bytes}
-        )
+        shown: list[dict[str, Any]] = [
+            {
+                "from": part.path or without_secrets(part.url) or "nowhere",
+                "digest": part.lower.digest,
+                "size": part.lower.size_bytes,
+            }
+            for part in source.parts
+        ]
+        layers.append(shown[0] | ({"target": shown[1]} if shown[1:] else {}))
     facts: dict[str, Any] = {
         "mode": "writable" if config.writable else "read-only",
         "layers": layers,
@@ -103,6 +108,8 @@ def _show_image(config: ImageConfig, name: str, as_json: bool) -> int:
     tell(f"{name}: {facts['mode']}, {len(layers)} lowers, bottom first:")
     for position, layer in enumerate(layers):
         tell(f"  {position}: {layer['from']}")
+        if target := layer.get("target"):
+            tell(f"     target: {target['from']}")
     if config.writable:
         tell(f"  upper: {config.upper.data}, index {config.upper.index}")
     return 0

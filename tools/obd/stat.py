@@ -48,7 +48,8 @@ def overview(found: list[Facts]) -> list[str]:
 def row(pid: int, device: Facts) -> Row:
     """A device in the columns of `HEAD`."""
     layers = device["layers"]
-    total = {key: sum(layer.get(key, 0) for layer in layers) for key in ("fetched_bytes", "failures")}
+    blobs = [*layers, *(layer["target"] for layer in layers if "target" in layer)]
+    total = {key: sum(blob.get(key, 0) for blob in blobs) for key in ("fetched_bytes", "failures")}
     local = sum(layer["state"] != "remote" for layer in layers)
     return (
         str(pid),
@@ -91,7 +92,8 @@ def detail(found: list[Facts]) -> list[str]:
             table([("LATENCY", "COUNT", "TOTAL", "P50", "P99"), *map(latency, device["latency"].items())])
         )
         head = ("LAYER", "STATE", "REQUESTS", "FETCHED", "RETRIES", "DOWNLOAD", "SOURCE")
-        lines += indent(table([head, *map(layer, device["layers"])]))
+        rows = [row for facts in device["layers"] for row in layer_rows(facts)]
+        lines += indent(table([head, *rows]))
         if prefetch := device.get("prefetch"):
             done = "done" if prefetch["done"] else "under way"
             got = f"{prefetch['pieces']} ranges, {amount(prefetch['fetched_bytes'])}"
@@ -118,14 +120,20 @@ def time_of(seconds: float | None) -> str:
     return f"{seconds * 1e6:.0f} us"
 
 
-def layer(facts: Facts) -> Row:
-    """A row of a layer."""
+def layer_rows(facts: Facts) -> list[Row]:
+    """A row of a layer, and one of its target if it is of turboOCI."""
+    rows = [blob_row(str(facts["position"]), facts["state"], facts)]
+    return [*rows, blob_row("", "target", facts["target"])] if "target" in facts else rows
+
+
+def blob_row(name: str, state: str, facts: Facts) -> Row:
+    """A row of a blob."""
     download = facts.get("download")
     progress = f"{download['state']} {amount(download['done_bytes'])}" if download else "-"
     fetched = [str(facts.get("requests", "-")), "-", str(facts.get("failures", "-"))]
     if "fetched_bytes" in facts:
         fetched[1] = amount(facts["fetched_bytes"])
-    return (str(facts["position"]), facts["state"], *fetched, progress, facts["source"])
+    return (name, state, *fetched, progress, facts["source"])
 
 
 def indent(lines: list[str]) -> list[str]:

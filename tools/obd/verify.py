@@ -77,35 +77,37 @@ def _image(path: str, service_path: str | None) -> bool:
         say(f"obd: {describe(error)}")
         return False
     results = []
-    for source in locate(config):
-        name = f"{path}: layer {source.position}"
-        results.append(_attempt(name, partial(_layer, source, service)))
+    for part in (part for source in locate(config) for part in source.parts):
+        results.append(_attempt(f"{path}: {part.title}", partial(_layer, part, service)))
     if config.writable:
-        for name in (config.upper.data, config.upper.index):
+        upper = config.upper
+        # The data file of one of turboOCI is no layer but bare sectors.
+        for name in (upper.index,) if upper.target else (upper.data, upper.index):
             results.append(_attempt(f"{path}: upper: {name}", partial(_layer_file, name)))
     results.append(_attempt(path, partial(_stack, config, service)))
     return all(results)
 
 
 def _layer(source: Source, service: Service, progress: Progress) -> None:
-    """One lower: its digest if the configuration says one, then its structure and checksums."""
+    """One blob: its digest if the configuration says one, then, but for a target, structure and checksums."""
     from obd.errors import ObdError
 
+    check = (lambda *_: None) if source.is_target else _layer_file
     if source.local:
         with open(source.path, "rb") as file:
             fd, size = file.fileno(), os.fstat(file.fileno()).st_size
             _copy(source, source.path, lambda at, count: os.pread(fd, count, at), size, None, progress)
-        _layer_file(source.path, progress)
+        check(source.path, progress)
         return
-    if not source.url:
-        raise ObdError("not-found", "is in none of its places")
+    if source.nowhere:
+        raise ObdError("not-found", source.nowhere)
     from tempfile import TemporaryFile
 
     blob = service.blob(source.url, source.lower)
     # For a moment on disk as a whole, as a device would read it: then it is checked as a local layer is.
     with TemporaryFile() as copy:
         _copy(source, source.shown_url, blob.read_at, blob.size, copy.fileno(), progress)
-        _layer_file(f"/proc/self/fd/{copy.fileno()}", progress)
+        check(f"/proc/self/fd/{copy.fileno()}", progress)
 
 
 def _copy(

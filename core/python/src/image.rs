@@ -6,7 +6,7 @@ use std::sync::Arc;
 use overlaybd::blob::{Blob, FileBlob};
 use overlaybd::device::{BlockDevice, ExtentKind};
 use overlaybd::engine;
-use overlaybd::image::{open, Image, NewUpper, Publish};
+use overlaybd::image::{open_stored, Image, NewUpper, Publish};
 use overlaybd::sys::os::OsDisk;
 use overlaybd::trace;
 use overlaybd::{Error, Kind};
@@ -16,7 +16,7 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::errors::{from_py, to_py};
 use crate::lsmt::disk;
 use crate::observe;
-use crate::remote::RemoteBlob;
+use crate::turbo::{Lower, LowerSource, Upper};
 
 /// An open image. Front ends keep it alive after `close`, until they have ended.
 #[pyclass(name = "Image", module = "obdcore", frozen)]
@@ -24,34 +24,19 @@ pub struct PyImage {
     inner: parking_lot::RwLock<Option<Arc<Image>>>,
 }
 
-/// A lower as Python gives it.
-#[derive(FromPyObject)]
-pub enum Lower<'py> {
-    Remote(PyRef<'py, RemoteBlob>),
-    Path(PathBuf),
-}
-
-/// A lower that can be opened without Python.
+/// A blob that can be opened without Python.
+#[derive(Clone)]
 pub enum Source {
     Path(PathBuf),
     Blob(Arc<dyn Blob>),
 }
 
-impl From<Lower<'_>> for Source {
-    fn from(lower: Lower<'_>) -> Source {
-        match lower {
-            Lower::Remote(blob) => Source::Blob(blob.blob()),
-            Lower::Path(path) => Source::Path(path),
-        }
-    }
-}
-
 impl Source {
-    /// The bytes of the layer, still in whatever it is wrapped. `kind` is how a file is read.
-    pub fn open(self, kind: engine::Kind) -> overlaybd::Result<Arc<dyn Blob>> {
+    /// Its bytes. `kind` is how a file is read.
+    pub fn open(&self, kind: engine::Kind) -> overlaybd::Result<Arc<dyn Blob>> {
         match self {
-            Source::Blob(blob) => Ok(blob),
-            Source::Path(path) => Ok(Arc::new(FileBlob::open_with(&OsDisk, &path, kind)?)),
+            Source::Blob(blob) => Ok(Arc::clone(blob)),
+            Source::Path(path) => Ok(Arc::new(FileBlob::open_with(&OsDisk, path, kind)?)),
         }
     }
 }
@@ -71,7 +56,7 @@ impl PyImage {
     fn new(
         py: Python<'_>,
         lowers: Vec<Lower<'_>>,
-        upper: Option<(PathBuf, PathBuf)>,
+        upper: Option<Upper>,
         engine: Option<u32>,
         scratch: bool,
     ) -> PyResult<Self> {
@@ -79,10 +64,10 @@ impl PyImage {
         let kind = engine.map_or(Ok(engine::Kind::default()), |number| {
             engine::Kind::from_number(number).ok_or_else(|| no_engine(number))
         })?;
-        let sources: Vec<Source> = lowers.into_iter().map(Source::from).collect();
+        let sources: Vec<LowerSource> = lowers.into_iter().map(LowerSource::from).collect();
         py.detach(|| {
-            let blobs = sources.into_iter().map(|source| source.open(kind)).collect::<overlaybd::Result<Vec<_>>>()?;
-            open(disk(scratch), blobs, upper.as_ref().map(|(data, index)| (data.as_path(), index.as_path())))
+            let lowers = sources.iter().map(|source| source.open(kind)).collect::<overlaybd::Result<_>>()?;
+            open_stored(disk(scratch), lowers, upper.as_ref().map(Upper::open).transpose()?)
         })
         .map(|image| PyImage { inner: parking_lot::RwLock::new(Some(Arc::new(image))) })
         .map_err(to_py)
@@ -115,6 +100,11 @@ impl PyImage {
     fn discard(&self, py: Python<'_>, offset: u64, length: u64) -> PyResult<()> {
         let image = self.device()?;
         py.detach(|| image.discard(offset, length)).map_err(to_py)
+    }
+
+    fn map_remote(&self, py: Python<'_>, offset: u64, length: u64, target_offset: u64) -> PyResult<()> {
+        let image = self.device()?;
+        py.detach(|| image.map_remote(offset, length, target_offset)).map_err(to_py)
     }
 
     fn flush(&self, py: Python<'_>) -> PyResult<()> {

@@ -19,6 +19,7 @@ mod remote;
 mod serve;
 mod tcmu;
 mod trace;
+mod turbo;
 mod ublk;
 mod zfile;
 
@@ -38,6 +39,7 @@ fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     serve::register(module)?;
     tcmu::register(module)?;
     trace::register(module)?;
+    turbo::register(module)?;
     ublk::register(module)?;
     zfile::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

@@ -27,8 +27,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::to_py;
-use crate::image::{Lower, Source};
+use crate::image::Source;
 use crate::progress;
+use crate::turbo::{self, Lower, LowerSource};
 
 /// Options of compression as Python gives them: what is absent takes its default.
 pub struct Compress(Options);
@@ -132,7 +133,7 @@ pub fn written_dict<'py>(py: Python<'py>, written: &Written) -> PyResult<Bound<'
 const DEFAULT_ENGINE: overlaybd::engine::Kind = overlaybd::engine::Kind::Psync;
 
 /// Opens a finished layer in whatever it is wrapped.
-fn open_layer(source: Source) -> Result<Layer> {
+fn open_layer(source: &Source) -> Result<Layer> {
     overlaybd::layer::open(&source.open(DEFAULT_ENGINE)?)
 }
 
@@ -188,7 +189,7 @@ fn lsmt_commit(
         }
         let (layer, cut) = match &index {
             Some(index) => upper::open_as_layer(&OsDisk, &data, index)?,
-            None => (open_layer(Source::Path(data))?, 0),
+            None => (open_layer(&Source::Path(data))?, 0),
         };
         write(output, compress, tar, cut, |sink| commit::commit(&layer, &options, sink, progress))
     };
@@ -203,7 +204,7 @@ fn lsmt_merge<'py>(
     py: Python<'py>,
     lowers: Vec<Lower<'_>>,
     output: RawFd,
-    upper: Option<(PathBuf, PathBuf)>,
+    upper: Option<turbo::Upper>,
     uuid: Option<String>,
     parent_uuid: Option<String>,
     tag: Vec<u8>,
@@ -211,13 +212,21 @@ fn lsmt_merge<'py>(
     tar: bool,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let lowers: Vec<Source> = lowers.into_iter().map(Source::from).collect();
+    let lowers: Vec<LowerSource> = lowers.into_iter().map(LowerSource::from).collect();
     let work = |progress: &mut Progress<'_>| {
         let options = commit_options(uuid.as_deref(), parent_uuid.as_deref(), tag)?;
-        let mut layers = lowers.into_iter().map(open_layer).collect::<Result<Vec<_>>>()?;
+        let open = |lower: LowerSource| overlaybd::layer::open_stored(&lower.open(DEFAULT_ENGINE)?);
+        let mut layers = lowers.into_iter().map(open).collect::<Result<Vec<_>>>()?;
         let mut cut = 0;
-        if let Some((data, index)) = &upper {
-            let (layer, records) = upper::open_as_layer(&OsDisk, data, index)?;
+        if let Some(upper) = &upper {
+            let (data, index) = upper.files();
+            let (layer, records) = match upper.target()? {
+                Some(target) => {
+                    let (meta, records) = upper::open_as_meta(&OsDisk, data, index)?;
+                    (meta.with_target(target)?, records)
+                }
+                None => upper::open_as_layer(&OsDisk, data, index)?,
+            };
             layers.push(layer);
             cut = records;
         }

@@ -8,8 +8,9 @@ mod places;
 #[cfg(test)]
 mod tests;
 
+pub use crate::layer::Stored;
 pub use live::{NewUpper, Publish, Snapshot};
-pub use open::{open, open_stored, Stored, UpperFiles};
+pub use open::{open, open_stored, UpperFiles};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;

@@ -7,26 +7,13 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Image;
-use crate::blob::{heal, Blob};
+use crate::blob::Blob;
 use crate::error::{Error, Kind, Result};
+use crate::layer::{open_tapped, Stored};
 use crate::limits::{MAX_LAYERS, OPEN_THREADS};
-use crate::lsmt::{warp, Layer, Stack, Upper};
+use crate::lsmt::{Layer, Stack, Upper};
 use crate::sys::Disk;
 use crate::trace::Recorder;
-
-/// A lower as it is stored: its wrappers are peeled off when it is opened.
-pub struct Stored {
-    /// The layer.
-    pub blob: Arc<dyn Blob>,
-    /// What a layer of turboOCI maps to, uncompressed; this is what makes it one.
-    pub target: Option<Arc<dyn Blob>>,
-}
-
-impl From<Arc<dyn Blob>> for Stored {
-    fn from(blob: Arc<dyn Blob>) -> Stored {
-        Stored { blob, target: None }
-    }
-}
 
 /// The two files of an upper.
 #[derive(Clone)]
@@ -77,16 +64,13 @@ fn open_layers(lowers: &[Stored], recorder: &Arc<Recorder>) -> Result<Vec<Layer>
     let done: Mutex<Vec<(usize, Result<Layer>)>> = Mutex::new(Vec::with_capacity(lowers.len()));
     let work = || loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        let Some(Stored { blob, target }) = lowers.get(number) else { return };
-        let tap = |blob| recorder.tap(number, blob);
-        let layer = heal(blob, |stored| match (crate::layer::unwrap(stored)?, target) {
-            (meta, Some(target)) => warp::open(meta, target.clone(), tap),
-            (layer, None) => Layer::open(tap(layer)),
-        });
+        let Some(stored) = lowers.get(number) else { return };
+        let layer = open_tapped(stored, |blob| recorder.tap(number, blob));
         if layer.is_err() {
             next.store(lowers.len(), Ordering::Relaxed);
         }
-        done.lock().push((number, layer.map_err(|e| e.in_file(blob.name()).context(format!("layer {}", number + 1)))));
+        done.lock()
+            .push((number, layer.map_err(|e| e.in_file(stored.blob.name()).context(format!("layer {}", number + 1)))));
     };
     std::thread::scope(|scope| {
         for _ in 1..lowers.len().min(OPEN_THREADS) {

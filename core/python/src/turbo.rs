@@ -1,0 +1,158 @@
+//! Layers of turboOCI as Python gives them: metadata, and the target that it maps into.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use overlaybd::blob::{Blob, FileBlob};
+use overlaybd::engine;
+use overlaybd::gzip::{Index, View};
+use overlaybd::image::{Stored, UpperFiles};
+use overlaybd::sys::os::OsDisk;
+use overlaybd::{Error, Kind, Result};
+use pyo3::prelude::*;
+
+use crate::image::Source;
+use crate::remote::RemoteBlob;
+
+/// First bytes of files that are no uncompressed tar.
+const COMPRESSED: [(&[u8], &str); 2] = [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd")];
+
+/// A lower that is stored in two blobs.
+#[pyclass(name = "TurboLayer", module = "obdcore", frozen)]
+pub struct TurboLayer {
+    meta: Source,
+    target: Target,
+}
+
+/// Where the target of a layer is.
+#[derive(Clone)]
+struct Target {
+    source: Source,
+    gzip_index: Option<PathBuf>,
+}
+
+/// One blob as Python gives it.
+#[derive(FromPyObject)]
+enum BlobArg<'py> {
+    Remote(PyRef<'py, RemoteBlob>),
+    Path(PathBuf),
+}
+
+impl From<BlobArg<'_>> for Source {
+    fn from(blob: BlobArg<'_>) -> Source {
+        match blob {
+            BlobArg::Remote(blob) => Source::Blob(blob.blob()),
+            BlobArg::Path(path) => Source::Path(path),
+        }
+    }
+}
+
+#[pymethods]
+impl TurboLayer {
+    #[new]
+    #[pyo3(signature = (meta, target, gzip_index = None))]
+    fn new(meta: BlobArg<'_>, target: BlobArg<'_>, gzip_index: Option<PathBuf>) -> Self {
+        TurboLayer { meta: meta.into(), target: Target { source: target.into(), gzip_index } }
+    }
+}
+
+impl Target {
+    /// The uncompressed tar.
+    fn open(&self, kind: engine::Kind) -> Result<Arc<dyn Blob>> {
+        let blob = self.source.open(kind)?;
+        let Some(index) = &self.gzip_index else {
+            if let Source::Path(_) = self.source {
+                refuse_compressed(&*blob)?;
+            }
+            return Ok(blob);
+        };
+        let index = Index::open(Arc::new(FileBlob::open(&OsDisk, index)?))?;
+        Ok(Arc::new(View::new(blob, Arc::new(index))?))
+    }
+}
+
+/// Refuses what would be read as it is stored, and so as something else.
+fn refuse_compressed(blob: &dyn Blob) -> Result<()> {
+    let mut start = [0; 4];
+    let len = blob.len().min(4) as usize;
+    blob.read_at(&mut start[..len], 0)?;
+    match COMPRESSED.iter().find(|(magic, _)| start.starts_with(magic)) {
+        Some((_, name)) => {
+            let what = format!("the target is compressed with {name}: a gzip index is needed, of a gzip file");
+            Err(Error::new(Kind::Unsupported, what).in_file(blob.name()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A lower as Python gives it.
+#[derive(FromPyObject)]
+pub enum Lower<'py> {
+    Remote(PyRef<'py, RemoteBlob>),
+    Turbo(PyRef<'py, TurboLayer>),
+    Path(PathBuf),
+}
+
+/// A lower that can be opened without Python.
+pub struct LowerSource {
+    layer: Source,
+    target: Option<Target>,
+}
+
+impl From<Lower<'_>> for LowerSource {
+    fn from(lower: Lower<'_>) -> LowerSource {
+        let plain = |layer| LowerSource { layer, target: None };
+        match lower {
+            Lower::Remote(blob) => plain(Source::Blob(blob.blob())),
+            Lower::Path(path) => plain(Source::Path(path)),
+            Lower::Turbo(layer) => LowerSource { layer: layer.meta.clone(), target: Some(layer.target.clone()) },
+        }
+    }
+}
+
+impl LowerSource {
+    /// The bytes of the layer, still in whatever it is wrapped, and those of its target. `kind` is how files are read.
+    pub fn open(&self, kind: engine::Kind) -> Result<Stored> {
+        let target = self.target.as_ref().map(|target| target.open(kind)).transpose()?;
+        Ok(Stored { blob: self.layer.open(kind)?, target })
+    }
+}
+
+/// An upper as Python gives it: data, index, and for one of turboOCI the target and perhaps its gzip index.
+#[derive(FromPyObject)]
+pub enum Upper {
+    Plain(PathBuf, PathBuf),
+    Turbo(PathBuf, PathBuf, PathBuf),
+    Gzip(PathBuf, PathBuf, PathBuf, Option<PathBuf>),
+}
+
+impl Upper {
+    /// Data and index.
+    pub fn files(&self) -> (&PathBuf, &PathBuf) {
+        match self {
+            Upper::Plain(data, index) | Upper::Turbo(data, index, _) | Upper::Gzip(data, index, _, _) => (data, index),
+        }
+    }
+
+    /// The target, opened, of a layer of turboOCI. An empty file is one too, for building: nothing is read of it.
+    pub fn target(&self) -> Result<Option<Arc<dyn Blob>>> {
+        let (path, gzip_index) = match self {
+            Upper::Plain(..) => return Ok(None),
+            Upper::Turbo(_, _, path) => (path, None),
+            Upper::Gzip(_, _, path, gzip_index) => (path, gzip_index.clone()),
+        };
+        let target = Target { source: Source::Path(path.clone()), gzip_index };
+        target.open(engine::Kind::default()).map(Some)
+    }
+
+    /// What an image is opened with.
+    pub fn open(&self) -> Result<UpperFiles<'_>> {
+        let (data, index) = self.files();
+        Ok(UpperFiles { data, index, target: self.target()? })
+    }
+}
+
+/// Adds the class to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<TurboLayer>()
+}

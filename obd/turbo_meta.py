@@ -1,0 +1,135 @@
+"""Metadata of turboOCI layers out of registries: fetched, checked, unpacked into directories of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import zlib
+from contextlib import closing
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from obd.config import Lower
+from obd.errors import ObdError, kind_of
+from obd.oci.layers import target_of
+from obd.oci.media import compression
+
+if TYPE_CHECKING:
+    from obd.oci.descriptor import Descriptor
+    from obd.oci.protocols import ImageSource
+
+# Where metadata is kept unless somebody says otherwise.
+META_DIR: Final = "/opt/overlaybd/turbo_meta"
+# File systems by the names of their metadata, those preferred first where the kernel has both.
+FILE_SYSTEMS: Final = ("erofs", "ext4")
+GZIP_INDEX: Final = "gzip.meta"
+MARKERS: Final = (".turbo.ociv1", ".fastoci")
+# An archive of metadata, and what it unpacks to: that of a file system with a hundred million files.
+MAX_PACKED_BYTES: Final = 4 << 30
+MAX_UNPACKED_BYTES: Final = 64 << 30
+# Members of an archive: metadata of each file system, gzip index, marker, and room for what is unknown.
+MAX_MEMBERS: Final = 16
+_PIECE_BYTES: Final = 1 << 20
+
+
+class Metas:
+    """The metadata of the layers of one image, in directories below `directory` that digests name."""
+
+    def __init__(self, source: ImageSource, directory: str) -> None:
+        self._source: Final = source
+        self._directory: Final = os.path.abspath(directory)
+        self._file_system = ""
+
+    def lower(self, layer: Descriptor) -> Lower:
+        """The turboOCI layer `layer` as a lower, its metadata on this machine.
+
+        All layers get the file system of the first. Raises `ObdError`: "corrupt" for what is no archive or
+        lacks what it must have, "unsupported" for a target that cannot be read at random.
+        """
+        target, media_type = target_of(layer.annotations)
+        packed = compression(media_type)
+        if packed not in ("", "gzip"):
+            what = (
+                f"layer {layer.digest}: its target is compressed with {packed}, which is not read at random"
+            )
+            raise ObdError("unsupported", what, self._source.name)
+        home = os.path.join(self._directory, layer.digest.replace(":", "-"))
+        if not os.path.isdir(home):
+            self._fetch(layer, home)
+        there = os.listdir(home)
+        file = os.path.join(home, f"{self._choose(there, layer)}.fs.meta")
+        index = os.path.join(home, GZIP_INDEX) if GZIP_INDEX in there else ""
+        if packed and not index:
+            raise ObdError("corrupt", f"layer {layer.digest}: no {GZIP_INDEX} in it", self._source.name)
+        # Without a type it is what the archive says it is: an index is for gzip.
+        index = index if packed or not media_type else ""
+        return Lower(file=file, dir=home, target_digest=target, gzip_index=index)
+
+    def _choose(self, there: list[str], layer: Descriptor) -> str:
+        have = [name for name in FILE_SYSTEMS if f"{name}.fs.meta" in there]
+        wanted = self._file_system
+        if not wanted:
+            wanted = next((name for name in have if _mounts(name)), have[0] if have else "")
+        if wanted not in have:
+            what = f"layer {layer.digest}: no metadata of {wanted or 'a known file system'} in it"
+            raise ObdError("corrupt", what, self._source.name)
+        self._file_system = wanted
+        return wanted
+
+    def _fetch(self, layer: Descriptor, home: str) -> None:
+        """Makes `home`: all of it, or nothing."""
+        where = f"{self._source.name}: layer {layer.digest}"
+        if layer.size > MAX_PACKED_BYTES:
+            what = f"{layer.size} bytes are more than metadata can have ({MAX_PACKED_BYTES})"
+            raise ObdError("limit", what, where)
+        temporary = f"{home}.{os.urandom(8).hex()}.tmp"
+        os.makedirs(temporary, mode=0o755)
+        try:
+            with closing(self._source.blob(layer)) as stream:
+                unpack(stream, temporary, where)
+            os.rename(temporary, home)
+        except OSError as error:
+            # Another process may have been faster; then what is there is the same.
+            if not os.path.isdir(home):
+                raise ObdError(kind_of(error), str(error), where) from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unpack(stream: BinaryIO, directory: str, where: str) -> None:
+    """Writes the known members of an archive, which is read to its end, into `directory`.
+
+    Raises `ObdError` "corrupt" for what is no archive, "limit" for too much of anything, and what the stream
+    raises.
+    """
+    known = {*(f"{name}.fs.meta" for name in FILE_SYSTEMS), GZIP_INDEX, *MARKERS}
+    left = MAX_UNPACKED_BYTES
+    try:
+        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+            for number, member in enumerate(archive):
+                left -= member.size
+                if number >= MAX_MEMBERS or left < 0:
+                    raise ObdError("limit", "too much for the metadata of a layer", where)
+                name = os.path.normpath(member.name)
+                content = archive.extractfile(member) if name in known and member.isreg() else None
+                if content is None:
+                    continue
+                known.discard(name)
+                with open(os.path.join(directory, name), "xb") as file:
+                    shutil.copyfileobj(content, file, _PIECE_BYTES)
+                    file.flush()
+                    os.fsync(file.fileno())
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise ObdError("corrupt", f"not an archive of metadata: {error}", where) from None
+    # The digest is known to be right only at the end.
+    while stream.read(_PIECE_BYTES):
+        pass
+
+
+def _mounts(file_system: str) -> bool:
+    """Whether this kernel has a file system, as far as it says."""
+    try:
+        with open("/proc/filesystems", encoding="ascii") as file:
+            return file_system in file.read().split()
+    except OSError:
+        return False
