@@ -22,15 +22,17 @@ if TYPE_CHECKING:
     from obd.convert.crew import Crew
     from obd.convert.target import Target
     from obd.convert.work import Work
-    from obd.oci.descriptor import Descriptor
     from obd.oci.protocols import ImageSource
 
 
 class Watch(Protocol):
     """Who is told how it goes."""
 
-    def layer(self, platform: str, layer: Descriptor, doing: str, done: int, total: int) -> None:
-        """`fetching`, `applying`, `compressing`, `pushing`: bytes of all (0: not known). By any thread."""
+    def work(self, name: str, doing: str, done: int, total: int) -> None:
+        """What is done with a layer (or a disk), in bytes of all (0: not known). By any thread.
+
+        `fetching`, `applying`, `compressing`, `pushing`; of each at last that all is done, if it is known.
+        """
 
     def tick(self) -> None:
         """Called often by the thread that called `convert`; what it raises ends the work."""
@@ -243,9 +245,11 @@ class Build:
         return self._work.temporary(f"{self._name}.{mib}.{layer.step.position}.{what}")
 
     def _told(self, layer: _Layer, doing: str) -> Callable[[int, int], None]:
+        name = f"{self._plan.platform} {layer.step.source.digest.partition(':')[2][:12]}"
+
         def told(done: int, total: int) -> None:
             self._crew.check()
-            self._watch.layer(self._plan.platform, layer.step.source, doing, done, total)
+            self._watch.work(name, doing, done, total)
 
         return told
 

@@ -107,7 +107,7 @@ def chosen_entries(index: Index, platforms: tuple[str, ...], every: bool) -> tup
     Raises `ObdError` "not-found", "invalid".
     """
     if every:
-        found = [entry for entry in index.manifests if not is_attached(entry)]
+        found = [entry for entry in index.manifests if not is_attached(entry) and not entry.artifact_type]
         if not found:
             raise ObdError("not-found", "the index has no image")
         return tuple(found)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from obd.convert.beside import beside, index_beside
 from obd.convert.documents import (
     SOURCE,
     config_of,
@@ -18,6 +19,7 @@ from obd.convert.options import ImageResult, LayerResult, Result
 from obd.convert.plan import is_attached
 from obd.oci.descriptor import Descriptor
 from obd.oci.manifest import Index, Manifest, parse_manifest
+from obd.oci.platform import Platform
 
 if TYPE_CHECKING:
     from obd.convert.options import Options
@@ -64,25 +66,52 @@ def publish(
     """Puts configurations and manifests there, and then the one that has the tag. Raises `OSError`."""
     made: dict[str, Descriptor] = {}
     images = []
+    alone = not wanted.several and not options.index
     for image in finished:
         manifest, config = _documents(image, options)
         data = manifest.encode()
         descriptor = Descriptor.of(data, manifest.media_type)
         destination.put_blob(manifest.config, config)
-        destination.put_manifest(descriptor, data, None if wanted.several else destination.tag)
+        destination.put_manifest(descriptor, data, destination.tag if alone else None)
         made[image.plan.entry.digest] = descriptor
         images.append(_image_result(image, descriptor))
-    root = descriptor
-    if wanted.several:
+    root = descriptor if alone else _publish_index(source, destination, wanted, finished, made, options)
+    return Result(root.digest, root.size, root.media_type, False, tuple(images))
+
+
+def _publish_index(
+    source: ImageSource,
+    destination: ImageDestination,
+    wanted: Wanted,
+    finished: Sequence[Finished],
+    made: Mapping[str, Descriptor],
+    options: Options,
+) -> Descriptor:
+    if options.index:
+        originals = [_with_platform(image.plan) for image in finished]
+        index = index_beside(_index_there(destination), originals, made, options)
+        kept = originals
+    else:
         assert wanted.index is not None
         index = index_of(wanted.index, wanted.root, made, options)
-        for entry in index.manifests:
-            if is_attached(entry):
-                carry(source, destination, entry)
-        data = index.encode()
-        root = Descriptor.of(data, index.media_type)
-        destination.put_manifest(root, data, destination.tag)
-    return Result(root.digest, root.size, root.media_type, False, tuple(images))
+        kept = [entry for entry in index.manifests if is_attached(entry)]
+    for entry in kept:
+        carry(source, destination, entry)
+    data = index.encode()
+    root = Descriptor.of(data, index.media_type)
+    destination.put_manifest(root, data, destination.tag)
+    return root
+
+
+def _with_platform(plan: ImagePlan) -> Descriptor:
+    return replace(plan.entry, platform=plan.entry.platform or Platform.parse(plan.platform))
+
+
+def _index_there(destination: ImageDestination) -> Index | None:
+    """The index that the tag of the destination names, if it does."""
+    data = destination.manifest(destination.tag) if destination.tag else None
+    there = None if data is None else parse_manifest(data)
+    return there if isinstance(there, Index) else None
 
 
 def _documents(image: Finished, options: Options) -> tuple[Manifest, bytes]:
@@ -128,31 +157,39 @@ def carry_blob(source: ImageSource, destination: ImageDestination, blob: Descrip
 
 def unchanged(destination: ImageDestination, wanted: Wanted, options: Options) -> Result | None:
     """What the tag of the destination has if it is what a conversion would make; else None."""
-    if not destination.tag:
+    data = destination.manifest(destination.tag) if destination.tag else None
+    if data is None:
         return None
-    data = destination.manifest(destination.tag)
-    document = None if data is None else parse_manifest(data)
-    if document is None or not _made_so(document, wanted.origin.digest, options):
-        return None
-    assert data is not None
-    root = Descriptor.of(data, document.media_type)
-    if isinstance(document, Manifest):
-        image = _there(destination, root, document)
-        return None if image is None else Result(root.digest, root.size, root.media_type, True, (image,))
+    document = parse_manifest(data)
+    entries = _converted(document, wanted, options)
     images = []
-    for entry in document.manifests:
-        found = destination.manifest(entry.digest)
-        if found is None:
+    for entry in (Descriptor.of(data, document.media_type),) if entries is None else entries:
+        found = data if entries is None else destination.manifest(entry.digest)
+        manifest = None if found is None else parse_manifest(found, entry.media_type)
+        if not isinstance(manifest, Manifest) or SOURCE not in manifest.annotations:
             return None
-        manifest = parse_manifest(found, entry.media_type)
-        if isinstance(manifest, Manifest) and SOURCE in manifest.annotations:
-            image = _there(destination, entry, manifest)
-            if image is None:
-                return None
-            images.append(image)
+        image = _there(destination, entry, manifest)
+        if image is None:
+            return None
+        images.append(image)
     if {image.source for image in images} != {entry.digest for entry in wanted.entries}:
         return None
+    root = Descriptor.of(data, document.media_type)
     return Result(root.digest, root.size, root.media_type, True, tuple(images))
+
+
+def _converted(document: Manifest | Index, wanted: Wanted, options: Options) -> tuple[Descriptor, ...] | None:
+    """The entries of converted images; None for a manifest that is itself one. Empty if all is different."""
+    if options.index:
+        if not isinstance(document, Index):
+            return ()
+        found = [beside(document, entry, options) for entry in wanted.entries]
+        return tuple(entry for entry in found if entry is not None)
+    if not _made_so(document, wanted.origin.digest, options):
+        return ()
+    if isinstance(document, Manifest):
+        return None
+    return tuple(entry for entry in document.manifests if not is_attached(entry))
 
 
 def _made_so(document: Manifest | Index, source: str, options: Options) -> bool:

@@ -30,7 +30,7 @@ LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 class Silent:
     """Nobody is told anything."""
 
-    def layer(self, *_: object) -> None:
+    def work(self, *_: object) -> None:
         pass
 
     def tick(self) -> None:

@@ -247,6 +247,38 @@ def test_all_platforms(tmp_path: Path, layout: Layout, registry: Registry) -> No
     assert referrer.digest == found["digest"]
 
 
+def test_beside_the_original(tmp_path: Path, layout: Layout, registry: Registry) -> None:
+    source = pushed(layout, platforms(layout), f"{registry.host}/beside/in:v1")
+    originals = layout.read(layout.entries[-1])["manifests"]
+    target, work = f"{registry.host}/beside/out:v1", tmp_path / "work"
+    convert(source, target, work, "--index", "--platform", "linux/arm64")
+    found = convert(source, target, work, "--index", "--platform", "linux/amd64")
+    assert convert(source, target, work, "--index", "--all")["unchanged"]
+    again = convert(source, target, work, "--index", "--platform", "linux/amd64")
+    assert again["unchanged"] and again["digest"] == found["digest"]
+    ok("obd", "copy", "--all", target, f"oci:{tmp_path}/out:v1")
+    out = Layout(tmp_path / "out")
+    entries = out.read(out.tagged("v1"))["manifests"]
+    assert [entry["digest"] for entry in entries[:2]] == [originals[1]["digest"], originals[0]["digest"]]
+    shown = [(entry["platform"]["architecture"], entry.get("artifactType")) for entry in entries]
+    kind = NATIVE_ARTIFACT
+    assert shown == [("arm64", None), ("amd64", None), ("arm64", kind), ("amd64", kind)]
+    # Each reader takes what it understands.
+    ok("obd", "pull", "--full", target, "--platform", "linux/arm64", "--service", service(tmp_path))
+    zstd = convert(source, target, work, "--index", "--platform", "linux/amd64", "--algorithm", "zstd")
+    ok("obd", "copy", "--all", target, f"oci:{tmp_path}/out:v2")
+    entries = out.read(out.tagged("v2"))["manifests"]
+    assert len(entries) == 4 and zstd["images"][0]["digest"] == entries[3]["digest"]
+
+
+def service(home: Path) -> Path:
+    """A service configuration with a cache of its own."""
+    path = home / "overlaybd.json"
+    cache = {"cacheType": "file", "cacheDir": str(home / "cache"), "cacheSizeGB": 1}
+    path.write_text(json.dumps({"cacheConfig": cache}))
+    return path
+
+
 def test_one_of_several_platforms(tmp_path: Path, layout: Layout) -> None:
     source = layout.tag(platforms(layout), "v1")
     found = convert(source, f"oci:{tmp_path}/out:v1", tmp_path / "work", "--platform", "linux/arm64")

@@ -16,7 +16,7 @@ from tools.values import Choice, Rejected, positive
 
 if TYPE_CHECKING:
     from obd.convert.options import Options, Result
-    from obd.oci import Descriptor
+    from obd.oci import ImageSource
     from obd.registry import Registry
     from obd.service import Service
 
@@ -26,12 +26,12 @@ MAX_VSIZE_GIB = 16384
 def convert(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
     options = _options(args)
-    if options.turbo or options.index or options.fs != "ext4":
-        raise Failure(f"obd: unsupported: convert: --turbo, --index and --fs erofs: {NOT_YET}")
+    if options.turbo or options.fs != "ext4":
+        raise Failure(f"obd: unsupported: convert: --turbo and --fs erofs: {NOT_YET}")
     log_to_stderr()
     from obd.convert.convert import convert as run
     from obd.convert.target import Target
-    from obd.oci import open_destination, open_source
+    from obd.oci import open_destination
     from obd.service import Service
 
     service = Service(args.service)
@@ -41,7 +41,7 @@ def convert(args: Namespace) -> int:
     if args.rootfs:
         raise Failure("obd: invalid: convert: --rootfs is for disk images")
     with (
-        open_source(args.source, service, plain_http=args.http, registry=registry) as source,
+        _source(args, service, registry) as source,
         open_destination(args.destination, service, plain_http=args.http, registry=registry) as destination,
         _Watch() as watch,
     ):
@@ -49,6 +49,23 @@ def convert(args: Namespace) -> int:
         result = run(source, target, options, watch)
     _tell(result, args)
     return 0
+
+
+def _source(args: Namespace, service: Service, registry: Registry) -> ImageSource:
+    from obd.oci import Platform, open_source, own_platform
+
+    kind, colon, path = args.source.partition(":")
+    if not (colon and kind == "dir"):
+        path = args.source
+        # No image of a registry is called so.
+        if not path.startswith(("/", "./", "../")) and path not in (".", ".."):
+            return open_source(path, service, plain_http=args.http, registry=registry)
+    if args.all or len(args.platform) > 1:
+        raise Failure("obd: invalid: convert: a directory is for one --platform")
+    from obd.convert.tree import TreeSource
+
+    platform = Platform.parse(args.platform[0]) if args.platform else own_platform()
+    return TreeSource(path, platform)
 
 
 def _convert_disk(args: Namespace, options: Options, service: Service, registry: Registry) -> int:
@@ -106,13 +123,11 @@ class _Watch(Bars):
     def __init__(self) -> None:
         super().__init__("converting")
 
-    def layer(self, platform: str, layer: Descriptor, doing: str, done: int, total: int) -> None:
-        """As `obd.convert.build.Watch.layer`."""
-        name = f"{platform} {layer.digest.partition(':')[2][:12]}"
+    def work(self, name: str, doing: str, done: int, total: int) -> None:
+        """As `obd.convert.build.Watch.work`."""
         if doing == "compressing":
-            self.update(f"{name} applying", layer.size, layer.size, ended=True)
-        ended = 0 < total <= done
-        self.update(f"{name} {doing}", min(done, total or layer.size), total or layer.size, ended=ended)
+            self.update(f"{name} applying", 0, 0, ended=True)
+        self.update(f"{name} {doing}", done, total, ended=0 < total <= done)
 
 
 def _tell(result: Result, args: Namespace) -> None:
@@ -190,7 +205,7 @@ COMMAND = Command(
     positionals=[
         positional(
             "source",
-            help="an image of files in a registry, OCI layout or archive; or the path of a disk image",
+            help="an image of files; dir:PATH, a root file system; or the path of a disk image",
         ),
         positional("destination", help="where the new image is to be"),
     ],
