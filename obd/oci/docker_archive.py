@@ -101,7 +101,7 @@ class DockerArchive(ImageSource):
         entries = [fields.object_of(image, MANIFEST) for image in images]
         if not self._tag and len(entries) == 1:
             return entries[0]
-        names = [[str(name) for name in entry.get("RepoTags") or []] for entry in entries]
+        names = [_names(entry) for entry in entries]
         for fits in (_is_name, _is_part):
             for entry, known in zip(entries, names, strict=True):
                 if self._tag and any(fits(name, self._tag) for name in known):
@@ -159,6 +159,11 @@ def _diff_ids(config: dict[str, Any]) -> list[str]:
     if not all(is_digest(each) for each in found):
         fields.corrupt("rootfs.diff_ids has what is no digest")
     return found
+
+
+def _names(entry: dict[str, Any]) -> list[str]:
+    found = entry.get("RepoTags")
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
 def _is_name(name: str, tag: str) -> bool:

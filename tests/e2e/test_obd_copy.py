@@ -186,6 +186,23 @@ def test_all_platforms_or_one(tmp_path: Path, several: tuple[str, Index], regist
     assert Image(tmp_path / "z").digest == index.manifests[1].digest
 
 
+def test_manifests_of_docker_stay_what_they_are(tmp_path: Path, image: Image, registry: Registry) -> None:
+    first, second = f"{registry.host}/docker/one:v1", f"{registry.host}/docker/two:v1"
+    skopeo(image.place, f"docker://{first}", "--format=v2s2")
+    archive = f"oci-archive:{tmp_path / 'a.tar'}:v1"
+    ok("obd", "copy", first, archive)
+    ok("obd", "copy", archive, second)
+    raw = [
+        program("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{name}")
+        for name in (first, second)
+    ]
+    assert raw[0] == raw[1] == ok("obd", "inspect", "--raw", archive).out
+    assert json.loads(raw[0])["mediaType"] == media.DOCKER_MANIFEST
+    about = json.loads(ok("obd", "inspect", "--json", archive).out)
+    assert [layer["kind"] for layer in about["image"]["layers"]] == ["gzip", "gzip"]
+    assert about["image"]["config"]["Cmd"] == ["/bin/app"]
+
+
 def test_nothing_is_sent_twice(image: Image, registry: Registry) -> None:
     first, second = f"{registry.host}/twice/app:v1", f"{registry.host}/twice/other:v1"
     ok("obd", "copy", image.place, first)

@@ -118,6 +118,15 @@ def test_an_archive_of_docker(tmp_path: Path, tag: str) -> None:
         source.root()
 
 
+@pytest.mark.parametrize("names", [7, "v1", {"v1": 1}, [7, None], None])
+def test_names_of_any_type_are_none(tmp_path: Path, names: Any) -> None:
+    path = str(tar(tmp_path / "a.tar", [*OLD[:2], ("manifest.json", docker(RepoTags=names))]))
+    with open_docker_archive(Tar(path), "v1") as source, pytest.raises(ObdError, match="there are: none"):
+        source.root()
+    with open_docker_archive(Tar(path), "") as source:
+        assert contents(source)[2] == LAYER
+
+
 def test_compressed_layers_of_docker_have_digests_of_their_own(tmp_path: Path) -> None:
     packed = gzip.compress(LAYER, mtime=0)
     path = tar(tmp_path / "a.tar", [OLD[0], ("layer.tar", packed), OLD[2]])

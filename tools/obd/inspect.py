@@ -38,12 +38,16 @@ def inspect(args: Namespace) -> int:
     if args.json:
         tell(json.dumps(about, indent=2))
     else:
-        tell("\n".join(_clean(line) for line in _lines(about, str(wanted))))
+        tell("\n".join(show(about, str(wanted))))
     return 0
 
 
+def show(about: dict[str, Any], wanted: str) -> list[str]:
+    """The lines for people of what `obd.oci.summary` says; `wanted` is the platform that was asked for."""
+    return [_clean(line) for line in _lines(about, wanted)]
+
+
 def _lines(about: dict[str, Any], wanted: str) -> Iterator[str]:
-    """The summary for people."""
     yield f"image:      {about['name']}"
     yield f"digest:     {about['digest']}"
     yield f"type:       {about['mediaType']}"
