@@ -37,6 +37,7 @@ SUBCOMMANDS = {
     "push": "tools.obd.push",
     "pull": "tools.obd.pull",
     "convert": "tools.obd.convert",
+    "commit": "tools.obd.commit",
     "demo": "tools.obd.demo",
 }
 
