@@ -103,6 +103,6 @@ def _line(name: str, done: int, total: int) -> str:
 
 def _width() -> int:
     try:
-        return max(20, os.get_terminal_size(sys.stderr.fileno()).columns)
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):
         return 80

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from obd.errors import ObdError
+from obd.errors import ObdError, kind_of
 from obd.secret import without_secrets
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ def ask(
     return Answer(response.status_code, response.url, response.headers, body)
 
 
-def passes(error: ObdError) -> bool:
+def passes(error: OSError) -> bool:
     """Whether what failed may work when it is tried again."""
-    return error.kind in ("io", "timed-out")
+    return kind_of(error) in ("io", "timed-out")
 
 
 def pause_s(attempt: int, retry_after: str = "") -> float:

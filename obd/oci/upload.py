@@ -140,17 +140,19 @@ class Upload:
         self._progress = progress
         self._location = location
         self._at = 0
+        # What the content raised, which no other attempt mends.
+        self._failure: OSError | None = None
 
     def run(self) -> None:
         """Sends it."""
-        attempt = 0
+        attempt, reached = 0, 0
         while True:
-            reached = self._at
             try:
                 return self._send_all()
-            except ObdError as error:
+            except OSError as error:
                 attempt = 1 if self._at > reached else attempt + 1
-                if not passes(error) or attempt == ATTEMPTS:
+                reached = max(reached, self._at)
+                if error is self._failure or not passes(error) or attempt == ATTEMPTS:
                     self._give_up()
                     raise
                 time.sleep(pause_s(attempt))
@@ -195,6 +197,7 @@ class Upload:
             )
         except ObdError:
             if part.failure:
+                self._failure = part.failure
                 raise part.failure from None
             raise
         if answer.status in _LOST:

@@ -186,15 +186,17 @@ def test_content_of_another_length_is_not_stored(fake: Fake, content: bytes, par
     assert caught.value.kind == "corrupt" and fake.stored is None
 
 
-def test_what_reading_the_content_raises_is_told(fake: Fake) -> None:
+@pytest.mark.parametrize("kind", ["corrupt", "io"])
+def test_what_reading_the_content_raises_is_told(fake: Fake, kind: str) -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             if self.tell() > PART:
-                raise ObdError("corrupt", "the source is broken")
+                raise ObdError(kind, "the source is broken")
             return super().read(size)
 
     with pytest.raises(ObdError, match="the source is broken"):
         destination(fake).put_blob(BLOB, Broken(DATA))
+    assert fake.stored is None and fake.requests[-1] == "DELETE", "the upload is given up"
 
 
 def test_an_upload_that_began_in_place_of_a_mount_is_used(fake: Fake) -> None:
