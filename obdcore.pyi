@@ -205,8 +205,8 @@ def turbo_apply(
     """Applies an OCI layer as `ext4_apply`, but maps the content of files to where it lies in the uncompressed layer.
 
     The image's writable layer is one of turboOCI. `source` is a tar, plain, in gzip or in a zfile; with `imported` what
-    `tar_export` made of it. A sparse file's content is stored, or, with `imported`, refused (`unsupported`). `fstype` is
-    `ext4` or `erofs`, which begins where all is zeros, whatever `mkfs`.
+    `tar_export` made of it. A sparse file's content is stored, or, with `imported`, refused (`unsupported`). `fstype`
+    is `ext4` or `erofs`, which begins where all is zeros, whatever `mkfs`.
     """
 
 def tar_export(source: int, output: int, *, progress: Progress | None = None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from obd.config import Lower
 from obd.errors import ObdError, kind_of
 from obd.oci.layers import target_of
 from obd.oci.media import compression
+from obd.turbo.pack import GZIP_INDEX, MARKER
 
 if TYPE_CHECKING:
     from obd.oci.descriptor import Descriptor
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 META_DIR: Final = "/opt/overlaybd/turbo_meta"
 # File systems by the names of their metadata, those preferred first where the kernel has both.
 FILE_SYSTEMS: Final = ("erofs", "ext4")
-GZIP_INDEX: Final = "gzip.meta"
-MARKERS: Final = (".turbo.ociv1", ".fastoci")
+MARKERS: Final = (MARKER, ".fastoci")
 # An archive of metadata, and what it unpacks to: that of a file system with a hundred million files.
 MAX_PACKED_BYTES: Final = 4 << 30
 MAX_UNPACKED_BYTES: Final = 64 << 30

@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 
 import obdcore
 from tools.errors import Failure, describe, errno_and_line, say, tell
-from tools.layer_options import NOT_YET, report, service_config, verbose
+from tools.layer_options import report, service_config, verbose
 from tools.main import run
 from tools.options import Command, Namespace, flag, option, positional
 from tools.progress import Progress
@@ -25,16 +25,17 @@ def apply(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
     if args.from_qcow2:
         return _copy_qcow2(args)
-    if args.gz_index_path is not None:
-        raise Failure(f"failed to extract: --gz_index_path: a turboOCI layer {NOT_YET}")
     if args.checksum is not None and not args.checksum.startswith(SHA256):
         raise Failure(f"failed to extract: --checksum: not sha256:HEX: {args.checksum}")
+    by_reference = args.gz_index_path is not None
+    if args.raw and by_reference:
+        raise Failure("failed to extract: --gz_index_path is for layers, not for --raw")
     if args.raw:
         done = _apply(args, args.image_config_path)
     else:
-        image = _open(args)
+        image = open_image(args)
         try:
-            done = _apply(args, image)
+            done = _apply_by_reference(args, image) if by_reference else _apply(args, image)
         finally:
             # All that was done is durable already.
             with suppress(OSError):
@@ -63,7 +64,7 @@ def _copy_qcow2(args: Namespace) -> int:
         if args.raw:
             done = _copy(disk, args.image_config_path)
         else:
-            with closing(_open(args)) as image:
+            with closing(open_image(args)) as image:
                 done = _copy(disk, image)
     except OSError as error:
         raise Failure(f"qcow2 conversion failed: {describe(error)}") from None
@@ -77,7 +78,7 @@ def _copy(disk: obdcore.DiskImage, target: obdcore.Image | str) -> dict[str, int
         return disk.copy_to(target, progress=progress)
 
 
-def _open(args: Namespace) -> obdcore.Image:
+def open_image(args: Namespace) -> obdcore.Image:
     """The image that the configuration describes, which must have a writable layer."""
     from tools.stack import load_stack
 
@@ -89,6 +90,15 @@ def _open(args: Namespace) -> obdcore.Image:
         return obdcore.Image(stack.lowers, stack.upper)
     except OSError as error:
         raise Failure(f"failed to create image file: {describe(error)}") from None
+
+
+def _apply_by_reference(args: Namespace, image: obdcore.Image) -> dict[str, Any]:
+    """What turboOCI-apply does."""
+    from tools.turbo_apply import apply_by_reference, write_index
+
+    write_index(args.input_path, args.gz_index_path, args.verbose)
+    sha256 = args.checksum.removeprefix(SHA256) if args.checksum is not None else None
+    return apply_by_reference(args.input_path, image, mkfs=args.mkfs, sha256=sha256)
 
 
 def _apply(args: Namespace, target: obdcore.Image | str) -> dict[str, Any]:
@@ -128,7 +138,11 @@ COMMAND = Command(
         flag("--extract-rootfs", default=True, help="of a qcow2 image take the Linux root partition alone"),
         flag("--no-extract-rootfs", help="take the whole disk"),
         service_config(),
-        option("--gz_index_path", metavar="FILE", help="only metadata (turboOCI): not supported yet"),
+        option(
+            "--gz_index_path",
+            metavar="FILE",
+            help="as turboOCI-apply: content stays in the layer; its gzip index goes here",
+        ),
         option("--checksum", metavar="sha256:HEX", help="what the uncompressed layer must have"),
         verbose(),
     ],

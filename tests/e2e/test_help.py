@@ -10,6 +10,7 @@ from tools.obd import SUBCOMMANDS
 
 COMMANDS = [
     "overlaybd-apply",
+    "turboOCI-apply",
     "overlaybd-create",
     "overlaybd-commit",
     "overlaybd-zfile",

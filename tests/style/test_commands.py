@@ -34,5 +34,5 @@ def test_the_list_of_commands_is_complete_and_true() -> None:
     rows = re.findall(r"^\| (.*?) \|", tree.text(Path("docs/commands.md")), re.MULTILINE)
     listed = re.findall(r"`obd ([\w-]+)`", "\n".join(rows))
     assert sorted(listed) == sorted(SUBCOMMANDS)
-    listed = re.findall(r"^\[(overlaybd-\w+)\]", "\n".join(rows), re.MULTILINE)
+    listed = re.findall(r"^\[((?:overlaybd|turboOCI)-\w+)\]", "\n".join(rows), re.MULTILINE)
     assert sorted([*listed, "obd"]) == sorted(SCRIPTS)

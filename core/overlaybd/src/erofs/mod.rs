@@ -32,8 +32,8 @@ use directory::Directory;
 use format::{Inode, Super};
 use lower::{Lower, Slot};
 
-/// An EROFS on a device that can be written, see [`apply()`](crate::apply::apply). What was done is on the device after [`Erofs::close`]; without that, the
-/// file system is as it was.
+/// An EROFS on a device that can be written, see [`apply()`](crate::apply::apply). What was done is on the device after
+/// [`Erofs::close`]; without that, the file system is as it was.
 pub struct Erofs {
     device: Arc<dyn BlockDevice>,
     /// What was there; None if nothing.
