@@ -9,10 +9,11 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from obd.errors import ObdError
+from obd.oci.body import FileBody, StreamBody
 from obd.oci.protocols import ImageDestination
 from obd.oci.registry_source import RegistrySource
 from obd.oci.repository import Repository
-from obd.oci.upload import PART_BYTES, STREAM_PART_BYTES, FileBody, StreamBody, Upload, mount
+from obd.oci.upload import PART_BYTES, STREAM_PART_BYTES, Upload, mount
 from obd.secret import without_secrets
 
 if TYPE_CHECKING:

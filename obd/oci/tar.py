@@ -30,7 +30,8 @@ class _Member:
 class Tar(Store):
     """The regular files of the tar `path`; links lead to others of them, and never out of the archive.
 
-    Names are only ever looked up, no file is made of them. Raises `ObdError` for what is no whole tar.
+    Names are only ever looked up, no file is made of them. It is not `tarfile`, which believes the sizes and
+    the chains of headers that it is given. Raises `ObdError` for what is no whole tar.
     """
 
     def __init__(self, path: str) -> None:

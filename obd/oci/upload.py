@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin
 
 from obd.errors import ObdError
+from obd.oci.body import Body, Part
 from obd.oci.patience import ATTEMPTS, Answer, ask, passes, pause_s, refusal
 from obd.registry import PUSH
 from obd.secret import without_secrets
@@ -22,98 +22,10 @@ if TYPE_CHECKING:
 PART_BYTES: Final = 64 << 20
 # The same of a stream, whose part is kept in memory until the registry has it.
 STREAM_PART_BYTES: Final = 16 << 20
-_READ_BYTES: Final = 1 << 20
 # Seconds to connect, and of silence: a registry may look at all of a large blob before it answers.
 _TIMEOUTS_S: Final = (5.0, 120.0)
 # What an upload is answered that is not there, or not as far as was thought.
 _LOST: Final = (404, 416)
-
-
-class Body(Protocol):
-    """The content of a blob, as far as it can be had."""
-
-    again: bool
-    """Whether it can be read from its beginning again."""
-
-    def pieces(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes of a range: any if `again`, else the last one once more, or the one after it."""
-
-
-class FileBody:
-    """The content of an open file."""
-
-    again = True
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def pieces(self, start: int, end: int) -> Iterator[bytes]:
-        """As `Body.pieces`."""
-        at = start
-        while at < end:
-            self._file.seek(at)
-            piece = self._file.read(min(_READ_BYTES, end - at))
-            if not piece:
-                raise ObdError("corrupt", "the file became shorter while it was uploaded")
-            yield piece
-            at += len(piece)
-
-
-class StreamBody:
-    """What a stream of `size` bytes gives, of which the range that is being sent is kept."""
-
-    again = False
-
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream = stream
-        self._size = size
-        self._start = 0
-        self._kept: list[bytes] = []
-
-    def pieces(self, start: int, end: int) -> Iterator[bytes]:
-        """As `Body.pieces`. Before the last byte is given the stream has had its say."""
-        if start != self._start:
-            self._start, self._kept = start, []
-        yield from self._kept
-        at = start + sum(map(len, self._kept))
-        while at < end:
-            piece = self._stream.read(min(_READ_BYTES, end - at))
-            if not piece:
-                raise ObdError("corrupt", f"the content ends after {at} of {self._size} bytes")
-            at += len(piece)
-            if at == self._size and self._stream.read(1):
-                raise ObdError("corrupt", f"the content is longer than {self._size} bytes")
-            self._kept.append(piece)
-            yield piece
-
-
-class _Part:
-    """A range of a blob as the body of a request; from its beginning each time it is sent."""
-
-    def __init__(self, body: Body, start: int, end: int, size: int, progress: Progress | None) -> None:
-        self._body, self._start, self._end, self._size = body, start, end, size
-        self._progress = progress
-        # What the content raised: the HTTP client would take it for a failure of the connection.
-        self.failure: OSError | None = None
-
-    def __len__(self) -> int:
-        return self._end - self._start
-
-    def __iter__(self) -> Iterator[bytes]:
-        at = self._start
-        pieces = self._body.pieces(self._start, self._end)
-        while True:
-            try:
-                piece = next(pieces, None)
-            except OSError as error:
-                self.failure = error
-                raise
-            if piece is None:
-                return
-            yield piece
-            at += len(piece)
-            if self._progress:
-                self._progress(at, self._size)
 
 
 class Upload:
@@ -183,7 +95,7 @@ class Upload:
 
     def _ask(self, method: str, url: str, end: int, headers: dict[str, str]) -> Answer:
         """Sends the bytes from where the upload is to `end`."""
-        part = _Part(self._body, self._at, end, self._blob.size, self._progress)
+        part = Part(self._body, self._at, end, self._blob.size, self._progress)
         try:
             answer = ask(
                 self._repository.registry,
