@@ -3,6 +3,8 @@
 //! Format: tar, part B, with what is told there of upstream's faults made right: the result is what the tar means. The
 //! same archive on the same device gives the same bytes.
 
+#[cfg(test)]
+pub(crate) mod model;
 mod name;
 mod target;
 #[cfg(test)]

@@ -8,7 +8,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::apply;
-use super::tests::{compare, members, Model};
+use super::model::{members, Model};
+use super::tests::compare;
 use crate::device::{BlockDevice, Extent, ExtentKind, MemoryDevice};
 use crate::error::{Error, Kind, Result};
 use crate::ext4::testing::SIZE;

@@ -18,6 +18,8 @@ mod lower;
 mod settle;
 mod store;
 mod target;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::collections::{BTreeMap, HashMap};
