@@ -1,14 +1,16 @@
 """Layers applied to EROFS: the trees that they mean, clean file systems, the same bytes each time."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 import obdcore
+import zfile
 from tests.e2e.commands import golden
 from tests.e2e.test_apply import BELOW, LISTED, MIB, S, meant, raw
-from tests.e2e.trees import assert_clean, assert_same, mounted, needs_erofs, needs_loop, tree
+from tests.e2e.trees import assert_clean, assert_same, listing, mounted, needs_erofs, needs_loop, tree
 
 
 def apply(target: obdcore.Image | Path, directory: Path, name: str) -> dict[str, object]:
@@ -40,26 +42,33 @@ def test_trees_are_what_the_tars_mean(tmp_path: Path, name: str) -> None:
         assert_same(tree(root), wanted)
 
 
+def layered(directory: Path, names: list[str]) -> Path:
+    """The device, as a raw image, that a layer for each of these golden vectors makes."""
+    lowers: list[str | obdcore.RemoteBlob] = []
+    for name in names:
+        data, index = str(directory / f"{name}.data"), str(directory / f"{name}.index")
+        obdcore.lsmt_create(data, index, size=64 * MIB)
+        image = obdcore.Image(lowers, (data, index))
+        apply(image, directory, name)
+        image.close()
+        layer = directory / f"{name}.layer"
+        with layer.open("xb") as file:
+            obdcore.lsmt_commit(data, index, file.fileno())
+        lowers.append(str(layer))
+    flat = directory / "flat.img"
+    image = obdcore.Image(lowers)
+    flat.write_bytes(image.read_at(0, image.size))
+    return flat
+
+
 @needs_loop
 @needs_erofs
 def test_layers_of_an_image(tmp_path: Path) -> None:
     """Each layer is small, and all are one file system."""
-    lowers: list[str | obdcore.RemoteBlob] = []
-    for name in ("lower", "upper", "upper2"):
-        data, index = str(tmp_path / f"{name}.data"), str(tmp_path / f"{name}.index")
-        obdcore.lsmt_create(data, index, size=64 * MIB)
-        image = obdcore.Image(lowers, (data, index))
-        apply(image, tmp_path, name)
-        image.close()
-        layer = tmp_path / f"{name}.layer"
-        with layer.open("xb") as file:
-            obdcore.lsmt_commit(data, index, file.fileno())
-        lowers.append(str(layer))
-    sizes = [os.stat(str(path)).st_size for path in lowers]
+    names = ["lower", "upper", "upper2"]
+    flat = layered(tmp_path, names)
+    sizes = [(tmp_path / f"{name}.layer").stat().st_size for name in names]
     assert max(sizes[1:]) < sizes[0] < 256 << 10, sizes
-    image = obdcore.Image(lowers)
-    flat = tmp_path / "flat.img"
-    flat.write_bytes(image.read_at(0, image.size))
     assert_clean(flat, "erofs")
     with mounted(flat, "erofs") as root:
         assert_same(tree(root), meant("upper2"))
@@ -88,3 +97,33 @@ def test_what_is_no_erofs_is_not_touched(tmp_path: Path) -> None:
     assert_clean(image)
     with pytest.raises(obdcore.Error, match="too small for an EROFS"):
         apply(raw(tmp_path / "small.img", 4096), tmp_path, "lower")
+
+
+def upstreams(name: str, packed: str) -> bytes:
+    """The device that a layer of upstream's and the archive that it refers to make."""
+    meta, archive = zfile.decompress(golden(f"turbo/{name}.erofs.fs.meta")), golden(packed)
+    entries = json.loads(golden(f"turbo/{name}.erofs.fs.meta.json"))[
+        "entries(offset,length,moffset,zeroed,tag)"
+    ]
+    device = bytearray(64 * MIB)
+    for at, count, place, zeroed, tag in entries:
+        if not zeroed:
+            part = (archive if tag else meta)[place * 512 : (place + count) * 512]
+            device[at * 512 : at * 512 + len(part)] = part
+    return bytes(device)
+
+
+@needs_loop
+@needs_erofs
+def test_onto_a_layer_that_upstream_made(tmp_path: Path) -> None:
+    image = tmp_path / "raw.img"
+    image.write_bytes(upstreams("elower", "apply/tars/lower.tar"))
+    with mounted(image, "erofs") as root:
+        assert_same(tree(root), listing(golden("turbo/elower.erofs.listing.jsonl").decode()))
+    apply(image, tmp_path, "upper")
+    assert_clean(image, "erofs")
+    wanted = meant("upper")
+    # Nobody says what the root is: it stays what upstream makes it.
+    wanted["."]["mode"] = "0777"
+    with mounted(image, "erofs") as root:
+        assert_same(tree(root), wanted)

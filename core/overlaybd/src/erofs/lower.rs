@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use super::attributes::{self, Attributes};
 use super::directory::Directory;
-use super::format::{Inode, Super, BLOCK, EXTENDED, FIRST_END, MAGIC, SLOT, SUPER_AT, SUPER_BYTES};
+use super::format::{u16_at, Inode, Super, BLOCK, EXTENDED, FIRST_END, MAGIC, SLOT, SUPER_AT, SUPER_BYTES};
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
 use crate::ext4::DIR;
 use crate::fs::{FileSystem, ReadAt};
 use crate::limits::MAX_DIR_BYTES;
+
+/// The bits of an inode's format that say its form and layout.
+const KNOWN_FORMAT: u16 = 0xF;
 
 /// The file system below.
 pub(super) struct Lower {
@@ -82,6 +85,10 @@ impl Lower {
         let node = self.files.node(number)?;
         let mut raw = [0; EXTENDED];
         raw.copy_from_slice(&node.raw()[..EXTENDED]);
+        if u16_at(&raw, 0) & !KNOWN_FORMAT != 0 {
+            let what = format!("inode {number} of a form that is not understood ({:#x})", u16_at(&raw, 0));
+            return Err(Error::new(Kind::Unsupported, what));
+        }
         let (mut inode, extended, attributes) = Inode::parse(&raw);
         if !extended {
             inode.mtime = self.block.time();

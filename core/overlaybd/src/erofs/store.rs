@@ -121,18 +121,13 @@ impl Erofs {
 
     /// Gives the content of a directory or a link a place, if it needs one.
     fn place_content(&mut self, number: u64, next: &mut u64) -> Result<()> {
-        let is_new = self.known(number)?.slot.is_none();
-        if !self.has_content(number, self.known(number)?) {
+        let file = self.known(number)?;
+        let is_new = file.slot.is_none();
+        if !self.has_content(number, file) || (is_new && file.inode.layout == INLINE) {
             return Ok(());
         }
-        let size = match self.directories.contains_key(&number) {
-            true => self.directory_bytes(number)? as u64,
-            false => self.known(number)?.inode.size,
-        };
+        let size = if is_new { file.inode.size } else { self.directory_bytes(number)? as u64 };
         let inode = &mut self.known_mut(number)?.inode;
-        if is_new && inode.layout == INLINE {
-            return Ok(());
-        }
         let full = || Error::new(Kind::NoSpace, "an EROFS of more than 16 TiB");
         inode.layout = PLAIN;
         inode.size = size;

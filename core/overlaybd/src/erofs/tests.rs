@@ -39,7 +39,7 @@ struct Maps(Arc<Mutex<Vec<(u64, u64, u64)>>>);
 
 impl RemoteMap for Maps {
     fn map(&mut self, device_offset: u64, len: u64, target_offset: u64) -> Result<()> {
-        assert!(device_offset % 4096 == 0 && len % 512 == 0 && target_offset % 512 == 0);
+        assert!(device_offset.is_multiple_of(4096) && (len | target_offset).is_multiple_of(512));
         self.0.lock().push((device_offset, len, target_offset));
         Ok(())
     }

@@ -45,7 +45,7 @@ impl Erofs {
     pub(super) fn add_file(&mut self, file: File) -> Result<u64> {
         self.has_room_for_file()?;
         self.new.push(file);
-        self.block.set_inodes(self.block.inodes() + 1);
+        self.block.set_inodes(self.block.inodes().saturating_add(1));
         Ok(NEW + self.new.len() as u64 - 1)
     }
 
