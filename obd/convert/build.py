@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import obdcore
 from obd.convert.chain import key_of
 from obd.convert.fetch import Fetch
-from obd.convert.layer import FullError, Lower, apply_layer, commit_layer
+from obd.convert.layer import Applied, FullError, Lower, apply_layer, commit_layer
 from obd.convert.options import LayerResult, Options
 from obd.convert.plan import MAX_VSIZE_BYTES, ImagePlan, Step, first_vsize
 from obd.convert.record import Made
@@ -44,8 +44,11 @@ _SEALED: Final = 2
 
 
 @dataclass(slots=True)
-class _Layer:
-    """Where one layer is on its way. `sealed` and `path` are files: before it was compressed, and after."""
+class Layer:
+    """Where one layer is on its way. `sealed` and `path` are files: before it was compressed, and after.
+
+    One of turboOCI (`turbo`) has its metadata in `meta`, and with a compressed original `gzip_index`.
+    """
 
     step: Step
     key: str
@@ -53,11 +56,15 @@ class _Layer:
     there: bool = False
     sealed: str = ""
     path: str = ""
+    meta: str = ""
+    gzip_index: str = ""
+    turbo: bool = False
     fetch: Fetch | None = None
+    fetching: Future[None] | None = None
     finishing: Future[None] | None = None
     pushing: Future[None] | None = None
     notes: tuple[str, ...] = ()
-    built: bool = field(default=False)
+    built: bool = False
 
 
 class Build:
@@ -74,16 +81,16 @@ class Build:
         options: Options,
         watch: Watch,
     ) -> None:
-        self._name = name
+        self.name = name
         self._plan = plan
-        self._source = source
-        self._target = target
-        self._work = work
-        self._crew = crew
-        self._options = options
+        self.source = source
+        self.target = target
+        self.work = work
+        self.crew = crew
+        self.options = options
         self._watch = watch
         self.vsize_bytes = options.vsize_bytes or first_vsize(plan)
-        self._layers: list[_Layer] = []
+        self.layers: list[Layer] = []
 
     def run(self) -> list[tuple[Made, LayerResult]]:
         """The finished layers, bottom first, all of which are in the target.
@@ -95,11 +102,11 @@ class Build:
                 self._begin()
                 self._make()
                 self._settle()
-                return [self._outcome(layer) for layer in self._layers]
+                return [self._outcome(layer) for layer in self.layers]
             except FullError as error:
                 self._settle()
                 larger = self.vsize_bytes * 2
-                if self._options.vsize_bytes or larger > MAX_VSIZE_BYTES:
+                if self.options.vsize_bytes or larger > MAX_VSIZE_BYTES:
                     what = f"the content does not fit into {self.vsize_bytes >> 20} MiB: {error}"
                     raise ObdError("no-space", f"{self._plan.entry.digest}: {what}") from None
                 self.vsize_bytes = larger
@@ -107,32 +114,36 @@ class Build:
     @property
     def notes(self) -> Iterator[str]:
         """What was passed over in the archives of the layers."""
-        for layer in self._layers:
+        for layer in self.layers:
             for note in layer.notes:
                 yield f"layer {layer.step.position}: {note}"
 
     def _begin(self) -> None:
         """Finds out what was done before, and so what is left."""
-        shape = {**self._options.parameters(), "vsize": self.vsize_bytes, "library": _library(self._options)}
-        self._layers = [_Layer(step, key_of(step.chain_id, shape)) for step in self._plan.steps]
-        if not self._options.reuse:
+        shape = {**self.options.parameters(), "vsize": self.vsize_bytes, "library": _library(self.options)}
+        self.layers = [Layer(step, self._key(step, shape)) for step in self._plan.steps]
+        if not self.options.reuse:
             return
-        for asked in [self._crew.submit(self._crew.pushes, self._look, layer) for layer in self._layers]:
+        for asked in [self.crew.submit(self.crew.pushes, self._look, layer) for layer in self.layers]:
             asked.result()
 
-    def _look(self, layer: _Layer) -> None:
-        made = self._work.records.get(layer.key)
+    def _key(self, step: Step, shape: dict[str, object]) -> str:
+        return key_of(step.chain_id, shape)
+
+    def _look(self, layer: Layer) -> None:
+        """Finds out whether the layer was made before, and is in the target or here."""
+        made = self.work.records.get(layer.key)
         if made is None:
             return
-        layer.path = self._work.finished(layer.key, made) or ""
-        layer.there = self._target.has(made)
+        layer.path = self.work.finished(layer.key, made) or ""
+        layer.there = self.target.has(made)
         if layer.path or layer.there:
             layer.made = made
 
     def _make(self) -> None:
-        wanted = [layer for layer in self._layers if layer.made is None]
+        wanted = [layer for layer in self.layers if layer.made is None]
         if wanted:
-            below = self._layers[: wanted[-1].step.position]
+            below = self.layers[: wanted[-1].step.position]
             # Those that are done, but cannot be read: there is nothing to put others on.
             wanted = [layer for layer in below if self._unreadable(layer)] + wanted[-1:]
         for at, layer in enumerate(wanted):
@@ -141,46 +152,38 @@ class Build:
             if at >= _SEALED:
                 _result(wanted[at - _SEALED].finishing)
             self._apply(layer)
-            layer.finishing = self._crew.submit(self._crew.layers, self._finish, layer)
-        for layer in self._layers:
+            layer.finishing = self.crew.submit(self.crew.layers, self._finish, layer)
+        for layer in self.layers:
             # An interrupted run had it ready.
             if not layer.built and not layer.there:
-                layer.pushing = self._crew.submit(self._crew.pushes, self._push, layer)
+                layer.pushing = self.crew.submit(self.crew.pushes, self._push, layer)
 
-    def _unreadable(self, layer: _Layer) -> bool:
+    def _unreadable(self, layer: Layer) -> bool:
         if layer.made is None:
             return True
-        return not layer.path and self._target.lower(layer.made, self._work.path) is None
+        return not layer.path and self.target.lower(layer.made, self.work.path) is None
 
-    def _fetch(self, layer: _Layer) -> None:
+    def _fetch(self, layer: Layer) -> None:
         if layer.fetch is not None:
             return
         path = self._file(layer, "fetched")
-        layer.fetch = Fetch(self._source, layer.step.source, path, self._crew.check)
-        self._crew.submit(self._crew.fetches, self._run_fetch, layer)
+        layer.fetch = Fetch(self.source, layer.step.source, path, self.crew.check)
+        layer.fetching = self.crew.submit(self.crew.fetches, self._run_fetch, layer)
 
-    def _run_fetch(self, layer: _Layer) -> None:
+    def _run_fetch(self, layer: Layer) -> None:
         assert layer.fetch is not None
         with of_layer(layer.step):
             layer.fetch.run(self._told(layer, "fetching"))
 
-    def _apply(self, layer: _Layer) -> None:
+    def _apply(self, layer: Layer) -> None:
         fetch, sealed = layer.fetch, self._file(layer, "sealed")
         assert fetch is not None
-        lowers = [self._lower(each) for each in self._layers[: layer.step.position]]
+        lowers = [self._lower(each) for each in self.layers[: layer.step.position]]
         try:
             archive = fetch.open()
             try:
-                with of_layer(layer.step), self._crew.turn():
-                    applied = apply_layer(
-                        lowers,
-                        archive,
-                        sealed,
-                        vsize_bytes=self.vsize_bytes,
-                        fs=self._options.fs,
-                        sha256=layer.step.diff_id.partition(":")[2],
-                        told=self._told(layer, "applying"),
-                    )
+                with of_layer(layer.step), self.crew.turn():
+                    applied = self._apply_archive(layer, lowers, archive, sealed)
             except OSError:
                 if (why := fetch.failure()) is not None:
                     raise why from None
@@ -190,10 +193,26 @@ class Build:
             with of_layer(layer.step):
                 fetch.wait()
         finally:
-            fetch.close()
-        layer.sealed, layer.notes, layer.built = sealed, applied.notes, True
+            self._applied(layer)
+        layer.sealed, layer.notes, layer.built = applied.path, applied.notes, True
 
-    def _lower(self, layer: _Layer) -> Lower:
+    def _apply_archive(self, layer: Layer, lowers: Sequence[Lower], archive: int, path: str) -> Applied:
+        return apply_layer(
+            lowers,
+            archive,
+            path,
+            vsize_bytes=self.vsize_bytes,
+            fs=self.options.fs,
+            sha256=layer.step.diff_id.partition(":")[2],
+            told=self._told(layer, "applying"),
+        )
+
+    def _applied(self, layer: Layer) -> None:
+        """The archive is not needed any more."""
+        if layer.fetch is not None:
+            layer.fetch.close()
+
+    def _lower(self, layer: Layer) -> Lower:
         """The layer as it can be read now. Only the thread that applies calls this."""
         if layer.sealed and layer.finishing is not None and layer.finishing.done():
             _result(layer.finishing)
@@ -202,30 +221,31 @@ class Build:
         if layer.sealed or layer.path:
             return layer.sealed or layer.path
         assert layer.made is not None
-        lower = self._target.lower(layer.made, self._work.path)
+        lower = self.target.lower(layer.made, self.work.path)
         assert lower is not None
         return lower
 
-    def _finish(self, layer: _Layer) -> None:
-        with of_layer(layer.step), self._crew.turn():
+    def _finish(self, layer: Layer) -> None:
+        with of_layer(layer.step), self.crew.turn():
             told = self._told(layer, "compressing")
             path = self._file(layer, "new")
-            layer.made = commit_layer(layer.sealed, path, layer.step, self._options, told)
-        layer.path = self._work.finish(layer.key, path, layer.made)
-        layer.pushing = self._crew.submit(self._crew.pushes, self._push, layer)
+            layer.made = commit_layer(layer.sealed, path, layer.step, self.options, told)
+        layer.path = self.work.finish(layer.key, path, layer.made)
+        layer.pushing = self.crew.submit(self.crew.pushes, self._push, layer)
 
-    def _push(self, layer: _Layer) -> None:
+    def _push(self, layer: Layer) -> None:
+        """Puts a finished layer into the target."""
         made = layer.made
         assert made is not None
         with of_layer(layer.step):
-            self._target.put(made, layer.path, self._told(layer, "pushing"))
-        if self._target.place:
-            known = Made(made.digest, made.size, made.diff_id, made.kind, (self._target.place,))
-            self._work.records.put(layer.key, known)
+            self.target.put(made, layer.path, self._told(layer, "pushing"))
+        if self.target.place:
+            known = Made(made.digest, made.size, made.diff_id, made.kind, (self.target.place,))
+            self.work.records.put(layer.key, known)
 
     def _settle(self) -> None:
         """Waits for all that is under way."""
-        for layer in self._layers:
+        for layer in self.layers:
             _result(layer.finishing)
             _result(layer.pushing)
             if layer.fetch is not None:
@@ -234,21 +254,21 @@ class Build:
                 os.unlink(layer.sealed)
                 layer.sealed = ""
 
-    def _outcome(self, layer: _Layer) -> tuple[Made, LayerResult]:
+    def _outcome(self, layer: Layer) -> tuple[Made, LayerResult]:
         made = layer.made
         assert made is not None
         how = "built" if layer.built else "reused"
         return made, LayerResult(made.digest, made.size, layer.step.source.digest, how)
 
-    def _file(self, layer: _Layer, what: str) -> str:
+    def _file(self, layer: Layer, what: str) -> str:
         mib = self.vsize_bytes >> 20
-        return self._work.temporary(f"{self._name}.{mib}.{layer.step.position}.{what}")
+        return self.work.temporary(f"{self.name}.{mib}.{layer.step.position}.{what}")
 
-    def _told(self, layer: _Layer, doing: str) -> Callable[[int, int], None]:
+    def _told(self, layer: Layer, doing: str) -> Callable[[int, int], None]:
         name = f"{self._plan.platform} {layer.step.source.digest.partition(':')[2][:12]}"
 
         def told(done: int, total: int) -> None:
-            self._crew.check()
+            self.crew.check()
             self._watch.work(name, doing, done, total)
 
         return told

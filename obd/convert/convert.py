@@ -36,9 +36,10 @@ def convert(source: ImageSource, target: Target, options: Options, watch: Watch)
         return found
     plans = [_plan(source, entry) for entry in wanted.entries]
     with Work(options.work) as work:
+        kind = _kind(options)
         with Crew(options.threads) as crew:
             builds = [
-                Build(str(number), plan, source, target, work, crew, options, watch)
+                kind(str(number), plan, source, target, work, crew, options, watch)
                 for number, plan in enumerate(plans)
             ]
             running = [crew.submit(crew.images, build.run) for build in builds]
@@ -56,6 +57,14 @@ def convert(source: ImageSource, target: Target, options: Options, watch: Watch)
         result = publish(source, target.destination, wanted, finished, options)
         work.done()
     return result
+
+
+def _kind(options: Options) -> type[Build]:
+    if not options.turbo:
+        return Build
+    from obd.convert.turbo import TurboBuild
+
+    return TurboBuild
 
 
 def _wanted(source: ImageSource, options: Options) -> Wanted:

@@ -35,7 +35,7 @@ _OF_CONTENT: Final = "org.opencontainers.image."
 def layer_descriptor(step: Step, made: Made, fs: str) -> Descriptor:
     """A converted layer as the manifest names it: by these annotations snapshotters know it."""
     own = {key: value for key, value in step.source.annotations.items() if key.startswith(_OF_CONTENT)}
-    own |= {BLOB_DIGEST: made.digest, BLOB_SIZE: str(made.size), FS_TYPE: fs}
+    own |= {BLOB_DIGEST: made.digest, BLOB_SIZE: str(made.size)}
     if made.kind == "turbo":
         own |= {
             VERSION: TURBO_VERSION,
@@ -43,7 +43,7 @@ def layer_descriptor(step: Step, made: Made, fs: str) -> Descriptor:
             TARGET_MEDIA_TYPE: step.source.media_type,
         }
         return Descriptor(OCI_LAYER_GZIP, made.digest, made.size, own)
-    return Descriptor(OCI_LAYER, made.digest, made.size, own | {VERSION: NATIVE_VERSION})
+    return Descriptor(OCI_LAYER, made.digest, made.size, own | {VERSION: NATIVE_VERSION, FS_TYPE: fs})
 
 
 def config_of(config: Mapping[str, Any], diff_ids: Sequence[str]) -> bytes:

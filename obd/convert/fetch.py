@@ -126,6 +126,11 @@ class Fetch:
                 self._check()
             return sent if self._error else self._arrived
 
+    @property
+    def path(self) -> str:
+        """The file that it is in when all has arrived."""
+        return self._local if self._local is not None else self._path
+
     def failure(self) -> BaseException | None:
         """Why it has failed so far, if it has."""
         with self._changed:

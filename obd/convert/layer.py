@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import obdcore
 from obd.convert.record import Made
-from obd.errors import ObdError
 
 if TYPE_CHECKING:
     from obd.convert.options import Options
     from obd.convert.plan import Step
 
 Told = Callable[[int, int], None]
-Lower = str | obdcore.RemoteBlob
+Lower = str | obdcore.RemoteBlob | obdcore.TurboLayer
 
 _PIECE_BYTES: Final = 1 << 20
 
@@ -28,10 +28,22 @@ class FullError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A sealed layer in the file `path`, not compressed yet, and what the core had to say."""
+    """A sealed layer in the file `path` ("": it is elsewhere), not compressed yet, and the core's notes."""
 
     path: str
     notes: tuple[str, ...]
+
+
+@contextmanager
+def full() -> Iterator[None]:
+    """Tells a file system without room from a disk without."""
+    try:
+        yield
+    except obdcore.Error as error:
+        # What the disk says has a cause; what the file system says has none.
+        if error.kind == "no-space" and error.cause is None:
+            raise FullError(error.what) from None
+        raise
 
 
 def apply_layer(
@@ -46,12 +58,8 @@ def apply_layer(
     obdcore.lsmt_create(path, index, size=0 if lowers else vsize_bytes, scratch=True)
     image = obdcore.Image(list(lowers), (path, index), scratch=True)
     try:
-        done = _apply(image, archive, new=not lowers, fs=fs, sha256=sha256, told=told)
-    except obdcore.Error as error:
-        # What the disk says has a cause; what the file system says has none.
-        if error.kind == "no-space" and error.cause is None:
-            raise FullError(error.what) from None
-        raise
+        with full():
+            done = _apply(image, archive, new=not lowers, fs=fs, sha256=sha256, told=told)
     finally:
         image.close()
     obdcore.lsmt_seal(path, index, scratch=True)
@@ -62,8 +70,8 @@ def apply_layer(
 def _apply(
     image: obdcore.Image, archive: int, *, new: bool, fs: str, sha256: str, told: Told
 ) -> dict[str, Any]:
-    if fs != "ext4":
-        raise ObdError("unsupported", f"{fs} cannot be written yet")
+    if fs == "erofs":
+        return obdcore.erofs_apply(image, archive, sha256=sha256 or None, progress=told)
     return obdcore.ext4_apply(image, archive, mkfs=new, sha256=sha256 or None, progress=told)
 
 

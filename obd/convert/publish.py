@@ -18,6 +18,7 @@ from obd.convert.documents import (
 from obd.convert.options import ImageResult, LayerResult, Result
 from obd.convert.plan import is_attached
 from obd.oci.descriptor import Descriptor
+from obd.oci.layers import layer_kind
 from obd.oci.manifest import Index, Manifest, parse_manifest
 from obd.oci.platform import Platform
 
@@ -75,6 +76,10 @@ def publish(
         destination.put_manifest(descriptor, data, destination.tag if alone else None)
         made[image.plan.entry.digest] = descriptor
         images.append(_image_result(image, descriptor))
+    if options.turbo:
+        # Whose layers these images are read from: by their manifests registries know that they are wanted.
+        for entry in wanted.entries:
+            carry(source, destination, entry)
     root = descriptor if alone else _publish_index(source, destination, wanted, finished, made, options)
     return Result(root.digest, root.size, root.media_type, False, tuple(images))
 
@@ -200,6 +205,10 @@ def _made_so(document: Manifest | Index, source: str, options: Options) -> bool:
 def _there(destination: ImageDestination, entry: Descriptor, manifest: Manifest) -> ImageResult | None:
     """The image of a manifest, if all of its blobs are there."""
     if not all(destination.has_blob(blob) for blob in manifest.blobs):
+        return None
+    turbo = any(layer_kind(layer) == "turboOCI" for layer in manifest.layers)
+    # Registries hold the original layers for as long as they have their manifest.
+    if turbo and destination.manifest(manifest.annotations[SOURCE]) is None:
         return None
     layers = tuple(LayerResult(layer.digest, layer.size, "", "reused") for layer in manifest.layers)
     platform = str(entry.platform) if entry.platform else ""

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
 import obdcore
 from obd.convert.record import Made
 from obd.credentials.document import repository
 from obd.oci.descriptor import Descriptor
+from obd.oci.layout_source import LayoutSource
 from obd.oci.media import OCI_LAYER
 from obd.oci.name import Local, parse_name
 from obd.oci.registry_destination import RegistryDestination
+from obd.oci.registry_source import RegistrySource
+from obd.oci.store import Directory
 from obd.reference import Reference
 
 if TYPE_CHECKING:
-    from obd.oci.protocols import ImageDestination, Progress
+    from obd.oci.protocols import ImageDestination, ImageSource, Progress
     from obd.registry import Registry
 
 # What of finished layers is read again while others are put on top of them.
@@ -62,6 +65,20 @@ class Target:
     def put(self, made: Made, path: str, told: Progress) -> None:
         """Puts a finished layer there."""
         self.destination.put_blob(_blob(made), path, told)
+
+    def put_original(self, source: ImageSource, layer: Descriptor, path: str, told: Progress) -> None:
+        """Has a layer of the source, which is in the file `path` too, in the target as it is."""
+        there = self.destination.has_blob(layer) or self.destination.mount_blob(layer, source)
+        if not there:
+            self.destination.put_blob(layer, path, told)
+
+    def open(self, made: Made, path: str) -> BinaryIO:
+        """A finished layer as a stream: of the file `path`, without one out of the target."""
+        if path:
+            return open(path, "rb")
+        if isinstance(self._place, Reference):
+            return RegistrySource(self._registry, self._place).blob(_blob(made))
+        return LayoutSource(Directory(self._place.path), "").blob(_blob(made))
 
     def lower(self, made: Made, directory: str) -> str | obdcore.RemoteBlob | None:
         """A layer that is there, to put others on top of it; None if it cannot be read in place.

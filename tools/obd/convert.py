@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tools.bars import Bars
 from tools.errors import Failure, say, tell
-from tools.layer_options import ALGORITHMS, BLOCK_SIZES_KIB, NOT_YET
+from tools.layer_options import ALGORITHMS, BLOCK_SIZES_KIB
 from tools.obd.common import IMAGE_NAMES, amount, jobs, log_to_stderr, registry_of, registry_options
 from tools.options import Command, Namespace, flag, option, positional
 from tools.values import Choice, Rejected, positive
@@ -26,8 +26,6 @@ MAX_VSIZE_GIB = 16384
 def convert(args: Namespace) -> int:
     """Runs the command; returns the exit status."""
     options = _options(args)
-    if options.turbo or options.fs != "ext4":
-        raise Failure(f"obd: unsupported: convert: --turbo and --fs erofs: {NOT_YET}")
     log_to_stderr()
     from obd.convert.convert import convert as run
     from obd.convert.target import Target
