@@ -128,6 +128,9 @@ class Upload:
     def _find_place(self) -> bool:
         """Whether the upload can go on after a failure: from where it is, or from the beginning."""
         location, self._location = self._location, ""
+        if not self._at:
+            # Nothing is lost by a new upload, whose state nobody can doubt.
+            return True
         if location:
             with contextlib.suppress(ObdError):
                 answer = ask(self._repository.registry, "GET", location, action=PUSH, attempts=1)

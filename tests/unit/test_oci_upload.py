@@ -154,6 +154,17 @@ def test_an_upload_that_the_registry_lost_begins_anew(fake: Fake, status: int) -
     assert fake.requests == ["HEAD", "POST", *ALL_PARTS[:3], "HEAD", "GET", "POST", *ALL_PARTS, "PUT"]
 
 
+@pytest.mark.parametrize("kind", CONTENTS)
+@pytest.mark.parametrize("part_bytes", [PART, len(DATA)])
+def test_a_first_part_that_fails_begins_the_upload_anew(fake: Fake, kind: str, part_bytes: int) -> None:
+    method = "PATCH" if part_bytes == PART else "PUT"
+    fake.odd[method, 1], fake.keeps = 500, method == "PATCH"
+    destination(fake, part_bytes).put_blob(BLOB, CONTENTS[kind]())
+    assert fake.stored == DATA
+    rest = [*ALL_PARTS, "PUT"] if method == "PATCH" else ["PUT"]
+    assert fake.requests == ["HEAD", "POST", rest[0], "HEAD", "POST", *rest]
+
+
 def test_a_stream_cannot_begin_anew_and_says_what_failed(fake: Fake) -> None:
     fake.odd["PATCH", 2], fake.keeps = 500, True
     with pytest.raises(ObdError, match=r"PATCH .*: status 500") as caught:
