@@ -494,11 +494,18 @@ class RemoteBlob:
 class TurboLayer:
     """A lower of turboOCI: metadata, and the target that holds content, which is the original layer.
 
-    A target in gzip needs the path of its index, as `gzip_index` makes it.
+    A target in gzip needs the path of its index, as `gzip_index` makes it. What it unpacks to is kept in `cache`, by
+    the `digest` of the target and all of the index.
     """
 
     def __init__(
-        self, meta: str | RemoteBlob, target: str | RemoteBlob, gzip_index: str | None = None
+        self,
+        meta: str | RemoteBlob,
+        target: str | RemoteBlob,
+        gzip_index: str | None = None,
+        *,
+        cache: ChunkCache | None = None,
+        digest: str = "",
     ) -> None: ...
 
 class FileStat:

@@ -39,8 +39,13 @@ def chunk_cache(settings: CacheConfig) -> obdcore.ChunkCache:
 
 def gzip_cache(settings: GzipCacheConfig) -> obdcore.ChunkCache:
     """The cache for decompressed targets of turboOCI layers. Raises `OSError`."""
+    # Nothing in advance: what is below the target fetches ahead, and to unpack more than is read takes time.
     return _open(
-        settings.dir, settings.size_gib << 30, settings.refill_size_bytes, min_free_bytes=GZIP_MIN_FREE_BYTES
+        settings.dir,
+        settings.size_gib << 30,
+        settings.refill_size_bytes,
+        min_free_bytes=GZIP_MIN_FREE_BYTES,
+        readahead=False,
     )
 
 
@@ -74,6 +79,7 @@ def _open(
     *,
     min_free_bytes: int = 1 << 30,
     pool_line_bytes: int | None = None,
+    readahead: bool = True,
 ) -> obdcore.ChunkCache:
     directory = os.path.realpath(directory) if directory else ""
     with _lock:
@@ -93,5 +99,6 @@ def _open(
                 chunk_bytes,
                 min_free_bytes=min_free_bytes,
                 pool_line_bytes=pool_line_bytes,
+                readahead=readahead,
             )
         return cache

@@ -64,16 +64,25 @@ class Source:
             return replace(self, target=replace(part, path=""))
         return replace(self, path="")
 
+    @property
+    def unpacks(self) -> bool:
+        """Whether it is of turboOCI, and what its target unpacks to can be kept, by the target's digest."""
+        return bool(self.target and self.lower.gzip_index and self.lower.target_digest)
+
     def native(
-        self, blob: Callable[[Source], obdcore.RemoteBlob]
+        self,
+        blob: Callable[[Source], obdcore.RemoteBlob],
+        unpacked: Callable[[], obdcore.ChunkCache | None] = lambda: None,
     ) -> str | obdcore.RemoteBlob | obdcore.TurboLayer:
-        """What the core opens; `blob` gives those of remote parts."""
+        """What the core opens; `blob` gives those of remote parts, `unpacked` the cache behind gzip."""
         layer, *targets = [part.path or blob(part) for part in self.parts]
         if not targets:
             return layer
         import obdcore
 
-        return obdcore.TurboLayer(layer, targets[0], self.lower.gzip_index or None)
+        cache = unpacked() if self.unpacks else None
+        index, digest = self.lower.gzip_index or None, self.lower.target_digest
+        return obdcore.TurboLayer(layer, targets[0], index, cache=cache, digest=digest)
 
 
 def candidates(lower: Lower) -> Iterator[str]:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import zstandard
 
+import obd
 import obdcore
+from obd.caches import open_caches
 from obd.turbo.pack import annotate, pack
 from obd.turbo_meta import unpack
 from tests.e2e.commands import golden, ok, run, sha256
@@ -229,3 +231,65 @@ def test_what_is_asked_wrongly(tmp_path: Path, arguments: list[str], said: str) 
     assert (done.status, done.out, len(done.lines)) == (255, "", 1)
     assert done.err.startswith(said)
     assert os.stat(pair["data"]).st_size == before
+
+
+def test_what_was_unpacked_is_kept_for_this_index_alone(tmp_path: Path) -> None:
+    target = stored(tmp_path, "turbo.tar.gz")
+    digest = f"sha256:{sha256(target.read_bytes())}"
+    layers = Layers(tmp_path / "layers")
+    layers.add(target)
+    lower = layers.lowers[0] | {"targetDigest": digest}
+    kept = tmp_path / "kept"
+    service = tmp_path / "overlaybd.json"
+    settings = {"enable": True, "cacheDir": str(kept), "cacheSizeGB": 1, "refillSize": 65536}
+    service.write_text(json.dumps({"gzipCacheConfig": settings}))
+    config = tmp_path / "image.json"
+
+    def read() -> bytes:
+        config.write_text(json.dumps({"lowers": [lower], "upper": {}}))
+        with obd.open(str(config), service=str(service)) as device:
+            return obdcore.FileSystem(device.native).read(b"t/f8", 500_000, 1000)
+
+    first = read()
+    with tarfile.open(target) as tar:
+        content = tar.extractfile("t/f8")
+        assert content is not None
+        assert first == content.read()[500_000:501_000]
+    cache, _ = open_caches()[os.path.realpath(kept)]
+    # Of the rest of the target nothing was unpacked.
+    assert 0 < cache.stats()["fetched_bytes"] <= 2 * 65536
+    assert read() == first
+    assert cache.stats()["fetches"] == 1
+    cache.flush()
+    media = [path for path in kept.iterdir() if path.suffix != ".map"]
+    assert len(media) == 1
+    assert media[0].name != digest
+    assert media[0].stat().st_blocks > 0
+
+    # Somebody else's index, which says that the same file is something else.
+    index = tmp_path / "other.meta"
+    other = Path(lower["gzipIndex"]).read_bytes()
+    with target.open("rb") as source, index.open("wb") as output:
+        obdcore.gzip_index(source.fileno(), output.fileno(), span=65536)
+    assert index.read_bytes() != other
+    lower["gzipIndex"] = str(index)
+    assert read() == first
+    assert len([path for path in kept.iterdir() if path.suffix != ".map"]) == 2
+
+
+def test_erofs_of_two_layers(tmp_path: Path) -> None:
+    layers = Layers(tmp_path / "layers")
+    targets = [stored(tmp_path, "turbo.tar.gz"), plain(tmp_path, "basic")]
+    for target in targets:
+        layers.add(target, "--fstype", "erofs")
+    config = tmp_path / "image.json"
+    config.write_text(json.dumps({"lowers": layers.lowers, "upper": {}}))
+    with obd.open(str(config)) as device:
+        files = obdcore.FileSystem(device.native)
+        assert files.kind == "erofs"
+        for target in targets:
+            with tarfile.open(target) as tar:
+                for member in tar:
+                    content = tar.extractfile(member) if member.isreg() else None
+                    if content is not None:
+                        assert files.read(member.name.encode(), 0, 1 << 22) == content.read(), member.name

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use overlaybd::blob::{Blob, FileBlob};
+use overlaybd::cache::{self, CachedBlob};
 use overlaybd::engine;
 use overlaybd::gzip::{Index, View};
 use overlaybd::image::{Stored, UpperFiles};
@@ -11,6 +12,7 @@ use overlaybd::sys::os::OsDisk;
 use overlaybd::{Error, Kind, Result};
 use pyo3::prelude::*;
 
+use crate::cache::ChunkCache;
 use crate::image::Source;
 use crate::remote::RemoteBlob;
 
@@ -29,6 +31,8 @@ pub struct TurboLayer {
 struct Target {
     source: Source,
     gzip_index: Option<PathBuf>,
+    /// Keeps what is unpacked, by the digest of what is packed.
+    cache: Option<(Arc<cache::ChunkCache>, String)>,
 }
 
 /// One blob as Python gives it.
@@ -50,9 +54,16 @@ impl From<BlobArg<'_>> for Source {
 #[pymethods]
 impl TurboLayer {
     #[new]
-    #[pyo3(signature = (meta, target, gzip_index = None))]
-    fn new(meta: BlobArg<'_>, target: BlobArg<'_>, gzip_index: Option<PathBuf>) -> Self {
-        TurboLayer { meta: meta.into(), target: Target { source: target.into(), gzip_index } }
+    #[pyo3(signature = (meta, target, gzip_index = None, *, cache = None, digest = String::new()))]
+    fn new(
+        meta: BlobArg<'_>,
+        target: BlobArg<'_>,
+        gzip_index: Option<PathBuf>,
+        cache: Option<&ChunkCache>,
+        digest: String,
+    ) -> Self {
+        let cache = cache.map(|cache| (Arc::clone(&cache.cache), digest));
+        TurboLayer { meta: meta.into(), target: Target { source: target.into(), gzip_index, cache } }
     }
 }
 
@@ -66,8 +77,12 @@ impl Target {
             }
             return Ok(blob);
         };
-        let index = Index::open(Arc::new(FileBlob::open(&OsDisk, index)?))?;
-        Ok(Arc::new(View::new(blob, Arc::new(index))?))
+        let index = Arc::new(Index::open(Arc::new(FileBlob::open(&OsDisk, index)?))?);
+        let view = Arc::new(View::new(blob, Arc::clone(&index))?);
+        match &self.cache {
+            None => Ok(view),
+            Some((cache, digest)) => Ok(CachedBlob::over(cache, &index.key(digest)?, view)?.blob),
+        }
     }
 }
 
@@ -141,7 +156,7 @@ impl Upper {
             Upper::Turbo(_, _, path) => (path, None),
             Upper::Gzip(_, _, path, gzip_index) => (path, gzip_index.clone()),
         };
-        let target = Target { source: Source::Path(path.clone()), gzip_index };
+        let target = Target { source: Source::Path(path.clone()), gzip_index, cache: None };
         target.open(engine::Kind::default()).map(Some)
     }
 

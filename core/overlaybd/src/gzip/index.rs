@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use flate2::{Decompress, FlushDecompress, Status};
+use ring::digest::{Context, SHA256};
 
 use super::build::{self, Built};
 use super::format::{Header, Point, HEADER_BYTES, POINT_BYTES};
@@ -60,6 +61,27 @@ impl Index {
     /// All points, in order; the first is at the start.
     pub fn points(&self) -> &[Point] {
         &self.points
+    }
+
+    /// A name, in the form of a digest, for what a file of `digest` unpacks to by this index: not by another one, which
+    /// somebody else may have made for the same file.
+    ///
+    /// # Errors
+    /// Those of the blob, all of which is read.
+    pub fn key(&self, digest: &str) -> Result<String> {
+        let mut sum = Context::new(&SHA256);
+        sum.update(digest.as_bytes());
+        sum.update(&[0]);
+        let mut piece = vec![0; self.blob.len().min(1 << 20) as usize];
+        let mut done = 0;
+        while done < self.blob.len() {
+            let n = (self.blob.len() - done).min(piece.len() as u64) as usize;
+            self.blob.read_at(&mut piece[..n], done)?;
+            sum.update(&piece[..n]);
+            done += n as u64;
+        }
+        let hex: String = sum.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(format!("sha256:{hex}"))
     }
 
     /// The file's name.
