@@ -74,6 +74,13 @@ pub const MAX_TAR_NAME_BYTES: u64 = 64 << 10;
 /// Pieces of one sparse file in an archive: 16 MiB of memory.
 pub const MAX_TAR_SPARSE_PIECES: usize = 1 << 20;
 
+/// Extended attributes of one file in an archive: as many names as the kernel would list.
+pub const MAX_TAR_ATTRIBUTES: usize = 4096;
+
+/// Bytes that a layer may unpack to beyond twice the device that it is for: what replaces itself over and over, or is
+/// no file's content, is a bomb.
+pub const MAX_APPLY_EXTRA_BYTES: u64 = 1 << 30;
+
 /// Largest request a front end hands down in one piece; larger ones are cut.
 pub const MAX_IO_BYTES: usize = 4 << 20;
 

@@ -19,8 +19,9 @@ use std::collections::HashSet;
 use std::io::Read;
 
 use crate::error::{Error, Kind, Result};
-use crate::limits::MAX_APPLY_NOTES;
+use crate::limits::{MAX_APPLY_EXTRA_BYTES, MAX_APPLY_NOTES};
 use crate::tar::{shown, Archive, Entry};
+use walk::Walk;
 
 pub use target::{Content, Named, Target};
 
@@ -61,6 +62,7 @@ pub fn apply<T: Target, R: Read>(
     archive: &mut Archive<R>,
     progress: &mut dyn FnMut(u64, &R) -> Result<()>,
 ) -> Result<Applied> {
+    archive.limit(target.capacity().saturating_mul(2).saturating_add(MAX_APPLY_EXTRA_BYTES));
     let mut layer = Layer { target, unpacked: HashSet::new(), last_parent: None, done: Applied::default() };
     let mut buf = vec![0; PIECE];
     while let Some(entry) = archive.next_entry()? {
@@ -85,17 +87,28 @@ impl<T: Target> Layer<'_, T> {
     fn take<R: Read>(&mut self, entry: &Entry, archive: &mut Archive<R>, buf: &mut [u8]) -> Result<()> {
         let path = name::clean(&entry.path)?;
         let Some((parent, name)) = name::split(&path) else { return self.root(entry) };
-        let parent = self.parent(parent)?;
-        match name.strip_prefix(b".wh.") {
-            Some(b".wh..opq") => self.make_opaque(parent),
+        // Of AUFS's own, or nobody's: such names are no files.
+        if parent.split(|b| *b == b'/').any(|part| part.starts_with(b".wh.")) {
+            self.done.note(|| format!("{}: below a whiteout, passed over", shown(&path)));
+            return Ok(());
+        }
+        let Some(hidden) = name.strip_prefix(b".wh.") else {
+            let parent = self.parent(parent)?;
+            return self.unpack(entry, parent, name, archive, buf);
+        };
+        let Some(parent) = self.walk(parent, Walk::Hide)? else {
+            self.done.note(|| format!("{}: nothing of layers below is there any more", shown(&path)));
+            return Ok(());
+        };
+        match hidden {
+            b".wh..opq" => self.make_opaque(parent),
             // Others of theirs are for their own use, and hide nothing.
-            Some(rest) if rest.starts_with(b".wh.") => {
+            _ if hidden.starts_with(b".wh.") => {
                 self.done.note(|| format!("{}: not a whiteout that is known", shown(&path)));
                 Ok(())
             }
-            Some(b"" | b"." | b"..") => Err(Error::new(Kind::Invalid, "a whiteout of nothing")),
-            Some(hidden) => self.white_out(parent, hidden),
-            None => self.unpack(entry, parent, name, archive, buf),
+            b"" | b"." | b".." => Err(Error::new(Kind::Invalid, "a whiteout of nothing")),
+            _ => self.white_out(parent, hidden),
         }
     }
 }

@@ -17,7 +17,10 @@ pub trait Target {
     /// The root directory.
     fn root(&self) -> Self::Number;
 
-    /// Whether a file is the file system's own, which no layer hides.
+    /// Bytes that it can hold, about.
+    fn capacity(&self) -> u64;
+
+    /// Whether a file is the file system's own, which no layer hides or replaces.
     fn is_own(&self, number: Self::Number) -> bool;
 
     /// Number and type of what a directory has under a name.
@@ -53,6 +56,9 @@ pub trait Target {
     /// # Errors
     /// `NoSpace` if they do not fit.
     fn set_attributes(&mut self, number: Self::Number, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<()>;
+
+    /// Takes extended attributes away, except those that have the names of `wanted`, which are to be set.
+    fn clear_attributes(&mut self, number: Self::Number, wanted: &[(Vec<u8>, Vec<u8>)]) -> Result<()>;
 
     /// Counts one more name of a file, which is to be added.
     ///

@@ -26,6 +26,11 @@ impl<T: Target> Layer<'_, T> {
         self.unpacked.insert(key(directory, name));
     }
 
+    /// Whether this layer has unpacked it.
+    pub(super) fn is_unpacked(&self, directory: T::Number, name: &[u8]) -> bool {
+        self.unpacked.contains(&key(directory, name))
+    }
+
     /// `.wh.NAME`: removes what lower layers have under that name. Nothing there is nothing to do.
     pub(super) fn white_out(&mut self, directory: T::Number, name: &[u8]) -> Result<()> {
         self.done.whiteouts += 1;
@@ -57,7 +62,7 @@ impl<T: Target> Layer<'_, T> {
         kind: u16,
         keep: bool,
     ) -> Result<()> {
-        if keep && self.target.is_own(number) {
+        if self.target.is_own(number) {
             return Ok(());
         }
         self.last_parent = None;

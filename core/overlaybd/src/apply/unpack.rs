@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::target::{Source, Target};
-use super::walk::not_there;
+use super::walk::{not_there, Walk};
 use super::{name, Layer};
 use crate::error::{Error, Kind, Result};
 use crate::ext4::{DIR, FILE};
@@ -11,6 +11,8 @@ use crate::tar::{shown, Archive, Entry, EntryKind};
 
 /// Longest target of a symbolic link.
 const MAX_TARGET: usize = 4095;
+/// Longest name of an attribute, as the kernel takes it.
+const MAX_ATTRIBUTE_NAME: usize = 255;
 /// What names of attributes begin with. Others the kernel does not have, or not in a file system.
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 /// Access control lists, the only attributes of the kernel's own that are kept.
@@ -22,7 +24,7 @@ impl<T: Target> Layer<'_, T> {
         if entry.kind != EntryKind::Directory {
             return Err(Error::new(Kind::Invalid, "the root can be nothing but a directory"));
         }
-        self.describe(entry, self.target.root(), DIR)
+        self.describe(entry, self.target.root(), DIR, false)
     }
 
     /// Makes what `entry` is, under a name in a directory.
@@ -37,7 +39,11 @@ impl<T: Target> Layer<'_, T> {
         let there = self.target.lookup(parent, name)?;
         if let (Some((number, DIR)), EntryKind::Directory) = (there, entry.kind) {
             self.mark_unpacked(parent, name);
-            return self.describe(entry, number, DIR);
+            return self.describe(entry, number, DIR, false);
+        }
+        if there.is_some_and(|(number, _)| self.target.is_own(number)) {
+            let what = "the file system has a directory of its own there, which has to stay";
+            return Err(Error::new(Kind::Unsupported, what));
         }
         if entry.kind == EntryKind::HardLink {
             return self.link(entry, parent, name, there);
@@ -69,7 +75,7 @@ impl<T: Target> Layer<'_, T> {
         let target = name::clean(&entry.link)?;
         let missing = || not_there(&target).context("a hard link leads to");
         let (directory, last) = name::split(&target).ok_or_else(missing)?;
-        let directory = self.walk(directory, false)?.ok_or_else(missing)?;
+        let directory = self.walk(directory, Walk::Find)?.ok_or_else(missing)?;
         let (number, kind) = self.target.lookup(directory, last)?.ok_or_else(missing)?;
         if kind == DIR {
             let what = format!("a hard link leads to {}, which is a directory", shown(&target));
@@ -85,12 +91,17 @@ impl<T: Target> Layer<'_, T> {
             self.target.add_name(parent, name, number, kind)?;
         }
         self.mark_unpacked(parent, name);
-        self.describe(entry, number, kind)
+        // Some writers say attributes only where the file itself is.
+        self.describe(entry, number, kind, true)
     }
 
-    /// Gives something that is there the owner, permissions, times and attributes of an entry.
-    fn describe(&mut self, entry: &Entry, number: T::Number, kind: u16) -> Result<()> {
+    /// Gives something that is there the owner, permissions, times and attributes of an entry; `others` that it has
+    /// may stay.
+    fn describe(&mut self, entry: &Entry, number: T::Number, kind: u16, others: bool) -> Result<()> {
         self.target.describe(number, entry)?;
+        if !others {
+            self.target.clear_attributes(number, &entry.xattrs)?;
+        }
         self.set_attributes(entry, number, kind)
     }
 
@@ -103,7 +114,8 @@ impl<T: Target> Layer<'_, T> {
         for (name, value) in &entry.xattrs {
             let known = NAMESPACES.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix));
             let possible = matches!(kind, FILE | DIR) || !name.starts_with(b"user.");
-            if (known && possible) || LISTS.contains(&name.as_slice()) {
+            let fits = name.len() <= MAX_ATTRIBUTE_NAME;
+            if (known && possible && fits) || LISTS.contains(&name.as_slice()) {
                 wanted.push((name.clone(), value.clone()));
             } else {
                 self.done.note(|| format!("{}: attribute {} is passed over", shown(&entry.path), shown(name)));

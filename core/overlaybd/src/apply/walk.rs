@@ -7,6 +7,15 @@ use crate::ext4::{DIR, LINK};
 use crate::limits::{MAX_LINKS, MAX_PATH_PARTS};
 use crate::tar::{shown, Archive, Entry, EntryKind};
 
+/// What a path is walked for: something to be found; made, so that missing directories are too; or hidden, likewise,
+/// unless this layer has put something else in the place of its directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Walk {
+    Find,
+    Make,
+    Hide,
+}
+
 impl<T: Target> Layer<'_, T> {
     /// The directory of a clean path, made if it is not there.
     pub(super) fn parent(&mut self, path: &[u8]) -> Result<T::Number> {
@@ -15,13 +24,13 @@ impl<T: Target> Layer<'_, T> {
                 return Ok(*number);
             }
         }
-        let number = self.walk(path, true)?.ok_or_else(|| not_there(path))?;
+        let number = self.walk(path, Walk::Make)?.ok_or_else(|| not_there(path))?;
         self.last_parent = Some((path.to_vec(), number));
         Ok(number)
     }
 
     /// The directory of a clean path; None if it is not there and not to be made.
-    pub(super) fn walk(&mut self, path: &[u8], make: bool) -> Result<Option<T::Number>> {
+    pub(super) fn walk(&mut self, path: &[u8], how: Walk) -> Result<Option<T::Number>> {
         // From the root to where it is; what is still to be walked, the next part last.
         let mut above = vec![self.target.root()];
         let mut parts = parts(path);
@@ -42,6 +51,8 @@ impl<T: Target> Layer<'_, T> {
             }
             match self.target.lookup(here, &part)? {
                 Some((number, DIR)) => above.push(number),
+                // Whiteouts are of what was below, not of where this layer leads.
+                Some((_, LINK)) if how == Walk::Hide && self.is_unpacked(here, &part) => return Ok(None),
                 Some((number, LINK)) => {
                     links += 1;
                     if links > MAX_LINKS {
@@ -53,11 +64,12 @@ impl<T: Target> Layer<'_, T> {
                     }
                     parts.extend(self::parts(&target));
                 }
+                Some(_) if how == Walk::Hide => return Ok(None),
                 Some(_) => {
                     let what = format!("{}: no directory, but something is to be below it", shown(&part));
                     return Err(Error::new(Kind::Invalid, what));
                 }
-                None if make => above.push(self.make_parent(here, &part)?),
+                None if how != Walk::Find => above.push(self.make_parent(here, &part)?),
                 None => return Ok(None),
             }
         }

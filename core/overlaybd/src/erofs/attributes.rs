@@ -53,6 +53,14 @@ pub(super) fn set(attributes: &mut Attributes, wanted: &[(Vec<u8>, Vec<u8>)]) ->
     Ok(changed)
 }
 
+/// Takes attributes away, except those that have the names of `wanted`. Whether anything changed.
+pub(super) fn clear(attributes: &mut Attributes, wanted: &[(Vec<u8>, Vec<u8>)]) -> bool {
+    let before = attributes.len();
+    let kept: Vec<_> = wanted.iter().filter_map(|(name, _)| key(name)).collect();
+    attributes.retain(|key, _| kept.contains(key));
+    attributes.len() != before
+}
+
 /// Bytes that they take behind an inode.
 pub(super) fn len(attributes: &Attributes) -> usize {
     let each = attributes.iter().map(|((_, name), value)| (ENTRY + name.len() + value.len()).next_multiple_of(4));

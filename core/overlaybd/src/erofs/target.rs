@@ -1,5 +1,6 @@
 //! EROFS as what layers are applied to.
 
+use super::attributes::Attributes;
 use super::directory::Directory;
 use super::format::{device_number, Inode, BLOCK, INLINE, PLAIN};
 use super::{attributes, Erofs, File};
@@ -14,6 +15,10 @@ impl Target for Erofs {
 
     fn root(&self) -> u64 {
         self.block.root()
+    }
+
+    fn capacity(&self) -> u64 {
+        self.device.size()
     }
 
     fn is_own(&self, _number: u64) -> bool {
@@ -85,19 +90,11 @@ impl Target for Erofs {
     }
 
     fn set_attributes(&mut self, number: u64, wanted: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
-        let file = self.file(number)?;
-        let (was_there, known) = (file.slot.is_some(), file.attributes.take());
-        let was_known = known.is_some();
-        let mut all = match (known, &self.lower) {
-            (Some(known), _) => known,
-            (None, Some(lower)) if was_there => Box::new(lower.attributes(number)?),
-            _ => Box::default(),
-        };
-        // What did not change need not be written.
-        if attributes::set(&mut all, wanted)? || was_known {
-            self.file(number)?.attributes = Some(all);
-        }
-        Ok(())
+        self.change_attributes(number, |all| attributes::set(all, wanted))
+    }
+
+    fn clear_attributes(&mut self, number: u64, wanted: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+        self.change_attributes(number, |all| Ok(attributes::clear(all, wanted)))
     }
 
     fn hold(&mut self, number: u64) -> Result<()> {
@@ -123,6 +120,23 @@ impl Target for Erofs {
 }
 
 impl Erofs {
+    /// Has `change` change the attributes of a file, and say whether it did.
+    fn change_attributes(&mut self, number: u64, change: impl FnOnce(&mut Attributes) -> Result<bool>) -> Result<()> {
+        let file = self.file(number)?;
+        let (was_there, known) = (file.slot.is_some(), file.attributes.take());
+        let was_known = known.is_some();
+        let mut all = match (known, &self.lower) {
+            (Some(known), _) => known,
+            (None, Some(lower)) if was_there => Box::new(lower.attributes(number)?),
+            _ => Box::default(),
+        };
+        // What did not change need not be written.
+        if change(&mut all)? || was_known {
+            self.file(number)?.attributes = Some(all);
+        }
+        Ok(())
+    }
+
     /// Gives a new file its content, in consecutive blocks: stored, or mapped.
     fn store(&mut self, entry: &Entry, content: &mut dyn Content, inode: &mut Inode) -> Result<()> {
         inode.layout = PLAIN;

@@ -1,6 +1,6 @@
 //! A file system that libext2fs has open: each of its calls that is used, made safe.
 
-use std::ffi::{c_int, c_void, CString};
+use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::ptr::{null, null_mut};
 use std::rc::Rc;
 
@@ -161,6 +161,31 @@ impl Handle {
         Ok((start, len))
     }
 
+    /// Parts of `blocks` that nothing uses, each as first block and the one behind the last.
+    pub fn unused(&self, blocks: std::ops::Range<u64>) -> Vec<std::ops::Range<u64>> {
+        // SAFETY: an open file system, whose bitmaps were read when it was opened.
+        let (map, find) = unsafe { ((*self.fs).block_map, [self.library.first_free, self.library.first_used]) };
+        let next = |at: u64, which: usize| {
+            let mut found = 0;
+            // SAFETY: a bitmap; the library checks the range.
+            match unsafe { (find[which])(map, at, blocks.end - 1, &mut found) } {
+                0 => found,
+                _ => blocks.end,
+            }
+        };
+        let (mut found, mut at) = (Vec::new(), blocks.start);
+        while at < blocks.end {
+            let start = next(at, 0);
+            if start < blocks.end {
+                at = next(start, 1);
+                found.push(start..at);
+            } else {
+                at = blocks.end;
+            }
+        }
+        found
+    }
+
     /// The block of the device that block `block` of a file is in; 0 for a hole.
     pub fn block_of(&self, number: u32, inode: &mut Inode, block: u64) -> Result<u64> {
         let mut place = 0;
@@ -246,29 +271,48 @@ impl Handle {
     /// # Errors
     /// `NoSpace` if they do not fit; `Invalid` for a name with a NUL in it.
     pub fn set_attributes(&mut self, number: u32, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+        self.with_attributes(number, |list| {
+            for (name, value) in attributes {
+                let shown = || crate::tar::shown(name);
+                let name = CString::new(name.as_slice())
+                    .map_err(|_| Error::new(Kind::Invalid, format!("attribute {}: a NUL in its name", shown())))?;
+                // SAFETY: an open list, a name that ends in NUL, a value of the length that is told.
+                let code = unsafe { (self.library.set_attribute)(list, name.as_ptr(), value.as_ptr(), value.len()) };
+                self.check(code, "setting an attribute")
+                    .map_err(|e| e.note(format!("{}, {} bytes", shown(), value.len())))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes all extended attributes of a file that do not have the names of `wanted`.
+    pub fn clear_attributes(&mut self, number: u32, wanted: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+        self.with_attributes(number, |list| {
+            let mut there: Vec<CString> = Vec::new();
+            // SAFETY: an open list; `keep_name` gets the vector that it expects, which nobody else uses meanwhile.
+            let code = unsafe { (self.library.each_attribute)(list, keep_name, (&raw mut there).cast()) };
+            self.check(code, "listing the attributes of a file")?;
+            there.retain(|name| wanted.iter().all(|(wanted, _)| wanted != name.as_bytes()));
+            there.into_iter().try_for_each(|name| {
+                // SAFETY: an open list, a name that ends in NUL.
+                let code = unsafe { (self.library.remove_attribute)(list, name.as_ptr()) };
+                self.check(code, "removing an attribute")
+            })
+        })
+    }
+
+    /// Does something with the extended attributes that a file has.
+    fn with_attributes(&self, number: u32, work: impl FnOnce(*mut c_void) -> Result<()>) -> Result<()> {
         let mut list = null_mut();
         // SAFETY: a place for the result.
         let code = unsafe { (self.library.open_attributes)(self.fs, number, &mut list) };
         self.check(code, "opening the attributes of a file")?;
-        let result = self.set_each(list, attributes);
+        // SAFETY: an open list.
+        let read = unsafe { (self.library.read_attributes)(list) };
+        let result = self.check(read, "reading the attributes of a file").and_then(|()| work(list));
         // SAFETY: opened above; it is closed whether or not something failed.
         unsafe { (self.library.close_attributes)(&mut list) };
         result
-    }
-
-    fn set_each(&mut self, list: *mut c_void, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
-        // SAFETY: an open list.
-        self.check(unsafe { (self.library.read_attributes)(list) }, "reading the attributes of a file")?;
-        for (name, value) in attributes {
-            let shown = || crate::tar::shown(name);
-            let name = CString::new(name.as_slice())
-                .map_err(|_| Error::new(Kind::Invalid, format!("attribute {}: a NUL in its name", shown())))?;
-            // SAFETY: a name that ends in NUL, a value of the length that is told.
-            let code = unsafe { (self.library.set_attribute)(list, name.as_ptr(), value.as_ptr(), value.len()) };
-            self.check(code, "setting an attribute")
-                .map_err(|e| e.note(format!("{}, {} bytes", shown(), value.len())))?;
-        }
-        Ok(())
     }
 
     /// Frees the block of attributes of a file.
@@ -294,11 +338,23 @@ impl Handle {
     /// The error of a call that failed: the device's, if that is why.
     fn check(&self, code: Code, doing: &str) -> Result<()> {
         let known = self.pages.borrow_mut().failed.take();
-        if code == 0 {
+        let complained = library::complained();
+        if code == 0 && !complained {
             return Ok(());
+        }
+        if code == 0 {
+            return Err(Error::corrupt(format!("{doing}: it names blocks or inodes that there are not")));
         }
         Err(known.map_or_else(|| self.library.error(code, doing), |e| e.context(doing)))
     }
+}
+
+/// Adds the name of an attribute to a vector.
+extern "C" fn keep_name(name: *mut c_char, _value: *mut c_char, _len: usize, names: *mut c_void) -> c_int {
+    // SAFETY: a name that ends in NUL, and the vector that `clear_attributes` has handed in.
+    let (name, names) = unsafe { (CStr::from_ptr(name), &mut *names.cast::<Vec<CString>>()) };
+    names.push(name.to_owned());
+    0
 }
 
 impl Drop for Handle {

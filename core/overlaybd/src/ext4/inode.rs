@@ -123,6 +123,12 @@ impl Inode {
         self.get32(0x68) != 0 || self.get16(0x76) != 0
     }
 
+    /// Whether it may have attributes: in a block, or behind what we know of the inode.
+    pub fn has_attributes(&self) -> bool {
+        let own = if self.0.len() > 128 { self.0.get(128 + usize::from(self.get16(0x80))..) } else { None };
+        self.has_attribute_block() || own.is_some_and(|own| own.iter().any(|b| *b != 0))
+    }
+
     /// A symbolic link whose target is in the inode.
     pub fn is_short_link(&self) -> bool {
         self.kind() == LINK && self.size() < MAP_BYTES as u64 && self.flags() & EXTENTS == 0

@@ -3,6 +3,7 @@
 //! What is declared here is the library's documented binary interface, which has been the same since 1.43; sizes and
 //! places are checked when this is compiled, and the version when the library is loaded.
 
+use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_ulonglong, c_void, CStr};
 use std::mem::{offset_of, size_of};
 use std::sync::OnceLock;
@@ -17,6 +18,10 @@ const OLDEST: c_int = 145;
 
 pub(super) type Code = c_long;
 pub(super) type Fs = *mut FileSystem;
+/// What is called instead of printing what the library finds wrong; its arguments are of no use here.
+pub(super) type Hook = extern "C" fn();
+/// What is called with the name of each attribute, its value, the value's length, and what was handed in.
+pub(super) type Each = extern "C" fn(*mut c_char, *mut c_char, usize, *mut c_void) -> c_int;
 
 pub(super) const MAGIC_CHANNEL: Code = 0x7F2B_B705;
 pub(super) const MAGIC_MANAGER: Code = 0x7F2B_B707;
@@ -172,9 +177,14 @@ functions! {
     hash = c"ext2fs_dirhash": fn(c_int, *const u8, c_int, *const u32, *mut u32, *mut u32) -> Code;
     open_attributes = c"ext2fs_xattrs_open": fn(Fs, u32, *mut *mut c_void) -> Code;
     read_attributes = c"ext2fs_xattrs_read": fn(*mut c_void) -> Code;
+    each_attribute = c"ext2fs_xattrs_iterate": fn(*mut c_void, Each, *mut c_void) -> Code;
+    remove_attribute = c"ext2fs_xattr_remove": fn(*mut c_void, *const c_char) -> Code;
     set_attribute = c"ext2fs_xattr_set": fn(*mut c_void, *const c_char, *const u8, usize) -> Code;
     close_attributes = c"ext2fs_xattrs_close": fn(*mut *mut c_void) -> Code;
     free_attributes = c"ext2fs_free_ext_attr": fn(Fs, u32, *mut u8) -> Code;
+    first_free = c"ext2fs_find_first_zero_block_bitmap2": fn(*mut c_void, u64, u64, *mut u64) -> Code;
+    first_used = c"ext2fs_find_first_set_block_bitmap2": fn(*mut c_void, u64, u64, *mut u64) -> Code;
+    set_complaint_hook = c"set_com_err_hook": fn(Hook) -> *mut c_void;
 }
 
 /// The library, loaded at the first call.
@@ -219,7 +229,23 @@ fn load() -> std::result::Result<Library, String> {
     }
     // SAFETY: it takes nothing; once, since this runs once.
     unsafe { (library.init_messages)() };
+    // SAFETY: the hook looks at none of its arguments, so it does not matter how they are handed over.
+    unsafe { (library.set_complaint_hook)(complain) };
     Ok(library)
+}
+
+thread_local! {
+    static COMPLAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// In the place of the library's printing to stderr: some functions have no other way to say that something is wrong.
+extern "C" fn complain() {
+    COMPLAINED.set(true);
+}
+
+/// Whether the library has found something wrong in this thread since this was last asked.
+pub(super) fn complained() -> bool {
+    COMPLAINED.take()
 }
 
 impl Library {

@@ -18,9 +18,11 @@ mod target;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -151,9 +153,11 @@ impl Ext4 {
     pub fn close(mut self) -> Result<()> {
         self.store_directories()?;
         let pages = self.handle.pages.clone();
+        let unused = self.unused_again()?;
         self.handle.close()?;
         let mut pages = pages.borrow_mut();
         pages.flush()?;
+        unused.into_iter().try_for_each(|bytes| pages.device().discard(bytes.start, bytes.end - bytes.start))?;
         pages.device().flush()
     }
 
@@ -231,6 +235,21 @@ impl Ext4 {
         self.set_inode(number, &mut Inode(vec![0; self.inode_bytes]))?;
         self.handle.count_inode(number, -1, is_directory);
         Ok(())
+    }
+
+    /// What was written and is used no more, in bytes: a layer need not store it. What was not written yet is dropped.
+    fn unused_again(&mut self) -> Result<Vec<Range<u64>>> {
+        let block_bytes = self.block_bytes as u64;
+        let unused = |handle: &Handle, bytes: Vec<Range<u64>>| -> Vec<Range<u64>> {
+            let of = |bytes: Range<u64>| handle.unused(bytes.start / block_bytes..bytes.end / block_bytes);
+            let blocks = bytes.into_iter().flat_map(of);
+            blocks.map(|blocks| blocks.start * block_bytes..blocks.end * block_bytes).collect()
+        };
+        let pages = self.handle.pages.clone();
+        let dirty = pages.borrow().dirty();
+        pages.borrow_mut().forget(&unused(&self.handle, dirty));
+        let written = pages.borrow_mut().written()?;
+        Ok(unused(&self.handle, written))
     }
 
     /// Free blocks, at most `wanted`, which are used now.

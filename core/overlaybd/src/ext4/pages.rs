@@ -4,9 +4,11 @@
 //! what has changed.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::mapped::Mapped;
+use super::written::Written;
 use crate::device::{check_range, BlockDevice, ExtentKind};
 use crate::error::{Error, Result};
 use crate::limits::{MAX_EXT4_PAGES, SECTOR};
@@ -35,6 +37,8 @@ pub(super) struct Pages {
     /// Content that was not written yet, and where it belongs. No page holds any of it.
     run: Vec<u8>,
     run_at: u64,
+    /// What was written, or mapped.
+    written: Written,
     /// Bytes of content written since the system was last asked to begin.
     unhurried: usize,
     /// Where content is mapped to instead of being written, and what was.
@@ -46,7 +50,8 @@ pub(super) struct Pages {
 impl Pages {
     pub fn new(device: Arc<dyn BlockDevice>) -> Self {
         let (pages, run) = (HashMap::new(), Vec::new());
-        Pages { device, pages, clock: 0, run, run_at: 0, unhurried: 0, remote: None, failed: None }
+        let written = Written::default();
+        Pages { device, pages, clock: 0, run, run_at: 0, written, unhurried: 0, remote: None, failed: None }
     }
 
     /// From now on content can be mapped.
@@ -131,6 +136,7 @@ impl Pages {
         range.clone().for_each(|number| drop(self.pages.remove(&number)));
         if let Some((remote, known)) = &mut self.remote {
             known.add(range);
+            self.written.add(offset, end);
             remote.map(offset, mapped, target)?;
         }
         let (rest, left) = (offset + mapped, end - mapped);
@@ -140,10 +146,33 @@ impl Pages {
         Ok(())
     }
 
+    /// What was written so far, in order; of content nothing is held back any more.
+    pub fn written(&mut self) -> Result<Vec<Range<u64>>> {
+        self.write_run()?;
+        Ok(self.written.parts())
+    }
+
+    /// What metadata is to be written, in order.
+    pub fn dirty(&self) -> Vec<Range<u64>> {
+        let mut numbers: Vec<u64> =
+            self.pages.iter().filter(|(_, page)| page.dirty).map(|(number, _)| *number).collect();
+        numbers.sort_unstable();
+        numbers.into_iter().map(|number| number * PAGE as u64..(number + 1) * PAGE as u64).collect()
+    }
+
+    /// Drops the metadata that lies wholly in one of these parts: it has no meaning any more.
+    pub fn forget(&mut self, parts: &[Range<u64>]) {
+        for part in parts {
+            for number in part.start.div_ceil(PAGE as u64)..part.end / PAGE as u64 {
+                self.pages.remove(&number);
+            }
+        }
+    }
+
     /// Writes all that is held back.
     pub fn flush(&mut self) -> Result<()> {
-        let mut dirty: Vec<u64> = self.pages.iter().filter(|(_, page)| page.dirty).map(|(number, _)| *number).collect();
         self.write_run()?;
+        let mut dirty: Vec<u64> = self.pages.iter().filter(|(_, page)| page.dirty).map(|(number, _)| *number).collect();
         self.write_pages(&mut dirty)
     }
 
@@ -213,6 +242,7 @@ impl Pages {
             let offset = first * PAGE as u64;
             bytes.truncate((self.device.size() - offset).min(bytes.len() as u64) as usize);
             store(&*self.device, &bytes, offset)?;
+            self.written.add(offset, bytes.len() as u64);
             for number in &rest[..count] {
                 if let Some(page) = self.pages.get_mut(number) {
                     page.dirty = false;
@@ -224,7 +254,11 @@ impl Pages {
     }
 
     fn write_run(&mut self) -> Result<()> {
+        if self.run.is_empty() {
+            return Ok(());
+        }
         store(&*self.device, &self.run, self.run_at)?;
+        self.written.add(self.run_at, self.run.len() as u64);
         self.unhurried += self.run.len();
         if self.unhurried >= HURRY {
             self.device.start_write_back();

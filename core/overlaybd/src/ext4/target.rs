@@ -20,6 +20,10 @@ impl Target for Ext4 {
         ROOT
     }
 
+    fn capacity(&self) -> u64 {
+        self.handle.pages.borrow().device().size()
+    }
+
     /// Whatever an archive says: without it the file system is not in order.
     fn is_own(&self, number: u32) -> bool {
         number == LOST_AND_FOUND
@@ -68,6 +72,10 @@ impl Target for Ext4 {
                 stored.finish(self, number, &mut inode, entry.size)?;
             }
             LINK if entry.link.len() > SHORT_TARGET => {
+                if entry.link.len() >= self.block_bytes {
+                    let what = format!("a symbolic link of {} bytes, which have to fit a block", entry.link.len());
+                    return Err(Error::new(Kind::Invalid, what));
+                }
                 let mut stored = Content::default();
                 stored.add(self, &entry.link, 0)?;
                 stored.finish(self, number, &mut inode, entry.link.len() as u64)?;
@@ -93,6 +101,13 @@ impl Target for Ext4 {
 
     fn set_attributes(&mut self, number: u32, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
         Ext4::set_attributes(self, number, attributes)
+    }
+
+    fn clear_attributes(&mut self, number: u32, wanted: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+        if self.inode(number)?.has_attributes() {
+            self.handle.clear_attributes(number, wanted)?;
+        }
+        Ok(())
     }
 
     fn hold(&mut self, number: u32) -> Result<()> {

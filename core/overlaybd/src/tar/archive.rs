@@ -9,7 +9,7 @@ use super::block::{Block, Pieces, PLACE};
 use super::entry::{Entry, EntryKind, Time};
 use super::header::BLOCK;
 use super::input::error_of;
-use super::pax::Pax;
+use super::pax::{Pax, Sparse};
 use super::sparse::checked;
 use crate::error::{Error, Kind, Result};
 use crate::limits::{MAX_PAX_BYTES, MAX_TAR_HEADERS, MAX_TAR_NAME_BYTES};
@@ -32,6 +32,8 @@ pub struct Archive<R> {
     bare: bool,
     /// The headers of the present member, where they are wanted.
     kept: Option<Vec<u8>>,
+    /// Bytes after which it is no archive that anybody wants.
+    limit: u64,
 }
 
 /// Where the stored bytes of the present member go.
@@ -54,7 +56,8 @@ impl<R: Read> Archive<R> {
     /// Reads the archive that `input` holds, uncompressed.
     pub fn new(input: R) -> Self {
         let (content, globals) = (Content::default(), Pax::default());
-        Archive { input, position: 0, left: 0, padding: 0, content, globals, ended: false, bare: false, kept: None }
+        let (ended, bare, kept, limit) = (false, false, None, u64::MAX);
+        Archive { input, position: 0, left: 0, padding: 0, content, globals, ended, bare, kept, limit }
     }
 
     /// Reads headers that [`export`](super::export) has written: members have no content, but a place.
@@ -70,6 +73,19 @@ impl<R: Read> Archive<R> {
     /// The headers of the present member, with the place of a file's content in them.
     pub(super) fn kept(&self) -> &[u8] {
         self.kept.as_deref().unwrap_or_default()
+    }
+
+    /// Refuses the archive once it is longer than that.
+    pub fn limit(&mut self, bytes: u64) {
+        self.limit = bytes;
+    }
+
+    fn check_length(&self) -> Result<()> {
+        if self.position > self.limit {
+            let what = format!("an archive of more than {} bytes for a device of that size", self.limit);
+            return Err(Error::new(Kind::Limit, what));
+        }
+        Ok(())
     }
 
     /// Bytes of the archive read so far.
@@ -89,6 +105,7 @@ impl<R: Read> Archive<R> {
         (self.left, self.padding) = (0, 0);
         self.content = Content::default();
         self.kept.iter_mut().for_each(Vec::clear);
+        self.check_length()?;
         let start = self.position;
         let entry = self.headers(start).map_err(|e| e.at(start))?;
         self.ended = entry.is_none();
@@ -139,6 +156,7 @@ impl<R: Read> Archive<R> {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(error_of(e).at(self.position)),
             }
+            self.check_length()?;
         }
     }
 
@@ -152,20 +170,17 @@ impl<R: Read> Archive<R> {
         let mut pax: Option<Pax> = None;
         let mut zeros = 0;
         for _ in 0..MAX_TAR_HEADERS {
-            let Some(bytes) = self.block()? else {
-                if pax.is_some() || before.path.is_some() || before.link.is_some() {
+            let next = self.block()?;
+            let is_zero = next.is_some_and(|bytes| bytes.iter().all(|b| *b == 0));
+            zeros = if is_zero { zeros + 1 } else { 0 };
+            let bytes = match next {
+                Some(_) if zeros == 1 => continue,
+                Some(bytes) if zeros == 0 => bytes,
+                _ if pax.is_some() || before.path.is_some() || before.link.is_some() => {
                     return Err(Error::corrupt("the archive ends between a member's headers"));
                 }
-                return Ok(None);
+                _ => return Ok(None),
             };
-            if bytes.iter().all(|b| *b == 0) {
-                zeros += 1;
-                if zeros == 2 {
-                    return Ok(None);
-                }
-                continue;
-            }
-            zeros = 0;
             // What is written into the headers of files makes their checksums wrong.
             let block = if self.bare { Block::unchecked(bytes) } else { Block::parse(bytes)? };
             self.keep(&bytes);
@@ -177,6 +192,8 @@ impl<R: Read> Archive<R> {
                 b'g' => {
                     let body = self.body(&block, MAX_PAX_BYTES)?;
                     self.globals.take(&body)?;
+                    // Where content lies is up to each member.
+                    self.globals.sparse = Sparse::default();
                 }
                 b'L' => before.path = Some(self.name(&block)?),
                 b'K' => before.link = Some(self.name(&block)?),
@@ -332,6 +349,7 @@ impl<R: Read> Archive<R> {
             fill(&mut self.input, &mut buf[..n]).map_err(|e| e.at(self.position))?;
             self.position += n as u64;
             len -= n as u64;
+            self.check_length()?;
         }
         Ok(())
     }

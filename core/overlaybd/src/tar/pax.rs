@@ -3,7 +3,7 @@
 use super::acl;
 use super::entry::Time;
 use crate::error::{Error, Kind, Result};
-use crate::limits::MAX_TAR_SPARSE_PIECES;
+use crate::limits::{MAX_PAX_BYTES, MAX_TAR_ATTRIBUTES, MAX_TAR_SPARSE_PIECES};
 
 /// Everything of an extended header that is understood. What is not said is None.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +46,12 @@ impl Pax {
             let at = at.ok_or_else(|| Error::corrupt("a PAX record without a value"))?;
             self.set(&record[..at], &record[at + 1..])?;
             body = rest;
+        }
+        // Headers for all members add up.
+        let bytes: usize = self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes as u64 > MAX_PAX_BYTES || self.xattrs.len() > MAX_TAR_ATTRIBUTES {
+            let what = format!("{} extended attributes of {bytes} bytes", self.xattrs.len());
+            return Err(Error::new(Kind::Limit, what));
         }
         Ok(())
     }
