@@ -12,8 +12,9 @@ import pytest
 import obdcore
 from obd.convert.disk import disk_format, layer_of_disk
 from obdcore import DiskImage, Image, NbdServer
-from tests.e2e.commands import ok, run
-from tests.e2e.disks import MIB, content, tool
+from tests.e2e.commands import ok, run, serving
+from tests.e2e.disks import MIB, content, fails, tool
+from tests.e2e.servers import Registry
 
 SIZE = 32 * MIB
 # The root partition, and one before it that is none.
@@ -317,6 +318,29 @@ def test_convert_makes_an_image_of_a_disk(disk: Path, layer: Path, tmp_path: Pat
     (root,) = json.loads(blob(tmp_path, last["digest"]).read_text())["layers"]
     assert root["annotations"]["containerd.io/snapshot/overlaybd/blob-fs-type"] == "ext4"
     assert Image([str(blob(tmp_path, root["digest"]))]).size == ROOT[1]
+
+
+def test_a_disk_goes_through_a_registry_to_a_machine(disk: Path, tmp_path: Path) -> None:
+    image = convert(disk, tmp_path / "disk.qcow2", *FORMATS["extended-zstd"])
+    cache = {"cacheType": "file", "cacheDir": str(tmp_path / "cache"), "cacheSizeGB": 1}
+    (tmp_path / "service.json").write_text(json.dumps({"cacheConfig": cache}))
+    with Registry(tmp_path / "registry") as registry:
+        name = f"{registry.host}/vms/disk:1"
+        done = ok("obd", "convert", "--work", tmp_path / "work", image, name)
+        digest, size = done.out.split()[:2]
+        data, index, config = tmp_path / "data", tmp_path / "index", tmp_path / "config.json"
+        ok("overlaybd-create", data, index, "0")
+        document = {
+            "repoBlobUrl": f"{registry.repository('vms/disk')}/blobs",
+            "lowers": [{"digest": digest, "size": int(size)}],
+            "upper": {"data": str(data), "index": str(index)},
+        }
+        config.write_text(json.dumps(document))
+        words = ["--service", str(tmp_path / "service.json"), "--nbd", f"unix:{tmp_path / 'nbd'}"]
+        with serving(config, *words) as (_, uri):
+            tool("qemu-img", "compare", "-f", "qcow2", "-F", "raw", image, uri)
+            tool("qemu-io", "-f", "raw", "-c", "write -P 9 4M 64k", uri)
+            fails("qemu-img", "compare", "-f", "qcow2", "-F", "raw", image, uri)
 
 
 def blob(directory: Path, digest: str) -> Path:

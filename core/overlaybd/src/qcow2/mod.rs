@@ -54,7 +54,7 @@ impl Qcow2 {
         let header = Header::parse(&bytes, file.len()).map_err(of_file)?;
         if header.backed && !alone {
             let what = "a qcow2 image upon a backing file, which is not opened: `qemu-img convert -O qcow2` makes one \
-                        image of both, --no-backing takes this one alone";
+                        image of both, `obd import --no-backing` takes this one alone";
             return Err(of_file(Error::new(Kind::Unsupported, what)));
         }
         let l1 = read_words(&*file, header.l1_offset, header.l1_entries)?;
