@@ -58,6 +58,7 @@ impl Qcow2 {
             return Err(of_file(Error::new(Kind::Unsupported, what)));
         }
         let l1 = read_words(&*file, header.l1_offset, header.l1_entries)?;
+        check_tables(&header, &l1).map_err(|e| of_file(e).at(header.l1_offset))?;
         let room = (MAX_QCOW2_KEPT_BYTES >> header.cluster_bits).min(MAX_KEPT as u64) as usize;
         Ok(Qcow2 { file, header, l1, tables: Recent::new(room), clusters: Recent::new(room) })
     }
@@ -194,6 +195,17 @@ fn kind(place: Place) -> ExtentKind {
         Place::Hole => ExtentKind::Hole,
         Place::Zero => ExtentKind::Zero,
         Place::Data(_) | Place::Packed { .. } => ExtentKind::Data,
+    }
+}
+
+/// Refuses tables that are there for more than one part of the disk: so a small file would be an endless disk.
+fn check_tables(header: &Header, l1: &[u64]) -> Result<()> {
+    let mut tables =
+        l1.iter().filter_map(|entry| table_offset(header, *entry).transpose()).collect::<Result<Vec<_>>>()?;
+    tables.sort_unstable();
+    match tables.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Error::corrupt(format!("the second table at {} is named twice", pair[0]))),
+        None => Ok(()),
     }
 }
 

@@ -297,6 +297,15 @@ fn zeros_are_no_entries_of_version_2_and_parts_are_not_both() {
 }
 
 #[test]
+fn a_table_is_not_for_two_parts_of_a_disk() {
+    let two = Layout { wants: vec![Want::Data(1); 65], ..small() };
+    let (mut file, _) = two.build();
+    file.copy_within(512..520, 520);
+    let e = open(&file).err().unwrap();
+    assert!(e.kind() == Kind::Corrupt && e.to_string().contains("is named twice"), "{e}");
+}
+
+#[test]
 fn an_image_alone_has_holes_where_its_backing_file_would_be() {
     let (mut file, _) = small().build();
     file[15] = 200;
