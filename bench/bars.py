@@ -127,13 +127,15 @@ BARS: dict[str, dict[str, Bar]] = {
         "apply.speed": at_least(1.0),
         "apply.memory": value_at_most(200),
     },
-    # Peers: pull, create, apply, commit and push one after another; what LZ4 makes of the archives by blocks.
+    # Peers: pull, create, apply, commit and push one after another; what LZ4 makes of the archives by blocks;
+    # the original layers, compressed with gzip.
     "convert": {
         "convert.whole": at_most(0.7),
         "convert.memory": value_at_most(256),
         "convert.again": value_at_most(1),
         "convert.again_moved": value_at_most(0),
         "convert.size": at_most(1.05),
+        "convert.turbo_metadata": at_most(0.05),
     },
     # Peer: the same interpreter doing nothing.
     "start": {

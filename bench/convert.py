@@ -136,10 +136,10 @@ def one_after_another(source: str, target: str, home: Path) -> float:
     return took + run("obd", "push", *(lower["file"] for lower in lowers), "--to", target)
 
 
-def convert(source: str, target: str, work: Path) -> tuple[float, int]:
+def convert(source: str, target: str, work: Path, *words: str) -> tuple[float, int]:
     """Seconds and peak KiB of a whole run of the command."""
     begin = time.perf_counter()
-    command = [str(BIN / "obd"), "convert", source, target, "--work", str(work)]
+    command = [str(BIN / "obd"), "convert", source, target, "--work", str(work), *words]
     timed = ["/usr/bin/env", "python3", "-c", WATCH, *command]
     done = subprocess.run(timed, check=True, stdout=subprocess.PIPE, text=True)
     return time.perf_counter() - begin, int(done.stdout.splitlines()[-1])
@@ -166,6 +166,12 @@ def lz4_bytes(tars: list[Path]) -> int:
 def row(name: str, value: float, unit: str, peer: str | None = None, ratio: float | None = None) -> None:
     """Prints a measurement."""
     print(json.dumps({"name": name, "value": value, "unit": unit, "peer": peer, "ratio": ratio}))
+
+
+def stored_bytes(image: str) -> int:
+    """What the layers of an image take."""
+    shown = subprocess.run([BIN / "obd", "inspect", "--json", image], check=True, capture_output=True)
+    return sum(layer["size"] for layer in json.loads(shown.stdout)["image"]["layers"])
 
 
 def moved_layers(server: servers.Registry, before: int) -> int:
@@ -197,9 +203,11 @@ def main() -> None:
         again = [convert(source, target, home / "work")[0] for _ in range(SECOND_RUNS)]
         row("convert.again", sorted(again)[SECOND_RUNS // 2], "s")
         row("convert.again_moved", moved_layers(server, before), "requests")
-        shown = subprocess.run([BIN / "obd", "inspect", "--json", target], check=True, capture_output=True)
-        stored = sum(layer["size"] for layer in json.loads(shown.stdout)["image"]["layers"])
+        stored = stored_bytes(target)
         row("convert.size", stored / 1e6, "MB", "lz4 by blocks of 4096", stored / lz4_bytes(tars))
+        convert(source, f"oci:{home}/turbo:v1", home / "work", "--turbo")
+        turbo, original = stored_bytes(f"oci:{home}/turbo:v1"), stored_bytes(source)
+        row("convert.turbo_metadata", turbo / 1e6, "MB", "the original layers", turbo / original)
         print(f"{size / 1e6:.0f} MB of archives", file=sys.stderr)
 
 

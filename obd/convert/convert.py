@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from typing import TYPE_CHECKING, Final
 
@@ -43,12 +44,12 @@ def convert(source: ImageSource, target: Target, options: Options, watch: Watch)
                 for number, plan in enumerate(plans)
             ]
             running = [crew.submit(crew.images, build.run) for build in builds]
-            waiting: set[Future[Layers]] = set(running)
-            while waiting:
-                ended, waiting = wait(waiting, timeout=_TICK_S, return_when=FIRST_EXCEPTION)
-                for each in ended:
-                    each.result()
-                watch.tick()
+            try:
+                _wait(running, watch)
+            except BaseException:
+                # Else those who read wait for a registry that does not answer.
+                source.close()
+                raise
             layers = [each.result() for each in running]
         finished = [
             Finished(plan, build.vsize_bytes, tuple(build.notes), tuple(made))
@@ -57,6 +58,16 @@ def convert(source: ImageSource, target: Target, options: Options, watch: Watch)
         result = publish(source, target.destination, wanted, finished, options)
         work.done()
     return result
+
+
+def _wait(running: Iterable[Future[Layers]], watch: Watch) -> None:
+    """Returns when all is done; raises what the first that failed has raised."""
+    waiting = set(running)
+    while waiting:
+        ended, waiting = wait(waiting, timeout=_TICK_S, return_when=FIRST_EXCEPTION)
+        for each in ended:
+            each.result()
+        watch.tick()
 
 
 def _kind(options: Options) -> type[Build]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, ParamSpec, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 # How often a thread that waits for its turn looks whether there is any sense in it still.
 _LOOK_S: Final = 0.2
+# Time for what is under way when something has failed. A server that says nothing may take longer.
+_STOP_S: Final = 2.0
 
 
 class Cancelled(Exception):
@@ -38,6 +40,7 @@ class Crew:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
+        self._begun: set[Future[Any]] = set()
 
     def submit(
         self, pool: ThreadPoolExecutor, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
@@ -52,7 +55,15 @@ class Crew:
                 self.fail(error)
                 raise
 
-        return pool.submit(run)
+        future = pool.submit(run)
+        with self._lock:
+            self._begun.add(future)
+        future.add_done_callback(self._ended)
+        return future
+
+    def _ended(self, future: Future[Any]) -> None:
+        with self._lock:
+            self._begun.discard(future)
 
     def fail(self, error: BaseException) -> None:
         """Ends the work of all, because of `error` unless something was wrong before."""
@@ -86,6 +97,10 @@ class Crew:
         if error is not None:
             self.fail(error)
         for pool in (self.images, self.layers, self.fetches, self.pushes):
-            pool.shutdown(wait=True, cancel_futures=error is not None)
+            pool.shutdown(wait=error is None, cancel_futures=True)
+        if error is not None:
+            with self._lock:
+                left = set(self._begun)
+            wait(left, timeout=_STOP_S)
         if self._failure is not None and self._failure is not error:
             raise self._failure from None

@@ -155,8 +155,8 @@ class Held:
         stop(self._server)
 
 
-def killed(source: str, target: str, work: Path, finished: int) -> None:
-    """Begins a conversion and kills it when so many layers are finished."""
+def stopped(source: str, target: str, work: Path, finished: int, number: int = signal.SIGKILL) -> int:
+    """Begins a conversion and ends it by a signal when so many layers are finished; its status."""
     command: list[str | Path] = [BIN / "obd", "convert", "--work", work, source, target]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + PATIENCE_S
@@ -164,23 +164,35 @@ def killed(source: str, target: str, work: Path, finished: int) -> None:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    assert list(work.glob("runs/*"))
+        process.send_signal(number)
+        process.wait(PATIENCE_S)
     assert len(list(work.glob("layers/*"))) == finished
+    return int(process.returncode)
 
 
-@pytest.mark.parametrize("finished", [0, 1, 3])
+@pytest.mark.parametrize("finished", [0, 3])
 def test_killed_and_begun_again(tmp_path: Path, layout: Layout, registry: Registry, finished: int) -> None:
     image = layout.image([layer(f"{n}", MIB, "") for n in range(5)])
     source = pushed(layout, image, f"{registry.host}/killed/in:v1")
     work, target = tmp_path / "work", f"{registry.host}/killed/out{finished}:v1"
     with Held(registry, layout.read(image)["layers"][finished]["digest"]) as held:
-        killed(source.replace(registry.host, held.host), target, work, finished)
+        stopped(source.replace(registry.host, held.host), target, work, finished)
+    assert list(work.glob("runs/*"))
     assert run("obd", "inspect", target).status == 255
     found = convert(source, target, work)
     assert hows(found) == ["reused"] * finished + ["built"] * (5 - finished)
     fresh = convert(source, f"oci:{tmp_path}/fresh:v1", tmp_path / "fresh-work")
     assert fresh["digest"] == found["digest"]
+
+
+def test_stopped(tmp_path: Path, layout: Layout, registry: Registry) -> None:
+    image = layout.image([layer(f"{n}", MIB, "") for n in range(3)])
+    source = pushed(layout, image, f"{registry.host}/stopped/in:v1")
+    work, target = tmp_path / "work", f"oci:{tmp_path}/out:v1"
+    with Held(registry, layout.read(image)["layers"][1]["digest"]) as held:
+        status = stopped(source.replace(registry.host, held.host), target, work, 1, signal.SIGTERM)
+    assert status == -signal.SIGTERM and not list(work.glob("runs/*"))
+    assert hows(convert(source, target, work)) == ["reused", "built", "built"]
 
 
 def test_a_damaged_layer_of_a_killed_run_is_made_anew(
@@ -190,7 +202,7 @@ def test_a_damaged_layer_of_a_killed_run_is_made_anew(
     source = pushed(layout, image, f"{registry.host}/damaged/in:v1")
     work, target = tmp_path / "work", f"oci:{tmp_path}/out:v1"
     with Held(registry, layout.read(image)["layers"][2]["digest"]) as held:
-        killed(source.replace(registry.host, held.host), target, work, 2)
+        stopped(source.replace(registry.host, held.host), target, work, 2)
     for file in (work / "layers").iterdir():
         with file.open("r+b") as damaged:
             damaged.seek(MIB // 2)
@@ -299,3 +311,37 @@ def test_a_bad_layer_leaves_no_tag(tmp_path: Path, layout: Layout, registry: Reg
     assert Log(registry).requests("PUT /v2/bad/out/manifests/.*") == []
     done = run("obd", "inspect", f"{registry.host}/bad/out:v1")
     assert done.status == 255 and "not-found" in done.err
+
+
+def test_from_and_to_archives(tmp_path: Path, layout: Layout) -> None:
+    source = layout.tag(layout.image([layer("j"), layer("k", 300_000)]), "v1")
+    wanted = convert(source, f"oci:{tmp_path}/out:v1", tmp_path / "work")
+    ok("obd", "copy", source, f"docker-archive:{tmp_path}/in.tar:app:v1")
+    ok("obd", "copy", source, f"oci-archive:{tmp_path}/oci.tar:v1")
+    made = convert(
+        f"oci-archive:{tmp_path}/oci.tar:v1", f"oci-archive:{tmp_path}/a.tar:v1", tmp_path / "work"
+    )
+    assert made["digest"] == wanted["digest"]
+    made = convert(f"docker-archive:{tmp_path}/in.tar", f"oci-archive:{tmp_path}/b.tar:v1", tmp_path / "work")
+    layers = [each["digest"] for each in made["images"][0]["layers"]]
+    assert layers == [each["digest"] for each in wanted["images"][0]["layers"]]
+    ok("obd", "copy", f"oci-archive:{tmp_path}/a.tar:v1", f"oci:{tmp_path}/back:v1")
+    bad = Layer("")
+    bad.raw = lambda: b"x" * 5000  # type: ignore[method-assign]
+    broken = layout.tag(layout.image([layer("j"), bad]), "v2")
+    target = f"oci-archive:{tmp_path}/c.tar:v1"
+    assert run("obd", "convert", "--work", tmp_path / "work", broken, target).status == 255
+    assert not list(tmp_path.glob("*c.tar*"))
+
+
+def test_with_credentials(tmp_path: Path, layout: Layout) -> None:
+    with Registry(tmp_path / "guarded", users={"ann": "secret"}) as guarded:
+        given = {"auths": {guarded.host: {"username": "ann", "password": "secret"}}}
+        (tmp_path / "cred.json").write_text(json.dumps(given))
+        words = ["--credentials", str(tmp_path / "cred.json")]
+        source = layout.tag(layout.image([layer("l"), layer("m")]), "v1")
+        ok("obd", "copy", *words, source, f"{guarded.host}/in:v1")
+        work = tmp_path / "work"
+        convert(f"{guarded.host}/in:v1", f"{guarded.host}/out:v1", work, *words)
+        done = run("obd", "convert", "--work", work, f"{guarded.host}/in:v1", f"{guarded.host}/out:v2")
+        assert done.status == 255 and "denied" in done.err and len(done.lines) == 1

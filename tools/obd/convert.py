@@ -12,6 +12,7 @@ from tools.errors import Failure, say, tell
 from tools.layer_options import ALGORITHMS, BLOCK_SIZES_KIB
 from tools.obd.common import IMAGE_NAMES, amount, jobs, log_to_stderr, registry_of, registry_options
 from tools.options import Command, Namespace, flag, option, positional
+from tools.stopping import stopping
 from tools.values import Choice, Rejected, positive
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def convert(args: Namespace) -> int:
     if args.rootfs:
         raise Failure("obd: invalid: convert: --rootfs is for disk images")
     with (
+        stopping(),
         _source(args, service, registry) as source,
         open_destination(args.destination, service, plain_http=args.http, registry=registry) as destination,
         _Watch() as watch,
