@@ -158,9 +158,12 @@ def _unpack(root: bytes, member: Member) -> None:
             and os.path.samestat(os.lstat(path), os.lstat(target))
         )
         if not same:
+            # Made beside its place first: what goes may hold what is linked to.
+            beside = path + b".new"
+            _make(beside, member, target)
             if os.path.lexists(path):
                 subprocess.run(["rm", "-rf", path], check=True)
-            _make(path, member, target)
+            os.rename(beside, path)
     if os.path.isdir(path) and not os.path.islink(path):
         for attribute in os.listxattr(path):
             if attribute.startswith(("user.", "trusted.")):

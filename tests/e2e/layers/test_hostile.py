@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 import obdcore
-from tests.e2e.commands import BIN
+from tests.e2e.commands import BIN, run
 from tests.e2e.layers import archive
 from tests.e2e.layers.archive import END, Member, header, number, pack, padded, record
 from tests.e2e.layers.torture import d, f, link, sym
@@ -220,3 +220,15 @@ def test_bombs_are_bounded(tmp_path: Path, name: str) -> None:
     assert words in done.stderr.lower()
     assert int(done.stdout) < RSS_MIB << 10
     assert_clean(image)
+
+
+def test_what_a_damaged_file_system_says_is_one_line(tmp_path: Path) -> None:
+    image, layer = tmp_path / "raw.img", tmp_path / "layer"
+    applied(image, pack([f("x", b"x" * 9000)]), tmp_path, SIZE)
+    # Its content begins in the last block of the device, and goes on.
+    damage = ["debugfs", "-w", "-R", "set_inode_field x block[5] 4095", str(image)]
+    subprocess.run(damage, check=True, capture_output=True)
+    layer.write_bytes(pack([Member(".wh.x")]))
+    done = run("overlaybd-apply", "--raw", layer, image)
+    assert (done.status, len(done.lines)) == (255, 1)
+    assert "corrupt" in done.err
