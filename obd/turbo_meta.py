@@ -61,8 +61,6 @@ class Metas:
         index = os.path.join(home, GZIP_INDEX) if GZIP_INDEX in there else ""
         if packed and not index:
             raise ObdError("corrupt", f"layer {layer.digest}: no {GZIP_INDEX} in it", self._source.name)
-        # Without a type it is what the archive says it is: an index is for gzip.
-        index = index if packed or not media_type else ""
         return Lower(file=file, dir=home, target_digest=target, gzip_index=index)
 
     def _choose(self, there: list[str], layer: Descriptor) -> str:

@@ -1,7 +1,8 @@
 //! Writable layer of turboOCI: metadata at its own offset in a data file without a header, and maps into a target.
 //!
 //! Format: lsmt, "Warp files". It is for building: the log says what the layer holds, holes of the data file say
-//! nothing. So after a crash what was not flushed may read as zeros; what was flushed holds.
+//! nothing. So after a crash what was not flushed may read as zeros, or as what once stood there; what was flushed
+//! holds.
 //!
 //! Tags in the log are the type of an entry plus a number, which is that of the lowers at the time; readers take the
 //! smallest tag to be [`META`]. So the number of an index file that is not empty is kept, and a log never begins with
