@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import obdcore
-import zfile
-from tests.e2e.commands import golden
+from tests.e2e.commands import golden, ok
 from tests.e2e.test_apply import BELOW, LISTED, MIB, S, meant, raw
-from tests.e2e.trees import assert_clean, assert_same, listing, mounted, needs_erofs, needs_loop, tree
+from tests.e2e.test_turbo_apply import Layers, plain, stored
+from tests.e2e.trees import Tree, assert_clean, assert_same, listing, mounted, needs_erofs, needs_loop, tree
 
 
 def apply(target: obdcore.Image | Path, directory: Path, name: str) -> dict[str, object]:
@@ -99,31 +99,40 @@ def test_what_is_no_erofs_is_not_touched(tmp_path: Path) -> None:
         apply(raw(tmp_path / "small.img", 4096), tmp_path, "lower")
 
 
-def upstreams(name: str, packed: str) -> bytes:
-    """The device that a layer of upstream's and the archive that it refers to make."""
-    meta, archive = zfile.decompress(golden(f"turbo/{name}.erofs.fs.meta")), golden(packed)
-    entries = json.loads(golden(f"turbo/{name}.erofs.fs.meta.json"))[
-        "entries(offset,length,moffset,zeroed,tag)"
-    ]
-    device = bytearray(64 * MIB)
-    for at, count, place, zeroed, tag in entries:
-        if not zeroed:
-            part = (archive if tag else meta)[place * 512 : (place + count) * 512]
-            device[at * 512 : at * 512 + len(part)] = part
-    return bytes(device)
+class Turbo(Layers):
+    """Layers of turboOCI with EROFS."""
+
+    def flat(self) -> Path:
+        config, image = self.home / "image.json", self.home / f"{len(self.lowers)}.img"
+        config.write_text(json.dumps({"lowers": self.lowers, "upper": {}}))
+        ok("obd", "export", config, image)
+        assert_clean(image, "erofs")
+        return image
+
+    def tree(self) -> Tree:
+        with mounted(self.flat(), "erofs") as root:
+            return tree(root)
 
 
 @needs_loop
 @needs_erofs
-def test_onto_a_layer_that_upstream_made(tmp_path: Path) -> None:
-    image = tmp_path / "raw.img"
-    image.write_bytes(upstreams("elower", "apply/tars/lower.tar"))
-    with mounted(image, "erofs") as root:
-        assert_same(tree(root), listing(golden("turbo/elower.erofs.listing.jsonl").decode()))
-    apply(image, tmp_path, "upper")
-    assert_clean(image, "erofs")
+@pytest.mark.parametrize("name", ["basic", "sparse-pax10", "xattr"])
+def test_layers_by_reference(tmp_path: Path, name: str) -> None:
+    layers = Turbo(tmp_path / "layers")
+    layers.add(plain(tmp_path, name), "--fstype", "erofs")
+    assert_same(layers.tree(), meant(name))
+
+
+@needs_loop
+@needs_erofs
+def test_layers_by_reference_on_one_that_upstream_made(tmp_path: Path) -> None:
+    layers = Turbo(tmp_path / "layers")
+    lower = {"file": stored(tmp_path, "elower.erofs.fs.meta"), "targetFile": plain(tmp_path, "lower")}
+    (tmp_path / "layers").mkdir()
+    layers.lowers.append({key: str(path) for key, path in lower.items()})
+    assert_same(layers.tree(), listing(golden("turbo/elower.erofs.listing.jsonl").decode()))
+    layers.add(stored(tmp_path, "upper.tar.gz"), "--fstype", "erofs")
     wanted = meant("upper")
     # Nobody says what the root is: it stays what upstream makes it.
     wanted["."]["mode"] = "0777"
-    with mounted(image, "erofs") as root:
-        assert_same(tree(root), wanted)
+    assert_same(layers.tree(), wanted)

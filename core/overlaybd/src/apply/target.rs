@@ -54,7 +54,7 @@ pub trait Target {
     /// Sets extended attributes; those not named stay.
     ///
     /// # Errors
-    /// `NoSpace` if they do not fit.
+    /// `NoSpace` or `Limit` if they do not fit.
     fn set_attributes(&mut self, number: Self::Number, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<()>;
 
     /// Takes extended attributes away, except those that have the names of `wanted`, which are to be set.

@@ -32,7 +32,7 @@ fn key(name: &[u8]) -> Option<(u8, Box<[u8]>)> {
 /// Sets attributes; those not named stay. Whether anything changed.
 ///
 /// # Errors
-/// `Invalid` for a name that cannot be; `NoSpace` if they are too large.
+/// `Invalid` for a name that cannot be; `Limit` if they are too large.
 pub(super) fn set(attributes: &mut Attributes, wanted: &[(Vec<u8>, Vec<u8>)]) -> Result<bool> {
     let mut changed = false;
     for (name, value) in wanted {
@@ -40,7 +40,7 @@ pub(super) fn set(attributes: &mut Attributes, wanted: &[(Vec<u8>, Vec<u8>)]) ->
         let key = key(name).filter(|_| !name.contains(&0)).ok_or_else(invalid)?;
         if value.len() > usize::from(u16::MAX) {
             let what = format!("attribute {} of {} bytes: too large", shown(name), value.len());
-            return Err(Error::new(Kind::NoSpace, what));
+            return Err(Error::new(Kind::Limit, what));
         }
         if attributes.get(&key).map(|there| &**there) != Some(value) {
             attributes.insert(key, value.as_slice().into());
@@ -48,7 +48,7 @@ pub(super) fn set(attributes: &mut Attributes, wanted: &[(Vec<u8>, Vec<u8>)]) ->
         }
     }
     if len(attributes) > MAX_BYTES {
-        return Err(Error::new(Kind::NoSpace, format!("attributes of {} bytes: too large", len(attributes))));
+        return Err(Error::new(Kind::Limit, format!("attributes of {} bytes: too large", len(attributes))));
     }
     Ok(changed)
 }
@@ -117,7 +117,7 @@ mod tests {
         for name in ["user.", "system.posix_acl_access.x", "nothing", "user.a\0b"] {
             assert_eq!(set(&mut all, &[(name.into(), vec![])]).unwrap_err().kind(), Kind::Invalid, "{name}");
         }
-        assert_eq!(set(&mut all, &[(b"user.b".to_vec(), vec![0; 65536])]).unwrap_err().kind(), Kind::NoSpace);
+        assert_eq!(set(&mut all, &[(b"user.b".to_vec(), vec![0; 65536])]).unwrap_err().kind(), Kind::Limit);
         assert!(all.is_empty());
     }
 }

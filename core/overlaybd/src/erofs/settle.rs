@@ -33,7 +33,7 @@ impl Erofs {
     /// Makes ready what has to move: it is as if new then, but has a number already. Gives their numbers.
     ///
     /// # Errors
-    /// `NoSpace` if that is the root; `Unsupported` for content that cannot move along; those of reading.
+    /// `Limit` if that is the root; `Unsupported` for content that cannot move along; those of reading.
     pub(super) fn settle(&mut self) -> Result<HashSet<u64>> {
         let mut changed: Vec<u64> = self.directories.iter().filter(|(_, d)| d.changed).map(|(n, _)| *n).collect();
         changed.sort_unstable();
@@ -54,7 +54,7 @@ impl Erofs {
             }
             if number == self.block.root() {
                 let what = "attributes of the root that do not fit the place that the first layer has left for them";
-                return Err(Error::new(Kind::NoSpace, what));
+                return Err(Error::new(Kind::Limit, what));
             }
             file.slot = None;
             match file.inode.kind() {

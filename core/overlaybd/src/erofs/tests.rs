@@ -1,4 +1,4 @@
-//! Random layers against a plain model: stored and mapped, on nothing and on what mkfs.erofs makes; and what is damaged.
+//! Random layers against a plain model: stored and mapped, on nothing and on what mkfs.erofs makes; and damage.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -170,7 +170,11 @@ proptest! {
 
     /// With compact inodes, content behind inodes, and chunks below: much moves.
     #[test]
-    fn layers_on_what_mkfs_makes(which in 0..4usize, layers in vec(members(), 1..3), value in vec(any::<u8>(), 0..200)) {
+    fn layers_on_what_mkfs_makes(
+        which in 0..4usize,
+        layers in vec(members(), 1..3),
+        value in vec(any::<u8>(), 0..200),
+    ) {
         let (model, images) = foreign();
         let mut model = model.clone();
         let device = new();
@@ -241,16 +245,16 @@ fn a_small_change_is_a_small_layer() {
 #[test]
 fn what_has_no_room_is_refused_and_nothing_happened() {
     let refused = [
-        Member { content: vec![1; SIZE as usize], ..Member::new("f", b'0') },
-        Member { xattrs: vec![("user.big".into(), vec![1; 65536])], ..Member::new("f", b'0') },
-        Member { xattrs: vec![("user.root".into(), vec![1; 17_000])], ..Member::new(".", b'5') },
+        (Member { content: vec![1; SIZE as usize], ..Member::new("f", b'0') }, Kind::NoSpace),
+        (Member { xattrs: vec![("user.big".into(), vec![1; 65536])], ..Member::new("f", b'0') }, Kind::Limit),
+        (Member { xattrs: vec![("user.root".into(), vec![1; 17_000])], ..Member::new(".", b'5') }, Kind::Limit),
     ];
-    for member in refused {
+    for (member, kind) in refused {
         let device = new();
         run(&device, &build(&[Member::new("there", b'0')], Dialect::Pax)).unwrap();
         let end = Lower::open(device.clone()).unwrap().unwrap().block.end() as usize;
         let before = bytes(&*device);
-        assert_eq!(run(&device, &build(&[member], Dialect::Pax)).unwrap_err().kind(), Kind::NoSpace);
+        assert_eq!(run(&device, &build(&[member], Dialect::Pax)).unwrap_err().kind(), kind);
         assert!(before[..end] == bytes(&*device)[..end]);
     }
     assert_eq!(Erofs::open(Arc::new(MemoryDevice::read_only(vec![0; 1 << 20]))).err().unwrap().kind(), Kind::ReadOnly);
