@@ -1,12 +1,13 @@
-//! Fuzzes the readers of ext4 and EROFS: any bytes, or an image made by mkfs with some of its bytes changed.
+//! Fuzzes the readers of partition tables, ext4 and EROFS: any bytes, or an image of mkfs with some bytes changed.
 #![no_main]
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use overlaybd::fs::{FileSystem, Node, Type};
-use overlaybd::limits::MAX_FILE_EXTENTS;
+use overlaybd::fs::partitions::partitions;
+use overlaybd::fs::{first_difference, open_in, FileSystem, Node, Type};
+use overlaybd::limits::{MAX_FILE_EXTENTS, MAX_XATTR_BYTES};
 
 /// Good images; in the corpus a byte stands before them.
 const IMAGES: [&[u8]; 4] = [
@@ -26,7 +27,10 @@ fuzz_target!(|bytes: &[u8]| {
         None => rest.to_vec(),
     };
     let len = image.len() as u64;
-    if let Ok(files) = FileSystem::open(Arc::new(image)) {
+    for partition in partitions(&image).unwrap_or_default() {
+        assert!(partition.start + partition.len <= len, "{partition:?} of {len} bytes");
+    }
+    if let Ok((files, _)) = open_in(Arc::new(image), None) {
         walk(&files, len);
     }
 });
@@ -71,6 +75,8 @@ fn look(files: &FileSystem, node: &Node, len: u64) {
             assert!(extent.offset >= next && extent.device + extent.len <= len, "{extent:?}");
             next = extent.offset + extent.len;
             assert!(next <= node.size, "{extent:?} of {} bytes", node.size);
+            let first = files.extents_from(node, extent.offset, next, 1).expect("a part of what is known");
+            assert_eq!(first.first().map(|part| part.offset), Some(extent.offset), "another way there");
         }
     }
     let part = node.size.min(PART) as usize;
@@ -80,6 +86,15 @@ fn look(files: &FileSystem, node: &Node, len: u64) {
             let half = start + (part - part / 2) as u64;
             files.read_at(node, &mut second, half).expect("a part of what can be read");
             assert!(second == whole[part - part / 2..], "two reads differ");
+        }
+    }
+    if let Ok(attributes) = files.attributes(node) {
+        let bytes: usize = attributes.iter().map(|(_, value)| value.len()).sum();
+        assert!(bytes <= 2 * MAX_XATTR_BYTES, "{bytes} bytes of attributes");
+    }
+    if node.kind() == Type::File && node.size <= PART {
+        if let Ok(place) = first_difference((files, node), (files, node), &mut |_| Ok(())) {
+            assert_eq!(place, None, "a file differs from itself");
         }
     }
     if node.kind() == Type::Link {

@@ -52,10 +52,10 @@ def tree(root: Path) -> Tree:
             if not stat.S_ISDIR(info.st_mode):
                 inodes[shown] = info.st_ino
                 found[shown]["nlink"] = info.st_nlink
-    return _with_links(found, inodes)
+    return with_links(found, inodes)
 
 
-def _with_links(found: Tree, files: dict[str, int]) -> Tree:
+def with_links(found: Tree, files: dict[str, int]) -> Tree:
     """Says of each file which is the first in order that is the same one."""
     first: dict[int, str] = {}
     for path in sorted(files):
@@ -104,7 +104,7 @@ def listing(text: str) -> Tree:
             files[path] = -len(files) if group is None else group
         if path != OWN:
             found[path] = row
-    return _with_links(found, files)
+    return with_links(found, files)
 
 
 @contextmanager
