@@ -456,6 +456,9 @@ class RemoteBlob:
     def copy_into(self, buffer: Any, offset: int) -> int:
         """As `readinto_at`, for a copy: what is not cached is fetched without being kept, and lets reads go first."""
 
+    def spare(self) -> None:
+        """Has images made with it from now on fetch small ranges alone, not whole chunks, until many are read."""
+
     def endure(self, seconds: float) -> None:
         """Has reads wait for so long, from now on, for a registry that is away or overloaded; at first they do not.
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import obdcore
 from tests.e2e import servers
 
 BIN = Path(sys.executable).parent
@@ -17,7 +18,7 @@ MIB = 1 << 20
 CONTENT_BYTES = 1 << 30
 # What a system has besides large files: small ones, in directories.
 DIRECTORIES, FILES = 100, 200
-WANTED = "etc/wanted.conf"
+WANTED = "share/73/wanted/deep/file.conf"
 
 
 def grow(top: Path) -> None:
@@ -28,7 +29,7 @@ def grow(top: Path) -> None:
         for file in range(FILES):
             content = numbers.randbytes(16) * numbers.randrange(1, 400)
             (top / f"share/{directory}/file number {file}").write_bytes(content)
-    (top / "etc").mkdir()
+    (top / WANTED).parent.mkdir(parents=True)
     (top / WANTED).write_text("key = value\n" * 300)
     (top / "lib").mkdir()
     for number in range(CONTENT_BYTES // (16 * MIB)):
@@ -47,10 +48,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, servers.Registry(Path(name) / "registry") as server:
         home = Path(name)
         grow(home / "top")
-        command = ["mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0", "-d", str(home / "top")]
-        subprocess.run([*command, str(home / "raw"), "2G"], check=True)
-        layer: list[str | Path] = [BIN / "obd", "import", "-z", "-t", home / "raw", home / "layer"]
-        subprocess.run(layer, check=True, stdout=subprocess.DEVNULL)
+        archive = ["tar", "-C", str(home / "top"), "-cf", str(home / "archive.tar"), "."]
+        subprocess.run(archive, check=True)
+        pair = (str(home / "data"), str(home / "index"))
+        obdcore.lsmt_create(*pair, size=64 << 30)
+        image = obdcore.Image([], pair)
+        obdcore.ext4_create(image)
+        with (home / "archive.tar").open("rb") as source:
+            obdcore.ext4_apply(image, source.fileno())
+        image.close()
+        with (home / "layer").open("xb") as target:
+            obdcore.lsmt_commit(*pair, target.fileno(), compress={"algorithm": "lz4"}, tar=True)
         reference = f"{server.host}/bench/cat:v1"
         push: list[str | Path] = [BIN / "obd", "push", home / "layer", "--to", reference]
         subprocess.run(push, check=True, stdout=subprocess.DEVNULL)

@@ -186,12 +186,16 @@ class Device:
 
 
 def open_device(
-    config: str | os.PathLike[str] | ImageConfig, service: Service | str | os.PathLike[str] | None = None
+    config: str | os.PathLike[str] | ImageConfig,
+    service: Service | str | os.PathLike[str] | None = None,
+    *,
+    sparing: bool = False,
 ) -> Device:
     """Opens the image that `config`, an object or the path of a file, describes.
 
     `service` holds what the images of a process share; a path is that of a service configuration, None means
-    the host's. The outcome also goes to `resultFile` of the configuration. Raises `ObdError`.
+    the host's. `sparing`: little of it will be read, so that remote layers are fetched in small ranges.
+    The outcome also goes to `resultFile` of the configuration. Raises `ObdError`.
     """
     try:
         if isinstance(config, ImageConfig):
@@ -206,7 +210,7 @@ def open_device(
     try:
         if not isinstance(service, Service):
             service = Service(service)
-        device = _open(config, service)
+        device = _open(config, service, sparing)
     except BaseException as error:
         result.failed(error.result if isinstance(error, OpenError) else line_of(error))
         raise
@@ -217,7 +221,7 @@ def open_device(
     return device
 
 
-def _open(config: ImageConfig, service: Service) -> Device:
+def _open(config: ImageConfig, service: Service, sparing: bool) -> Device:
     _warn(config)
     sources = locate(config)
     blobs: dict[int, obdcore.RemoteBlob] = {}
@@ -229,6 +233,8 @@ def _open(config: ImageConfig, service: Service) -> Device:
             if not part.url:
                 raise _nowhere(config, part)
             opened[part.position] = service.blob(part.url, part.lower)
+            if sparing:
+                opened[part.position].spare()
         return opened[part.position]
 
     first: OpenError | None = None

@@ -47,7 +47,7 @@ def open_files(
         if not 0 < layers <= there:
             raise ObdError("invalid", f"{layers} layers are asked for, there are {there}", _name(word))
         config = replace(config, lowers=config.lowers[:layers], upper=Upper())
-    device = open_device(config, service)
+    device = open_device(config, service, sparing=True)
     try:
         names = [_identity(source) for source in device.sources]
         native = obdcore.FileSystem(device.native, partition=partition, layers=names)

@@ -170,6 +170,9 @@ pub const MAX_DIR_BYTES: u64 = 64 << 20;
 /// Extents of one file inside an image (upstream's number too).
 pub const MAX_FILE_EXTENTS: usize = 8192;
 
+/// Units that a blob which is read sparingly keeps in memory: 16 MiB.
+pub const MAX_SPARING_UNITS: usize = 512;
+
 /// Pages of metadata that are kept of a file system being read: 16 MiB.
 pub const MAX_FS_PAGES: usize = 4096;
 

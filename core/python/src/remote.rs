@@ -1,7 +1,7 @@
 //! `obdcore.RemoteBlob`: a blob of a registry, read by ranges, through a cache or not.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use overlaybd::blob::{check_range, Blob, FileBlob, SwitchBlob};
+use overlaybd::blob::{check_range, Blob, FileBlob, SparingBlob, SwitchBlob};
 use overlaybd::cache::{CachedBlob, Opened};
 use overlaybd::fetch::{self, FetchStats, Outage, Source};
 use overlaybd::sys::os::{OsClock, OsDisk};
@@ -28,12 +28,17 @@ pub struct RemoteBlob {
     cached: Option<Arc<CachedBlob>>,
     fetch: Arc<FetchStats>,
     outage: Arc<Outage>,
+    sparing: AtomicBool,
 }
 
 impl RemoteBlob {
     /// The blob itself, to build an image on.
     pub fn blob(&self) -> Arc<dyn Blob> {
-        Arc::clone(&self.blob) as _
+        let blob = Arc::clone(&self.blob) as _;
+        match self.sparing.load(Relaxed) {
+            true => Arc::new(SparingBlob::new(blob)),
+            false => blob,
+        }
     }
 
     /// Fills a buffer from `offset` on, as far as the blob reaches, by one of the blob's ways of reading.
@@ -87,7 +92,7 @@ impl RemoteBlob {
             (None, _) => fetch::RemoteBlob::open(source, len).map(|blob| Opened { blob: Arc::new(blob), cached: None }),
         };
         let Opened { blob, cached } = py.detach(open).map_err(to_py)?;
-        Ok(RemoteBlob { blob: Arc::new(SwitchBlob::new(blob)), cached, fetch, outage })
+        Ok(RemoteBlob { blob: Arc::new(SwitchBlob::new(blob)), cached, fetch, outage, sparing: false.into() })
     }
 
     #[getter]
@@ -107,6 +112,10 @@ impl RemoteBlob {
 
     fn copy_into(&self, py: Python<'_>, buffer: PyBuffer<u8>, offset: u64) -> PyResult<usize> {
         self.read_into(py, &buffer, offset, |blob, bytes| blob.copy_at(bytes, offset))
+    }
+
+    fn spare(&self) {
+        self.sparing.store(true, Relaxed);
     }
 
     fn endure(&self, seconds: f64) -> PyResult<()> {

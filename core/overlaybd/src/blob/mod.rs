@@ -4,12 +4,14 @@ mod file;
 mod heal;
 mod memory;
 mod slice;
+mod sparing;
 mod switch;
 
 pub use file::FileBlob;
 pub use heal::heal;
 pub use memory::MemoryBlob;
 pub use slice::SliceBlob;
+pub use sparing::SparingBlob;
 pub use switch::{OnFailure, SwitchBlob};
 
 use std::sync::Arc;

@@ -3,10 +3,9 @@
 use super::device::Place;
 use super::{FileSystem, Node};
 use crate::error::{Error, Kind, Result};
-use crate::limits::MAX_FILE_EXTENTS;
 
-/// Bytes of files whose places are looked at together.
-const WINDOW: u64 = 64 << 20;
+/// Extents of a file whose places are looked at together; holes cost nothing, however large they are.
+const EXTENTS: usize = 512;
 /// Bytes read and compared at a time.
 const PIECE: u64 = 1 << 20;
 
@@ -25,10 +24,9 @@ pub fn first_difference(
     let end = one.1.size.min(other.1.size);
     let mut at = 0;
     while at < end {
-        let to = (at + WINDOW).min(end);
-        let (ones, others) = (places(one, at, to)?, places(other, at, to)?);
-        // As far as both are known: of a file in very many pieces that is less than the window.
-        let known = ones.last().map_or(to, |run| run.0).min(others.last().map_or(to, |run| run.0));
+        let (ones, others) = (places(one, at, end)?, places(other, at, end)?);
+        // As far as both are known: of a file in many pieces that is not all of it.
+        let known = ones.last().map_or(end, |run| run.0).min(others.last().map_or(end, |run| run.0));
         for (from, to) in apart(at, known, &ones, &others) {
             if let Some(differs) = read_and_compare(one, other, from, to, progress)? {
                 return Ok(Some(differs));
@@ -50,7 +48,7 @@ type Run = (u64, Place);
 fn places((files, node): (&FileSystem, &Node), from: u64, to: u64) -> Result<Vec<Run>> {
     let mut runs = Vec::new();
     let mut at = from;
-    let extents = files.extents_from(node, from, to, MAX_FILE_EXTENTS)?;
+    let extents = files.extents_from(node, from, to, EXTENTS)?;
     for extent in &extents {
         if extent.offset > at {
             runs.push((extent.offset, Place::Zeros));
@@ -61,7 +59,7 @@ fn places((files, node): (&FileSystem, &Node), from: u64, to: u64) -> Result<Vec
             runs.push((at, place));
         });
     }
-    if at < to && extents.len() < MAX_FILE_EXTENTS {
+    if at < to && extents.len() < EXTENTS {
         runs.push((to, Place::Zeros));
     }
     Ok(runs)

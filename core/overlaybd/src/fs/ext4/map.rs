@@ -1,5 +1,7 @@
 //! Where the content of a file of ext4 lies: extent trees, and blocks of pointers.
 
+use std::ops::Range;
+
 use super::super::bytes::{u16_at, u32_at};
 use super::super::{Device, Extent, Node, Type};
 use super::{Ext4, ATTRIBUTE, ENCRYPTED, EXTENTS, INLINE_DATA};
@@ -51,7 +53,7 @@ pub(super) fn extents(
     let from = from / ext4.block_bytes;
     let mut walk = Walk { ext4, device, from, each, budget: MAX_MAP_BLOCKS };
     if flags & EXTENTS != 0 {
-        return walk.tree(map, None).map(drop);
+        return walk.tree(map, None, 0..1 << 32).map(drop);
     }
     let (mut next, end) = (0, node.size.div_ceil(ext4.block_bytes));
     let (direct, indirect) = map.split_at(48);
@@ -89,28 +91,42 @@ impl Walk<'_> {
         Ok(bytes)
     }
 
-    /// A node of an extent tree; false if the caller has had enough.
-    fn tree(&mut self, node: &[u8], depth: Option<u16>) -> Result<bool> {
+    /// A node of an extent tree for blocks `within` of the file; false if the caller has had enough. What does not lie
+    /// in its place is refused, so that the way to a block does not matter.
+    fn tree(&mut self, node: &[u8], depth: Option<u16>, within: Range<u64>) -> Result<bool> {
+        let wrong = || Error::corrupt("a node of an extent tree that is none");
         let (magic, entries, own) = (u16_at(node, 0), usize::from(u16_at(node, 2)), u16_at(node, 6));
         let room = node.len() / TREE_ENTRY - 1;
         if magic != TREE_MAGIC || entries > room || own > MAX_DEPTH || depth.is_some_and(|depth| own != depth) {
-            return Err(Error::corrupt("a node of an extent tree that is none"));
+            return Err(wrong());
         }
+        let mut free = within.start;
         let mut entries = node[TREE_ENTRY..].chunks_exact(TREE_ENTRY).take(entries).peekable();
         while let Some(entry) = entries.next() {
             let block_bytes = self.ext4.block_bytes;
+            let first = u64::from(u32_at(entry, 0));
+            let next = entries.peek().map_or(within.end, |next| u32_at(next, 0).into());
+            if first < free || next <= first || next > within.end {
+                return Err(wrong());
+            }
             let go_on = if own == 0 {
-                let len = u32::from(u16_at(entry, 4));
+                let stored = u32::from(u16_at(entry, 4));
+                let is_written = stored <= MAX_WRITTEN;
+                let len = u64::from(if is_written { stored } else { stored - MAX_WRITTEN });
                 let block = u64::from(u32_at(entry, 8)) | u64::from(u16_at(entry, 6)) << 32;
-                let offset = u64::from(u32_at(entry, 0)) * block_bytes;
                 let device = self.ext4.byte_of(block)?;
-                len > MAX_WRITTEN || (self.each)(Extent { offset, device, len: u64::from(len) * block_bytes })
-            } else if entries.peek().is_some_and(|next| u64::from(u32_at(next, 0)) <= self.from) {
+                free = first + len;
+                if free > next {
+                    return Err(wrong());
+                }
+                let extent = Extent { offset: first * block_bytes, device, len: len * block_bytes };
+                !is_written || (self.each)(extent)
+            } else if next <= self.from {
                 // All below is before what is of interest.
                 true
             } else {
                 let child = self.read(u64::from(u32_at(entry, 4)) | u64::from(u16_at(entry, 8)) << 32)?;
-                self.tree(&child, Some(own - 1))?
+                self.tree(&child, Some(own - 1), first..next)?
             };
             if !go_on {
                 return Ok(false);
