@@ -1,4 +1,4 @@
-"""`obd demo`: from packages to a registry to a mounted, changed image; a table at the end."""
+"""`obd demo`: from packages to an ordinary image, a lazily read one and a changed one; a table at the end."""
 
 from __future__ import annotations
 

@@ -6,15 +6,12 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tools.obd.demo.workshop import Workshop, program
 
 if TYPE_CHECKING:
     from tools.obd.demo.registry import Registry
-
-# Virtual size of the demo's disk. What is not written takes no room anywhere.
-DISK_BYTES = 4 << 30
 
 # The first program: it loads a good part of a language's library, as real programs do.
 PROGRAM = ("/usr/bin/python3", "-c", "import json, platform; print(json.dumps(platform.libc_ver()))")
@@ -33,48 +30,58 @@ class Start:
 
 
 class Story:
-    """The steps share the workshop, the registry and the layers made so far."""
+    """The steps share the workshop and the registry."""
 
     def __init__(self, workshop: Workshop, registry: Registry) -> None:
         self.shop = workshop
         self.registry = registry
-        self.lowers: list[dict[str, object]] = []
-        self.tags = 0
 
-    def make_base(self, rootfs: str) -> str:
-        """An ext4 file system with the files of `rootfs` as a compressed layer; returns the layer's path."""
-        raw, layer = self.shop.path("base.raw"), self.shop.path("base.layer")
-        with open(raw, "wb") as file:
-            file.truncate(DISK_BYTES)
-        # Inode tables are written now, not by the kernel after the first mount: that would fill the upper.
-        options = "lazy_itable_init=0,lazy_journal_init=0"
-        self.shop.run("mke2fs", "-q", "-t", "ext4", "-L", "obd-demo", "-E", options, "-d", rootfs, raw)
-        self.shop.run(program("obd"), "import", "-z", "-t", raw, layer)
-        os.unlink(raw)
-        return layer
+    def name(self, tag: str) -> str:
+        """The demo's image in the registry."""
+        return f"{self.registry.address}/demo/debian:{tag}"
 
-    def push(self, layer: str) -> None:
-        """Pushes a layer; from now on the image has it on top."""
-        self.tags += 1
-        self.shop.run(program("obd"), "push", layer, "--to", f"{self.registry.address}/demo/debian")
-        self.lowers.append({"digest": digest_of(layer), "size": os.path.getsize(layer)})
+    def publish(self, tar: str, tag: str) -> None:
+        """Makes `tar`, a compressed root file system, an ordinary image in the registry."""
+        self.shop.run("skopeo", "copy", "--dest-tls-verify=false", f"tarball:{tar}", f"docker://{self.name(tag)}")
 
-    def config(self, name: str, upper: dict[str, str] | None = None) -> tuple[str, str]:
-        """Files in a new directory: the configuration of the image so far, a service with an empty cache."""
-        home = self.shop.make(name)
-        image = {
-            "repoBlobUrl": f"http://{self.registry.address}/v2/demo/debian/blobs",
-            "lowers": self.lowers,
-            "upper": upper or {},
-            "resultFile": os.path.join(home, "result"),
-        }
-        service = {
-            "cacheConfig": {"cacheType": "file", "cacheDir": os.path.join(home, "cache"), "cacheSizeGB": 4}
-        }
-        for file, content in (("config.v1.json", image), ("overlaybd.json", service)):
-            with open(os.path.join(home, file), "w") as out:
-                json.dump(content, out, indent=2)
-        return os.path.join(home, "config.v1.json"), os.path.join(home, "overlaybd.json")
+    def pull(self, tag: str) -> str:
+        """Pulls an ordinary image, as anybody would, into an OCI layout; returns the layout's name."""
+        layout = f"oci:{self.shop.path('layout')}:{tag}"
+        self.shop.run("skopeo", "copy", "--src-tls-verify=false", f"docker://{self.name(tag)}", layout)
+        return layout
+
+    def convert(self, layout: str, tag: str) -> int:
+        """Makes an overlaybd image of it, in the registry; returns the bytes of its layers."""
+        work = self.shop.path("work")
+        made = self.shop.run(program("obd"), "convert", "--json", "--work", work, layout, self.name(tag))
+        return sum(layer["size"] for image in json.loads(made)["images"] for layer in image["layers"])
+
+    def layer_url(self, layout: str) -> str:
+        """Where the registry has the one layer of an ordinary image."""
+        directory, _, _ = layout.removeprefix("oci:").rpartition(":")
+
+        def blob(digest: str) -> Any:
+            with open(os.path.join(directory, "blobs", *digest.split(":"))) as file:
+                return json.load(file)
+
+        with open(os.path.join(directory, "index.json")) as file:
+            manifest = blob(json.load(file)["manifests"][0]["digest"])
+        return f"http://{self.registry.address}/v2/demo/debian/blobs/{manifest['layers'][0]['digest']}"
+
+    def config(self, tag: str, upper: dict[str, str] | None = None) -> tuple[str, str]:
+        """Files in a new directory: the configuration of an image, a service with an empty cache."""
+        home = self.shop.make(tag if upper is None else f"{tag}-changed")
+        image, service = os.path.join(home, "config.v1.json"), os.path.join(home, "overlaybd.json")
+        self.shop.run(program("obd"), "pull", "--config", image, self.name(tag))
+        if upper is not None:
+            with open(image) as file:
+                words = json.load(file)
+            with open(image, "w") as file:
+                json.dump({**words, "upper": upper}, file, indent=2)
+        cache = {"cacheType": "file", "cacheDir": os.path.join(home, "cache"), "cacheSizeGB": 4}
+        with open(service, "w") as file:
+            json.dump({"cacheConfig": cache}, file, indent=2)
+        return image, service
 
     def mount(self, config: tuple[str, str], *options: str) -> str:
         """Mounts an image and returns the directory; it is unmounted at the end in any case."""
@@ -91,11 +98,10 @@ class Story:
     def _unmount_quietly(self, directory: str) -> None:
         self.shop.run(program("obd"), "umount", directory, show=False)
 
-    def start_lazily(self) -> Start:
-        """From an empty cache to the first program's answer, by a mounted image that is read as needed."""
-        config = self.config("lazy")
+    def start_lazily(self, tag: str) -> Start:
+        """From the image's name to the first program's answer, by a mounted image that is read as needed."""
         mark, begin = self.registry.mark(), time.perf_counter()
-        root = self.mount(config)
+        root = self.mount(self.config(tag))
         answer = self.shop.run("chroot", root, *PROGRAM)
         seconds = time.perf_counter() - begin
         requests, fetched = self.registry.sent(mark)
@@ -114,11 +120,12 @@ class Story:
         self.shop.say(f"  {answer.strip()}  after {seconds:.2f} s")
         return Start(seconds, requests, fetched)
 
-    def change(self) -> str:
-        """Writes a file and installs a package in an upper; returns the layer that was committed of it."""
-        data, index, layer = (self.shop.path(name) for name in ("upper.data", "upper.index", "change.layer"))
+    def change(self, tag: str, new_tag: str) -> None:
+        """Writes a file and installs a package in an upper, and commits that as a new image."""
+        data, index = (self.shop.path(name) for name in ("upper.data", "upper.index"))
         self.shop.run(program("overlaybd-create"), data, index, "0")
-        root = self.mount(self.config("change", {"data": data, "index": index}), "--rw")
+        config = self.config(tag, {"data": data, "index": index})
+        root = self.mount(config, "--rw")
         with open(os.path.join(root, CHANGED_FILE), "w") as file:
             file.write(CHANGED_TEXT)
         package = os.path.join(root, "tmp", "obd-demo-hello.deb")
@@ -126,8 +133,8 @@ class Story:
         self.shop.run("chroot", root, "dpkg", "--install", "/tmp/obd-demo-hello.deb")
         os.unlink(package)
         self.unmount(root)
-        self.shop.run(program("overlaybd-commit"), "-z", "-t", data, index, layer)
-        return layer
+        base = ("--base", self.name(tag), "--message", "a file and a package")
+        self.shop.run(program("obd"), "commit", *base, config[0], self.name(new_tag))
 
     def _package_tree(self) -> str:
         tree = self.shop.make("package")
@@ -144,9 +151,9 @@ class Story:
         os.chmod(script, 0o755)
         return tree
 
-    def show_change(self) -> None:
-        """Starts the two-layer image from an empty cache, shows the change, and checks the file system."""
-        config = self.config("both")
+    def show_change(self, tag: str) -> None:
+        """Starts the new image from an empty cache, shows the change, and checks the file system."""
+        config = self.config(tag)
         root = self.mount(config)
         with open(os.path.join(root, CHANGED_FILE)) as file:
             assert file.read() == CHANGED_TEXT, "the file written in the upper is not in the committed image"
@@ -157,11 +164,3 @@ class Story:
         self.shop.run(program("obd"), "export", "--service", config[1], config[0], raw)
         self.shop.run("e2fsck", "-fn", raw)
         os.unlink(raw)
-
-
-def digest_of(path: str) -> str:
-    """The registry digest of a file."""
-    import hashlib
-
-    with open(path, "rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
