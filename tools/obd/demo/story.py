@@ -42,7 +42,9 @@ class Story:
 
     def publish(self, tar: str, tag: str) -> None:
         """Makes `tar`, a compressed root file system, an ordinary image in the registry."""
-        self.shop.run("skopeo", "copy", "--dest-tls-verify=false", f"tarball:{tar}", f"docker://{self.name(tag)}")
+        self.shop.run(
+            "skopeo", "copy", "--dest-tls-verify=false", f"tarball:{tar}", f"docker://{self.name(tag)}"
+        )
 
     def pull(self, tag: str) -> str:
         """Pulls an ordinary image, as anybody would, into an OCI layout; returns the layout's name."""
