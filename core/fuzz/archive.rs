@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use overlaybd::tar::Archive;
+use overlaybd::sink::MemorySink;
+use overlaybd::tar::{export, Archive, Entry};
 
 /// Members and bytes of content looked at.
 const MEMBERS: usize = 1000;
@@ -23,7 +24,28 @@ fuzz_target!(|bytes: &[u8]| {
     read(&blocks);
 });
 
+/// Headers alone say of members what the archive does.
+fn read_headers(bytes: &[u8]) {
+    let mut headers = MemorySink::default();
+    let _ = export(&mut Archive::new(bytes), &mut headers, &mut |_, _| Ok(()));
+    let (mut whole, mut bare) = (Archive::new(bytes), Archive::of_headers(&headers.bytes[..]));
+    for _ in 0..MEMBERS {
+        let (Ok(Some(entry)), Ok(Some(same))) = (whole.next_entry(), bare.next_entry()) else { return };
+        let without_place = |entry: Entry| Entry { offset: 0, ..entry };
+        let place = bare.take_place();
+        assert_eq!((without_place(entry), whole.take_place()), (without_place(same), place));
+        assert!(place.is_none_or(|place| place.is_multiple_of(512) && place <= bytes.len() as u64));
+    }
+}
+
 fn read(bytes: &[u8]) {
+    read_headers(bytes);
+    // Whatever is taken for headers alone.
+    let mut bare = Archive::of_headers(bytes);
+    for _ in 0..MEMBERS {
+        let Ok(Some(_)) = bare.next_entry() else { break };
+        let _ = bare.take_place();
+    }
     let mut archive = Archive::new(bytes);
     let mut buf = [0; 777];
     for _ in 0..MEMBERS {

@@ -12,65 +12,67 @@ use overlaybd::blob::{Blob, MemoryBlob};
 use overlaybd::gzip::{Header, Index, View, HEADER_BYTES};
 use overlaybd::sink::MemorySink;
 
-/// Plain bytes looked at.
-const PLAIN: usize = 4 << 20;
 const SPAN: u32 = 64 << 10;
 
-/// A gzip file and its index.
+/// A gzip file and its index, of four points.
 static GOOD: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
     let plain: Vec<u8> =
-        (0..60_000u32).flat_map(|i| format!("{:x}\n", i.wrapping_mul(0x9E37_79B1)).into_bytes()).collect();
+        (0..26_000u32).flat_map(|i| format!("{:x}\n", i.wrapping_mul(0x9E37_79B1)).into_bytes()).collect();
     let mut gzip = Vec::new();
     GzEncoder::new(&plain[..], Compression::fast()).read_to_end(&mut gzip).unwrap();
     let index = build(&gzip).unwrap();
     (gzip, index)
 });
 
+// One thing for each input, and not much of it: to unpack takes time where every branch is counted.
 fuzz_target!(|bytes: &[u8]| {
     let (gzip, index) = &*GOOD;
-    read(gzip, bytes);
-    // Of the right length, with a right checksum.
-    if bytes.len() > HEADER_BYTES {
-        let mut right = bytes.to_vec();
-        let mut header = match Header::parse(index.first_chunk().unwrap(), index.len() as u64) {
-            Ok(header) => header,
-            Err(error) => panic!("{error}"),
-        };
-        header.index_bytes = bytes.len() as u64;
-        header.zlib = bytes[0] & 1 == 0;
-        header.points = u64::from(bytes[1]);
-        header.area.0 = HEADER_BYTES as u64 + u64::from(u16::from_le_bytes([bytes[2], bytes[3]]));
-        header.area.1 = header.index_bytes.saturating_sub(header.area.0);
-        right[..HEADER_BYTES].copy_from_slice(&header.encode());
-        read(gzip, &right);
-    }
-    // A good index with some bytes changed; then a file that is damaged.
-    if let [low, high, change, rest @ ..] = bytes {
-        let at = usize::from(u16::from_le_bytes([*low, *high]));
-        let mut bad = index.clone();
-        let at_index = HEADER_BYTES + at % (bad.len() - HEADER_BYTES);
-        bad[at_index] ^= change;
-        read(gzip, &bad);
-        let mut bad = gzip.clone();
-        let n = rest.len().min(bad.len() - 20);
-        let at = 10 + at * 7 % (bad.len() - 20 - n + 1);
-        bad[at..at + n].copy_from_slice(&rest[..n]);
-        read(&bad, index);
-    }
-    // What can be indexed is gzip, and reads by its index.
-    let mut file = vec![0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 3];
-    file.extend_from_slice(bytes);
-    for file in [bytes, &file[..]] {
-        let Ok(index) = build(file) else { continue };
-        let mut plain = Vec::new();
-        GzDecoder::new(file).read_to_end(&mut plain).unwrap();
-        let view = View::new(blob(file), Arc::new(Index::open(blob(&index)).unwrap())).unwrap();
-        assert_eq!(view.len(), plain.len() as u64);
-        let mut got = vec![0; plain.len()];
-        view.read_at(&mut got, 0).unwrap();
-        assert!(got == plain);
+    let [mode, low, high, rest @ ..] = bytes else { return };
+    let place = usize::from(u16::from_le_bytes([*low, *high]));
+    match mode % 6 {
+        0 => read(gzip, rest, place),
+        // As an index of the right length, with a right checksum.
+        1 if rest.len() > HEADER_BYTES => {
+            let mut right = rest.to_vec();
+            let mut header = match Header::parse(index.first_chunk().unwrap(), index.len() as u64) {
+                Ok(header) => header,
+                Err(error) => panic!("{error}"),
+            };
+            header.index_bytes = rest.len() as u64;
+            header.zlib = rest[0] & 1 == 0;
+            header.points = u64::from(rest[1]);
+            header.area.0 = HEADER_BYTES as u64 + place as u64;
+            header.area.1 = header.index_bytes.saturating_sub(header.area.0);
+            right[..HEADER_BYTES].copy_from_slice(&header.encode());
+            read(gzip, &right, usize::from(rest[2]) << 10);
+        }
+        // A good index with some bytes changed, and a file that is damaged.
+        2 => read(gzip, &changed(index, HEADER_BYTES, rest, place), place),
+        3 => read(&changed(gzip, 10, rest, place), index, place),
+        // What can be indexed is gzip, and reads by its index.
+        4 => index_and_read(rest),
+        _ => index_and_read(&[&[0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 3], rest].concat()),
     }
 });
+
+fn changed(good: &[u8], from: usize, with: &[u8], place: usize) -> Vec<u8> {
+    let mut bad = good.to_vec();
+    let n = with.len().min(bad.len() - from);
+    let at = from + place % (bad.len() - from - n + 1);
+    bad[at..at + n].copy_from_slice(&with[..n]);
+    bad
+}
+
+fn index_and_read(file: &[u8]) {
+    let Ok(index) = build(file) else { return };
+    let mut plain = Vec::new();
+    GzDecoder::new(file).read_to_end(&mut plain).unwrap();
+    let view = View::new(blob(file), Arc::new(Index::open(blob(&index)).unwrap())).unwrap();
+    assert_eq!(view.len(), plain.len() as u64);
+    let mut got = vec![0; plain.len()];
+    view.read_at(&mut got, 0).unwrap();
+    assert!(got == plain);
+}
 
 fn blob(bytes: &[u8]) -> Arc<dyn Blob> {
     Arc::new(MemoryBlob::new("fuzz", bytes.to_vec()))
@@ -82,15 +84,13 @@ fn build(gzip: &[u8]) -> overlaybd::Result<Vec<u8>> {
     Ok(sink.bytes)
 }
 
-/// Reads here and there.
-fn read(gzip: &[u8], index: &[u8]) {
+/// Reads from a point on, now and then across one.
+fn read(gzip: &[u8], index: &[u8], place: usize) {
     let Ok(index) = Index::open(blob(index)) else { return };
+    let at = index.points()[place % index.points().len()].plain;
     let Ok(view) = View::new(blob(gzip), Arc::new(index)) else { return };
-    let len = (view.len() as usize).min(PLAIN);
-    for (at, n) in [(0, 1000), (len / 2, 70_000), (len / 3, 10), (len.saturating_sub(5000), 5000)] {
-        let n = n.min(len - at);
-        let _ = view.read_at(&mut vec![0; n], at as u64);
-        let _ = view.is_ready(at as u64, n as u64);
-        let _ = view.distrust(at as u64, n as u64);
-    }
+    let n = if place.is_multiple_of(16) { 70_000 } else { 500 };
+    let n = (view.len() - at).min(n);
+    let _ = view.read_at(&mut vec![0; n as usize], at);
+    let _ = (view.is_ready(at, n), view.distrust(at, n));
 }
