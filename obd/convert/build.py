@@ -246,6 +246,7 @@ class Build:
     def _settle(self) -> None:
         """Waits for all that is under way."""
         for layer in self.layers:
+            _result(layer.fetching)
             _result(layer.finishing)
             _result(layer.pushing)
             if layer.fetch is not None:

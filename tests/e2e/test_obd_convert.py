@@ -199,15 +199,16 @@ def test_images_of_one_base_share_its_blob(tmp_path: Path, layout: Layout) -> No
     assert base_a == base_b and top_a != top_b
 
 
+@pytest.mark.parametrize("turbo", [False, True])
 @pytest.mark.parametrize("given", [0, 4 * MIB])
 def test_a_device_that_is_too_small_grows_unless_its_size_was_given(
-    tmp_path: Path, layout: Layout, given: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, layout: Layout, given: int, turbo: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    top = Layer("").add("large", data=random.Random(1).randbytes(9 * MIB))
-    source = layout.tag(layout.image([base(), top]), "v1")
+    large = Layer("").add("large", data=random.Random(1).randbytes(9 * MIB))
+    source = layout.tag(layout.image([base(), large, changes(1), changes(2)]), "v1")
     monkeypatch.setattr(build, "first_vsize", lambda plan: 4 * MIB)
     service, word = Service(), f"oci:{tmp_path}/out:v1"
-    options = Options(vsize_bytes=given, work=str(tmp_path / "work"))
+    options = Options(vsize_bytes=given, turbo=turbo, work=str(tmp_path / "work"))
     with open_source(source, service) as origin, open_destination(word, service) as destination:
         target = Target(destination, word, service.registry())
         if given:
@@ -216,7 +217,8 @@ def test_a_device_that_is_too_small_grows_unless_its_size_was_given(
             return
         result = run_conversion(origin, target, options, Silent())
     assert result.images[0].vsize_bytes == 16 * MIB
-    assert_clean(flat(Layout(tmp_path / "out"), opened(Layout(tmp_path / "out"), "v1"), tmp_path / "img"))
+    if not turbo:
+        assert_clean(flat(Layout(tmp_path / "out"), opened(Layout(tmp_path / "out"), "v1"), tmp_path / "img"))
 
 
 HOSTILE = {
@@ -237,6 +239,15 @@ def test_a_bad_layer_leaves_no_image(tmp_path: Path, layout: Layout, name: str) 
     assert f"layer 1 {digest}: " in done.err and words in done.err
     assert json.loads((tmp_path / "out/index.json").read_text())["manifests"] == []
     assert list((tmp_path / "w/runs").iterdir()) == []
+
+
+def test_a_pipe_in_a_layout_keeps_nobody_waiting(tmp_path: Path, layout: Layout) -> None:
+    image = layout.image([base()])
+    path = layout.path / "blobs" / layout.read(image)["layers"][0]["digest"].replace(":", "/")
+    path.unlink()
+    os.mkfifo(path)
+    done = run("obd", "convert", "--work", tmp_path / "w", layout.tag(image, "v1"), f"oci:{tmp_path}/out:v1")
+    assert done.status == 255 and "not a regular file" in done.err
 
 
 def test_layers_that_are_not_what_they_are_named(tmp_path: Path, layout: Layout) -> None:
