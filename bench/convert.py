@@ -194,11 +194,19 @@ def main() -> None:
             target = f"{server.host}/bench/target{number}:v1"
             took, memory = convert(source, target, home / "work")
             peer = one_after_another(source, f"{server.host}/bench/steps{number}:v1", home / "steps")
-            print(f"steps {peer:.2f} s, convert {took:.2f} s, {memory} KiB", file=sys.stderr)
-            rounds.append((took / peer, took, memory))
-        ratio, took, _ = sorted(rounds)[ROUNDS // 2]
+            shutil.rmtree(home / "work")
+            alone, _ = convert(source, f"{server.host}/bench/alone{number}:v1", home / "work", "--jobs", "1")
+            shutil.rmtree(home / "work")
+            print(
+                f"steps {peer:.2f} s, convert {took:.2f} s, {memory} KiB; --jobs 1 {alone:.2f} s",
+                file=sys.stderr,
+            )
+            rounds.append((took / peer, took, memory, alone / took))
+        ratio, took, *_ = sorted(rounds)[ROUNDS // 2]
         row("convert.whole", took, "s", "its steps one after another", ratio)
-        row("convert.memory", max(memory for *_, memory in rounds) / 1024, "MiB")
+        scale = sorted(each[3] for each in rounds)[ROUNDS // 2]
+        row("convert.scale", took, "s", f"--jobs 1, here {os.cpu_count()} processors", scale)
+        row("convert.memory", max(each[2] for each in rounds) / 1024, "MiB")
         before = server.log.stat().st_size
         again = [convert(source, target, home / "work")[0] for _ in range(SECOND_RUNS)]
         row("convert.again", sorted(again)[SECOND_RUNS // 2], "s")
