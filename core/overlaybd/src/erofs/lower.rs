@@ -59,7 +59,7 @@ impl Lower {
         let block = Super(raw);
         let unsupported =
             |what: &str| Err(Error::new(Kind::Unsupported, format!("EROFS {what}: nothing can be added")));
-        if 1 << block.block_bits() != BLOCK {
+        if u32::from(block.block_bits()) != BLOCK.trailing_zeros() {
             return unsupported("whose blocks do not have 4096 bytes");
         }
         if block.has_devices() {
