@@ -76,7 +76,7 @@ class Work:
 
     def finished(self, key: str, made: Made) -> str | None:
         """The file of a layer that an interrupted run finished, as a name of this run's own; None without."""
-        own = self.temporary(f"{key}.layer")
+        own = self._own(key)
         with contextlib.suppress(OSError):
             os.link(self._shared_name(key), own)
             with open(own, "rb") as file:
@@ -92,7 +92,7 @@ class Work:
 
     def finish(self, key: str, path: str, made: Made) -> str:
         """Keeps the finished layer in the file `path`; returns its new name, good until the run ends."""
-        own = self.temporary(f"{key}.layer")
+        own = self._own(key)
         os.rename(path, own)
         with contextlib.suppress(FileExistsError):
             os.link(own, self._shared_name(key))
@@ -113,6 +113,10 @@ class Work:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self.path}.lock")
         os.close(self._lock)
+
+    def _own(self, key: str) -> str:
+        """A name for a layer, a new one each time: images of one run may have layers in common."""
+        return self.temporary(f"{key}.{os.urandom(4).hex()}.layer")
 
     def _shared_name(self, key: str) -> str:
         return os.path.join(self._layers, key)

@@ -171,6 +171,19 @@ def test_finished_layers_are_shared_between_runs(tmp_path: Path) -> None:
         assert os.listdir(tmp_path / "layers") == []
 
 
+def test_images_of_one_run_may_have_layers_in_common(tmp_path: Path) -> None:
+    """One looks for a layer when the other has just finished it, or has found it too."""
+    import hashlib
+
+    data = b"layer" * 1000
+    made = Made(f"sha256:{hashlib.sha256(data).hexdigest()}", len(data), A, "native")
+    with Work(str(tmp_path)) as work:
+        path = work.temporary("new")
+        Path(path).write_bytes(data)
+        files = [work.finish("key", path, made), *(work.finished("key", made) for _ in range(2))]
+        assert [Path(file or "").read_bytes() for file in files] == [data] * 3
+
+
 def test_the_first_failure_is_the_one_told() -> None:
     def fail() -> None:
         raise ObdError("io", "first")
