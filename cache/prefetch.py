@@ -145,7 +145,7 @@ def load_layer(blob: Readable, name: str) -> bytes:
                 if member.isfile() and member.name.removeprefix("./") == TRACE_NAME:
                     file = tar.extractfile(member)
                     return check_size(file.read(MAX_TRACE_BYTES + 1), name) if file else b""
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
         raise OSError(errno.EIO, f"{name}: not a tar that can be read: {error}") from error
     raise OSError(errno.ENOENT, f"{name}: no file {TRACE_NAME} in it: not an acceleration layer")
 

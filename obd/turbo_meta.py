@@ -29,7 +29,13 @@ MAX_PACKED_BYTES: Final = 4 << 30
 MAX_UNPACKED_BYTES: Final = 64 << 30
 # Members of an archive: metadata of each file system, gzip index, marker, and room for what is unknown.
 MAX_MEMBERS: Final = 16
+# A header that has more of a member than its own fits: a name, a size.
+MAX_HEADER_BYTES: Final = 64 << 10
 _PIECE_BYTES: Final = 1 << 20
+_EXTENDED: Final = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 
 
 class Metas:
@@ -94,6 +100,21 @@ class Metas:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+class _Member(tarfile.TarInfo):
+    """What `tarfile` is kept from by the hook that it has for this: all of it would be held in memory."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _EXTENDED and self.size > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("a sparse file")
+        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return found
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise tarfile.ReadError("a sparse file")
+
+
 def unpack(stream: BinaryIO, directory: str, where: str) -> None:
     """Writes the known members of an archive, which is read to its end, into `directory`.
 
@@ -103,7 +124,7 @@ def unpack(stream: BinaryIO, directory: str, where: str) -> None:
     known = {*(f"{name}.fs.meta" for name in FILE_SYSTEMS), GZIP_INDEX, *MARKERS}
     left = MAX_UNPACKED_BYTES
     try:
-        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as archive:
             for number, member in enumerate(archive):
                 left -= member.size
                 if number >= MAX_MEMBERS or left < 0:
@@ -117,7 +138,8 @@ def unpack(stream: BinaryIO, directory: str, where: str) -> None:
                     shutil.copyfileobj(content, file, _PIECE_BYTES)
                     file.flush()
                     os.fsync(file.fileno())
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    # The last two for headers of headers of headers, and for numbers that are none.
+    except (tarfile.TarError, EOFError, zlib.error, RecursionError, ValueError) as error:
         raise ObdError("corrupt", f"not an archive of metadata: {error}", where) from None
     # The digest is known to be right only at the end.
     while stream.read(_PIECE_BYTES):

@@ -1,5 +1,6 @@
 """Archives of turboOCI metadata: what is unpacked of them, whatever they hold."""
 
+import gzip
 import io
 import os
 import random
@@ -65,6 +66,34 @@ def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ObdError) as caught:
         unpack(io.BytesIO(archive("w:gz", MEMBERS)), str(tmp_path), "here")
     assert caught.value.kind == "limit" and unpacked(tmp_path) == {}
+
+
+def odd(kind: bytes, content: bytes, again: int = 1) -> bytes:
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, len(content)
+    return (member.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)) * again
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        # Megabytes of these are a few kilobytes of gzip, and `tarfile` would hold them all in memory.
+        odd(tarfile.XHDTYPE, bytes(1 << 20)),
+        odd(tarfile.XGLTYPE, bytes(1 << 20)),
+        odd(tarfile.GNUTYPE_LONGNAME, b"x" * (1 << 20)),
+        odd(tarfile.GNUTYPE_SPARSE, b""),
+        odd(tarfile.GNUTYPE_LONGNAME, b"x", 3000),
+        odd(tarfile.XHDTYPE, b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"),
+        odd(tarfile.XHDTYPE, b"24 GNU.sparse.map=one,a\n"),
+        odd(tarfile.XHDTYPE, b"1" * 5000 + b" path=x\n"),
+    ],
+)
+def test_headers_that_nobody_writes_are_refused(tmp_path: Path, start: bytes) -> None:
+    packed = gzip.compress(start + archive("w", MEMBERS), 1)
+    with pytest.raises(ObdError) as caught:
+        unpack(io.BytesIO(packed), str(tmp_path), "here")
+    assert caught.value.kind == "corrupt" and "\n" not in caught.value.line
+    assert unpacked(tmp_path) == {}
 
 
 def test_whatever_comes_is_unpacked_or_refused(tmp_path: Path) -> None:
