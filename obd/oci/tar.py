@@ -17,6 +17,8 @@ _BLOCK: Final = 512
 _FILES: Final = b"07\0"
 _LINKS: Final = b"12"
 _GZIP: Final = b"\x1f\x8b"
+# The length of a record in an extended header, with the blank behind it.
+_DIGITS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +145,15 @@ class Tar(Store):
         if kind in b"LK":
             return {"path" if kind == b"L" else "linkpath": _text(data)}
         found: dict[str, str] = {}
-        while data:
-            digits, blank, _ = data.partition(b" ")
-            length = int(digits) if blank and digits.isdigit() and len(digits) < 8 else 0
-            if not len(digits) + 2 <= length <= len(data):
+        # By places: to cut each record off what follows would copy all of that as often as there are records.
+        at = 0
+        while at < len(data):
+            digits, blank, _ = data[at : at + _DIGITS].partition(b" ")
+            length = int(digits) if blank and digits.isdigit() else 0
+            if not len(digits) + 2 <= length <= len(data) - at:
                 self._corrupt("an extended header that is none", start)
-            key, equals, value = data[len(digits) + 1 : length - 1].partition(b"=")
-            data = data[length:]
+            key, equals, value = data[at + len(digits) + 1 : at + length - 1].partition(b"=")
+            at += length
             if equals and key in (b"path", b"linkpath"):
                 found[key.decode()] = _text(value)
             elif equals and key == b"size":

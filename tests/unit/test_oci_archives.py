@@ -271,6 +271,20 @@ def test_many_members_are_too_many(tmp_path: Path) -> None:
     assert caught.value.kind == "limit"
 
 
+@pytest.mark.timeout(15)
+def test_many_records_in_a_header_take_their_time_once(tmp_path: Path) -> None:
+    """A fraction of a second; half a minute where each record has all that follow copied."""
+    last = b"12 path=fil\n"
+    records = b"4 =\n" * ((limits.MAX_HEADER_BYTES - len(last)) // 4) + last
+    header, member = tarfile.TarInfo("header"), tarfile.TarInfo("x")
+    header.type, header.size, member.size = tarfile.XHDTYPE, len(records), len(LAYER)
+    path = tmp_path / "a.tar"
+    padding = bytes(-len(records) % 512)
+    path.write_bytes(header.tobuf() + records + padding + member.tobuf() + LAYER + bytes(1024))
+    with Tar(str(path)) as store:
+        assert store.read("fil") == LAYER
+
+
 def unpacked(directory: Path) -> Path:
     for member in layout_members():
         assert isinstance(member, tuple)
