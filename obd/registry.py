@@ -221,23 +221,24 @@ class Registry:
         data: Any = None,
         mount_from: str = "",
         timeouts_s: tuple[float, float] | None = None,
+        anonymous: bool = False,
     ) -> requests.Response:
         """One request of a tool (push, manifests) with credentials, repeated once after a challenge.
 
         `data` is bytes, or what has a length and can be iterated repeatedly. `mount_from` is another
-        repository of the registry, which is read too. `timeouts_s` as for
-        `send`. The body of the answer is not read yet. Raises
-        `ObdError` as `send`; answers of any status are returned.
+        repository of the registry, which is read too. `timeouts_s` as for `send`. `anonymous`: without
+        credentials, whatever the answer. The body of the answer is not read yet. Raises `ObdError` as `send`;
+        answers of any status are returned.
         """
         if mount_from:
             action = f"{action} repository:{mount_from}:{PULL}"
         for last in (False, True):
-            sent = self.authorization(url, action)
+            sent = None if anonymous else self.authorization(url, action)
             head = dict(headers or {}, **({"Authorization": sent} if sent else {}))
             from obd.session import send
 
             response = send(self.session, method, url, headers=head, data=data, timeouts_s=timeouts_s)
-            if last or response.status_code not in (401, 403):
+            if last or anonymous or response.status_code not in (401, 403):
                 break
             challenge = response.headers.get("WWW-Authenticate")
             if not challenge or not self.refused(url, [challenge], sent, action):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urljoin
 
 from obd.errors import ObdError
 from obd.oci.body import Body, Part
 from obd.oci.patience import ATTEMPTS, Answer, ask, passes, pause_s, refusal
+from obd.redirect import follow, origin
 from obd.registry import PUSH
 from obd.secret import without_secrets
 
@@ -106,6 +106,7 @@ class Upload:
                 data=part if len(part) else b"",
                 attempts=1,
                 timeouts_s=_TIMEOUTS_S,
+                anonymous=self._elsewhere(url),
             )
         except ObdError:
             if part.failure:
@@ -133,16 +134,24 @@ class Upload:
             return True
         if location:
             with contextlib.suppress(ObdError):
-                answer = ask(self._repository.registry, "GET", location, action=PUSH, attempts=1)
+                answer = self._ask_once("GET", location)
                 if _received(answer) == self._at:
-                    self._location = urljoin(answer.url, answer.header("Location") or location)
+                    self._location = _next(answer) if answer.header("Location") else location
                     return True
         return self._body.again
 
     def _give_up(self) -> None:
         if self._location:
             with contextlib.suppress(ObdError):
-                ask(self._repository.registry, "DELETE", self._location, action=PUSH, attempts=1)
+                self._ask_once("DELETE", self._location)
+
+    def _ask_once(self, method: str, url: str) -> Answer:
+        registry, anonymous = self._repository.registry, self._elsewhere(url)
+        return ask(registry, method, url, action=PUSH, attempts=1, anonymous=anonymous)
+
+    def _elsewhere(self, url: str) -> bool:
+        """Whether the registry has sent us to another one: it must not lend itself our rights there."""
+        return origin(url) != origin(self._repository.url)
 
 
 def begin(repository: Repository) -> str:
@@ -169,10 +178,10 @@ def mount(repository: Repository, blob: Descriptor, other: str) -> str | None:
 
 def _next(answer: Answer) -> str:
     """Where an upload goes on."""
-    location = answer.header("Location")
-    if not location:
+    found = follow(answer.url, answer.header("Location"), answer.url)
+    if found is None:
         raise ObdError("invalid", f"{without_secrets(answer.url)}: upload without Location")
-    return urljoin(answer.url, location)
+    return found.url
 
 
 def _received(answer: Answer) -> int | None:

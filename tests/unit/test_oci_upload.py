@@ -6,6 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from obd.credentials import Credential
 from obd.errors import ObdError
 from obd.oci import Descriptor, media, patience
 from obd.oci.registry_destination import RegistryDestination
@@ -33,6 +34,7 @@ class Fake:
         self.stored: bytes | None = None
         self.odd: dict[tuple[str, int], int] = {}
         self.keeps = False
+        self.location = "/upload/1?state=x"
         self._server = serve(self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}/v2/team/app"
 
@@ -68,11 +70,11 @@ class Fake:
             def do_POST(self) -> None:
                 query = parse_qs(urlsplit(self.path).query)
                 line = f"POST from {query['from'][0]}" if "mount" in query else "POST"
-                self._take(line, 202, {"Location": "/upload/1?state=x"}, lambda _: fake.received.clear())
+                self._take(line, 202, {"Location": fake.location}, lambda _: fake.received.clear())
 
             def do_PATCH(self) -> None:
                 line = f"PATCH {self.headers['Content-Range']}"
-                self._take(line, 202, {"Location": "/upload/1?state=x"}, fake.received.extend)
+                self._take(line, 202, {"Location": fake.location}, fake.received.extend)
 
             def do_GET(self) -> None:
                 last = max(len(fake.received) - 1, 0)
@@ -220,3 +222,42 @@ def test_an_upload_that_began_in_place_of_a_mount_is_used(fake: Fake) -> None:
     elsewhere = Reference(other.url.replace("127.0.0.1", "localhost"), "v1", "")
     assert not target.mount_blob(BLOB, RegistrySource(Registry(), elsewhere))
     assert "POST" not in fake.requests[-1]
+
+
+class Everywhere:
+    """The same credentials for whatever asks for some."""
+
+    def lookup(self, url: str) -> Credential:
+        return Credential("user", "password")
+
+    def forget(self, url: str) -> None:
+        pass
+
+    def describe(self) -> str:
+        return "a test"
+
+
+def test_credentials_for_another_registry_are_not_used_there(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a registry could have anything done to another one that the user may write to."""
+    seen: list[str | None] = []
+
+    class Other(QuietHandler):
+        def _refuse(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            seen.append(self.headers.get("Authorization"))
+            self.answer(401, headers={"WWW-Authenticate": "Basic"})
+
+        do_PUT = do_PATCH = do_DELETE = do_GET = _refuse
+
+    other = serve(Other)
+    try:
+        place = f"http://127.0.0.1:{other.server_port}/v2/team/app"
+        fake.location = f"{place}/manifests/latest"
+        target = RegistryDestination(Registry(Everywhere()), Reference(fake.url, "v1", ""), part_bytes=PART)
+        with pytest.raises(ObdError) as caught:
+            target.put_blob(BLOB, DATA)
+        assert caught.value.kind == "denied" and seen and set(seen) == {None}
+    finally:
+        stop(other)
