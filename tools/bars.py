@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Self
 
-from tools.errors import say
+from tools.errors import clean, say
 from tools.progress import BAR_INTERVAL_S, FIRST_BAR_S, FIRST_LINE_S, LINE_INTERVAL_S, amount
 
 BAR_WIDTH = 24
@@ -98,7 +98,7 @@ class Bars:
 
 def _line(name: str, done: int, total: int) -> str:
     full = BAR_WIDTH * min(done, total) // total if total else BAR_WIDTH
-    return f"{name} [{'#' * full}{'.' * (BAR_WIDTH - full)}] {amount(done, total)}"
+    return f"{clean(name)} [{'#' * full}{'.' * (BAR_WIDTH - full)}] {amount(done, total)}"
 
 
 def _width() -> int:

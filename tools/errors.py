@@ -49,10 +49,25 @@ def errno_and_line(error: BaseException) -> str:
 def say(line: str) -> None:
     """Writes a line to stderr. A stderr that is closed or full must not change the outcome."""
     try:
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(clean(line) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         pass
+
+
+def clean(text: str) -> str:
+    """A text that does to a terminal only what it should: images and registries have words of foreigners.
+
+    What stands for bytes of names that are no UTF-8 stays.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each
+        if each.isprintable() or each in "\n\t" or "\udc80" <= each <= "\udcff"
+        else "\N{REPLACEMENT CHARACTER}"
+        for each in text
+    )
 
 
 def tell(line: str) -> None:

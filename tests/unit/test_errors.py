@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tools.errors import describe, errno_and_line, tell
+from tools.errors import describe, errno_and_line, say, tell
 
 
 class CoreError(OSError):
@@ -37,3 +37,9 @@ def test_errno_and_line() -> None:
 def test_names_come_out_as_they_came_in(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     tell(os.fsdecode(b"caf\xe9"))
     assert capfdbinary.readouterr().out == b"caf\xe9\n"
+
+
+def test_words_of_foreigners_do_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """The name of a tag, or what a registry says, with a sequence that erases the screen or turns text."""
+    say("there are: \x1b[2Jv1\r\x9b1m \u202e, \t\xe9")
+    assert capsys.readouterr().err == "there are: \ufffd[2Jv1\ufffd\ufffd1m \ufffd, \t\xe9\n"
