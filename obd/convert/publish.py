@@ -17,8 +17,10 @@ from obd.convert.documents import (
 )
 from obd.convert.options import ImageResult, LayerResult, Result
 from obd.convert.plan import is_attached
+from obd.errors import ObdError
 from obd.oci.descriptor import Descriptor
 from obd.oci.layers import layer_kind
+from obd.oci.limits import MAX_INDEX_DEPTH, MAX_MANIFESTS
 from obd.oci.manifest import Index, Manifest, parse_manifest
 from obd.oci.platform import Platform
 
@@ -141,12 +143,25 @@ def _image_result(image: Finished, descriptor: Descriptor) -> ImageResult:
 
 
 def carry(source: ImageSource, destination: ImageDestination, entry: Descriptor) -> None:
-    """Takes a manifest of the source, and all that it names, into the destination as it is."""
+    """Takes a manifest of the source, and all that it names, into the destination as it is.
+
+    Raises `OSError`; "limit" for indexes that nobody makes.
+    """
+    _carry(source, destination, entry, set(), 0)
+
+
+def _carry(
+    source: ImageSource, destination: ImageDestination, entry: Descriptor, seen: set[str], depth: int
+) -> None:
+    seen.add(entry.digest)
+    if depth > MAX_INDEX_DEPTH or len(seen) > MAX_MANIFESTS:
+        raise ObdError("limit", f"{entry.digest}: too many indexes in indexes, or manifests", source.name)
     data = source.manifest(entry)
     document = parse_manifest(data, entry.media_type)
     if isinstance(document, Index):
         for each in document.manifests:
-            carry(source, destination, each)
+            if each.digest not in seen:
+                _carry(source, destination, each, seen, depth + 1)
     else:
         for blob in document.blobs:
             carry_blob(source, destination, blob)

@@ -10,7 +10,7 @@ from obd.errors import ObdError, kind_of
 from obd.oci import fields
 from obd.oci.descriptor import Descriptor
 from obd.oci.layers import is_foreign
-from obd.oci.limits import MAX_INDEX_DEPTH, MAX_MANIFESTS
+from obd.oci.limits import MAX_INDEX_DEPTH, MAX_MANIFESTS, MAX_MANIFESTS_BYTES
 from obd.oci.manifest import Index, parse_manifest
 from obd.oci.platform import Platform
 from obd.oci.protocols import ImageDestination, ImageSource
@@ -68,12 +68,17 @@ class _Plan:
         self.manifests: Final[list[tuple[Descriptor, bytes]]] = []
         self._source: Final = source
         self._seen: Final[set[str]] = set()
+        self._bytes = 0
         root, data = source.root()
         if wanted is not None:
             root, data = chosen(source, root, data, wanted)
         self._add(root, data, 0)
 
     def _add(self, descriptor: Descriptor, data: bytes, depth: int) -> None:
+        self._bytes += len(data)
+        if self._bytes > MAX_MANIFESTS_BYTES:
+            what = f"manifests of more than {MAX_MANIFESTS_BYTES} bytes together"
+            raise ObdError("limit", what, self._source.name)
         found = parse_manifest(data, descriptor.media_type, self._source.name)
         if isinstance(found, Index):
             if depth >= MAX_INDEX_DEPTH:

@@ -10,6 +10,9 @@ MAX_DEPTH: Final = 64
 MAX_LAYERS: Final = 1024
 # Entries of an index: platforms and what belongs to them, or the referrers of an image.
 MAX_MANIFESTS: Final = 4096
+# Manifests and indexes of one name together, which a copy holds until all blobs are there. Real ones have
+# a few KiB for each platform.
+MAX_MANIFESTS_BYTES: Final = 64 << 20
 # Indexes in indexes.
 MAX_INDEX_DEPTH: Final = 4
 # 1 PiB: no blob is larger, and no sum of sizes overflows anything.

@@ -7,6 +7,7 @@ from typing import BinaryIO, cast
 
 import pytest
 
+from obd.convert.publish import carry
 from obd.errors import ObdError
 from obd.oci import (
     Content,
@@ -19,6 +20,7 @@ from obd.oci import (
     Progress,
     media,
 )
+from obd.oci import copy as copying
 from obd.oci.copy import copy
 from obd.oci.limits import MAX_INDEX_DEPTH
 
@@ -187,3 +189,32 @@ def test_indexes_in_indexes_have_an_end() -> None:
         with pytest.raises(ObdError) as caught:
             run(Memory(*levels), Shelf(), wanted)
         assert caught.value.kind == "limit"
+
+
+def fan(levels: int, width: int) -> list[Index]:
+    """Indexes that name the ones below `width` times; the outermost first."""
+    found = [Index(())]
+    for _ in range(levels):
+        found.insert(0, Index((found[0].descriptor(),) * width))
+    return found
+
+
+def test_manifests_of_one_name_have_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy holds them all until the blobs are there."""
+    root = fan(1, 2)
+    size = sum(len(one.encode()) for one in root)
+    monkeypatch.setattr(copying, "MAX_MANIFESTS_BYTES", size)
+    run(Memory(*root), Shelf())
+    monkeypatch.setattr(copying, "MAX_MANIFESTS_BYTES", size - 1)
+    with pytest.raises(ObdError, match="manifests of more than"):
+        run(Memory(*root), Shelf())
+
+
+def test_what_is_carried_beside_a_conversion_is_carried_once() -> None:
+    levels = fan(MAX_INDEX_DEPTH, 100)
+    shelf = Shelf()
+    carry(Memory(*levels), shelf, levels[0].descriptor())
+    assert [digest for digest, _ in shelf.manifests] == [one.descriptor().digest for one in levels[::-1]]
+    levels = fan(MAX_INDEX_DEPTH + 1, 1)
+    with pytest.raises(ObdError, match="limit: "):
+        carry(Memory(*levels), shelf, levels[0].descriptor())
