@@ -1,6 +1,8 @@
 """Commands that are stopped or run out of room half-way leave nothing behind."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -56,6 +58,35 @@ def test_a_commit_that_is_stopped(tmp_path: Path, large_layer: list[Path], numbe
     assert process.returncode == -number
     assert out == b""
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", ["commit", "convert"])
+def test_an_image_that_is_stopped(tmp_path: Path, large_layer: list[Path], command: str) -> None:
+    """Of an upper, and of a disk: neither what was made of it so far nor a part of an archive stays."""
+    work, out = tmp_path / "work", tmp_path / "out"
+    out.mkdir()
+    source = tmp_path / "source"
+    if command == "commit":
+        data, index = map(str, large_layer)
+        source.write_text(json.dumps({"lowers": [], "upper": {"data": data, "index": index}}))
+    else:
+        with source.open("wb") as disk, large_layer[0].open("rb") as layer:
+            disk.truncate(1 << 30)
+            subprocess.run(["mkfs.ext4", "-q", source], check=True)
+            disk.seek(512 * MIB)
+            shutil.copyfileobj(layer, disk)
+    target = f"oci-archive:{out / 'image.tar'}:v1"
+    words = [BIN / "obd", command, "--algorithm", "zstd", "--work", work, source, target]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 30
+        while not any(path.stat().st_size for path in work.glob("runs/*/*.layer")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM
+    assert names(out) == [] and names(work / "runs") == []
 
 
 def test_a_compression_of_a_pipe_that_is_stopped(tmp_path: Path) -> None:

@@ -195,6 +195,28 @@ def test_stopped(tmp_path: Path, layout: Layout, registry: Registry) -> None:
     assert hows(convert(source, target, work)) == ["reused", "built", "built"]
 
 
+def test_a_copy_that_is_stopped_leaves_no_part_of_an_archive(
+    tmp_path: Path, layout: Layout, registry: Registry
+) -> None:
+    image = layout.image([layer("0", MIB, "")])
+    source = pushed(layout, image, f"{registry.host}/stopped/copy:v1")
+    out = tmp_path / "out"
+    out.mkdir()
+    with Held(registry, layout.read(image)["layers"][0]["digest"]) as held:
+        words = ["copy", source.replace(registry.host, held.host), f"oci-archive:{out}/a.tar"]
+        with subprocess.Popen(
+            [BIN / "obd", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            deadline = time.monotonic() + PATIENCE_S
+            while not list(out.iterdir()):
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            process.send_signal(signal.SIGTERM)
+            process.wait(PATIENCE_S)
+    assert process.returncode == -signal.SIGTERM and not list(out.iterdir())
+
+
 def test_a_damaged_layer_of_a_killed_run_is_made_anew(
     tmp_path: Path, layout: Layout, registry: Registry
 ) -> None:

@@ -14,6 +14,7 @@ from tools.layer_options import ALGORITHMS, block_size, block_size_bytes, warn_o
 from tools.obd.common import IMAGE_NAMES, log_to_stderr, registry_of, registry_options
 from tools.options import Command, Namespace, flag, option, positional
 from tools.output import Output
+from tools.stopping import stopping
 from tools.values import Choice, Rejected, existing_file
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def commit(args: Namespace) -> int:
         "threads": 0,
     }
     with ExitStack() as stack:
+        stack.enter_context(stopping())
         base = None
         if args.base:
             base = open_base(stack.enter_context(open_source(args.base, service, **places)), platform)

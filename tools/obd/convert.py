@@ -83,6 +83,7 @@ def _convert_disk(args: Namespace, options: Options, service: Service, registry:
         what = "no disk image: neither qcow2, nor with partitions, nor with a known file system"
         raise Failure(f"obd: unsupported: {args.source}: {what}")
     with (
+        stopping(),
         open_destination(args.destination, service, plain_http=args.http, registry=registry) as destination,
         Bars("converting") as bars,
     ):

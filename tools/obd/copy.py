@@ -8,6 +8,7 @@ from tools.bars import Bars
 from tools.errors import Failure, tell
 from tools.obd.common import IMAGE_NAMES, amount, jobs, log_to_stderr, registry_of, registry_options
 from tools.options import Command, Namespace, flag, option, positional
+from tools.stopping import stopping
 
 if TYPE_CHECKING:
     from obd.oci import Descriptor
@@ -29,6 +30,7 @@ def copy(args: Namespace) -> int:
     registry = registry_of(args, service)
     places = {"plain_http": args.http, "registry": registry}
     with (
+        stopping(),
         open_source(args.source, service, **places) as source,
         open_destination(args.destination, service, **places) as destination,
         _Watch() as watch,
