@@ -132,10 +132,12 @@ class Held:
     def __init__(self, registry: Registry, digest: str) -> None:
         outer = self
         self._release = threading.Event()
+        self.asked = threading.Event()
 
         class Handler(QuietHandler):
             def do_GET(self) -> None:
                 if digest in self.path:
+                    outer.asked.set()
                     outer._release.wait()
                 head = {name: value for name, value in self.headers.items() if name != "Host"}
                 request = urllib.request.Request(registry.url + self.path, headers=head)
@@ -207,14 +209,12 @@ def test_a_copy_that_is_stopped_leaves_no_part_of_an_archive(
         with subprocess.Popen(
             [BIN / "obd", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
-            deadline = time.monotonic() + PATIENCE_S
-            while not list(out.iterdir()):
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < deadline
-                time.sleep(0.002)
+            assert held.asked.wait(PATIENCE_S), process.communicate()
+            assert list(out.iterdir()), "a part that is not whole"
             process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE_S)
-    assert process.returncode == -signal.SIGTERM and not list(out.iterdir())
+            _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == -signal.SIGTERM, said
+    assert not list(out.iterdir())
 
 
 def test_a_damaged_layer_of_a_killed_run_is_made_anew(
