@@ -117,7 +117,7 @@ def _with_platform(plan: ImagePlan) -> Descriptor:
 def _index_there(destination: ImageDestination) -> Index | None:
     """The index that the tag of the destination names, if it does."""
     data = destination.manifest(destination.tag) if destination.tag else None
-    there = None if data is None else parse_manifest(data)
+    there = None if data is None else parse_manifest(data, where=destination.name)
     return there if isinstance(there, Index) else None
 
 
@@ -180,7 +180,11 @@ def unchanged(destination: ImageDestination, wanted: Wanted, options: Options) -
     data = destination.manifest(destination.tag) if destination.tag else None
     if data is None:
         return None
-    document = parse_manifest(data)
+    try:
+        document = parse_manifest(data)
+    except ObdError:
+        # Of another kind, or of a time long past: it loses the tag as any other image would.
+        return None
     entries = _converted(document, wanted, options)
     images = []
     for entry in (Descriptor.of(data, document.media_type),) if entries is None else entries:

@@ -58,6 +58,9 @@ class Work:
         for name in os.listdir(self._runs):
             lock = os.path.join(self._runs, name)
             if not name.endswith(".lock"):
+                if not os.path.exists(f"{lock}.lock"):
+                    # Its run ended while something was still being written there.
+                    shutil.rmtree(lock, ignore_errors=True)
                 continue
             with contextlib.suppress(OSError):  # another run may be cleaning too
                 fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)

@@ -14,10 +14,12 @@ from obd.convert.crew import Crew
 from obd.convert.documents import config_of, index_of, made_of
 from obd.convert.options import Options
 from obd.convert.plan import ImagePlan, chosen_entries, first_vsize, plan_image
+from obd.convert.publish import Wanted, unchanged
 from obd.convert.record import Made, Records
 from obd.convert.work import Work
 from obd.errors import ObdError
 from obd.oci import Descriptor, Index, Manifest, Platform
+from obd.oci.archive_destination import ArchiveDestination
 from obd.oci.media import DOCKER_LAYER_GZIP, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
 
 A, B, C = (f"sha256:{digit * 64}" for digit in "abc")
@@ -111,6 +113,22 @@ def test_beside_originals() -> None:
     assert [each.digest[7] for each in both.manifests] == ["c", "a", "b", "e"]
 
 
+@pytest.mark.parametrize("data", [b'{"schemaVersion":1}', b'{"schemaVersion":2,"mediaType":"odd"}', b"none"])
+def test_what_has_the_tag_may_be_anything(data: bytes) -> None:
+    class There(ArchiveDestination):
+        name, tag = "there", "v1"
+
+        def __init__(self) -> None:
+            pass
+
+        def manifest(self, reference: str) -> bytes:
+            return data
+
+    original = entry(A, "amd64")
+    wanted = Wanted(original, None, (original,), several=False)
+    assert unchanged(There(), wanted, Options()) is None
+
+
 def test_configurations_keep_all_else() -> None:
     config = {"z": 1, "rootfs": {"type": "layers", "diff_ids": [A]}, "history": [{"empty_layer": True}]}
     found = json.loads(config_of(config, [B]))
@@ -143,6 +161,7 @@ def test_what_killed_runs_left_goes(tmp_path: Path) -> None:
         dead.mkdir()
         (dead / "file").touch()
         (tmp_path / "runs/dead.lock").touch()
+        (tmp_path / "runs/without").mkdir()
         for layer in (old, new):
             layer.touch()
         os.utime(old, (time.time() - 8 * 24 * 3600,) * 2)
