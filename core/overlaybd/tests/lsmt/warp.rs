@@ -215,6 +215,24 @@ fn maps_and_what_the_layer_is_not_for() {
 }
 
 #[test]
+fn a_data_file_that_lost_its_end_is_not_read_on_in_the_target() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = new_pair(dir.path(), 1 << 20);
+    let upper = open(&files, None);
+    upper.write_at(&[1; 1024], 4096, nothing_below).unwrap();
+    drop(upper);
+    let data = fs::OpenOptions::new().write(true).open(&files.0).unwrap();
+    for (len, lost) in [(5120, false), (4608, true), (0, true)] {
+        data.set_len(len).unwrap();
+        let (meta, _) = open_as_meta(&OsDisk, &files.0, &files.1).unwrap();
+        match meta.with_target(blob(vec![7; 1 << 20])) {
+            Ok(_) => assert!(!lost, "{len} bytes"),
+            Err(e) => assert_eq!((lost, e.kind()), (true, Kind::Corrupt), "{e}"),
+        }
+    }
+}
+
+#[test]
 fn tags_in_the_log_follow_the_number_of_lowers() {
     let dir = tempfile::tempdir().unwrap();
     let files = new_pair(dir.path(), 1 << 20);

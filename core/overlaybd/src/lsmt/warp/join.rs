@@ -95,15 +95,27 @@ impl Join {
     /// Entries whose tags are types, as entries into the joined blob: all of tag 0.
     ///
     /// # Errors
-    /// `Corrupt` if one maps beyond the end of the target.
+    /// `Corrupt` if one maps beyond the end of the metadata or of the target.
     pub fn place(&self, mut segments: Vec<Segment>) -> Result<Vec<Segment>> {
         let (base, end) = (self.base / SECTOR, self.target.len() / SECTOR);
         for (number, entry) in segments.iter_mut().enumerate() {
-            if std::mem::take(&mut entry.tag) == META || entry.zeroed {
+            let own = std::mem::take(&mut entry.tag) == META;
+            if entry.zeroed {
+                continue;
+            }
+            let Segment { offset, length, moffset, .. } = *entry;
+            if own {
+                // The data file of a writable layer may have lost its end, where the target begins now.
+                if entry.mend() > self.meta.len() / SECTOR {
+                    let what = format!(
+                        "index entry {number} (sectors {offset}+{length}, mapped to {moffset}) reaches beyond the end \
+                         of the metadata: a part of it is missing"
+                    );
+                    return Err(Error::corrupt(what).in_file(self.meta.name()));
+                }
                 continue;
             }
             if entry.mend() > end {
-                let Segment { offset, length, moffset, .. } = *entry;
                 let what = format!(
                     "index entry {number} (sectors {offset}+{length}, mapped to {moffset} of the target) reaches \
                      beyond the target's end at {end}: not the target of this layer, or not all of it"
