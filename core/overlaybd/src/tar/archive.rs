@@ -230,6 +230,9 @@ impl<R: Read> Archive<R> {
             // Some writers repeat the size of the file here; no content follows.
             _ => 0,
         };
+        if i64::try_from(stored).is_err() {
+            return Err(Error::corrupt(format!("a tar member of {stored} bytes")));
+        }
         let place = if self.bare && kind == EntryKind::File { block.place()? } else { self.position };
         if let (EntryKind::File, Some(kept)) = (kind, &mut self.kept) {
             let header = kept.len() - BLOCK as usize;

@@ -169,6 +169,13 @@ fn absurd_headers_are_refused() {
     assert_eq!(with(&|block| base256(&mut block[108..116], -2)), Err(Kind::Limit));
     let huge = header(b"pax", b'x', 1 << 30, b"", b"ustar\x0000", |_| ());
     assert_eq!(read(huge.as_slice()).unwrap_err().kind(), Kind::Limit);
+    let huge = record("size", u64::MAX.to_string().as_bytes());
+    for kind in [b'0', b'D'] {
+        let mut archive = header(b"pax", b'x', huge.len() as u64, b"", b"ustar\x0000", |_| ()).to_vec();
+        push(&mut archive, &huge);
+        archive.extend(header(b"huge", kind, 0, b"", b"ustar\x0000", |_| ()));
+        assert_eq!(read(archive.as_slice()).unwrap_err().kind(), Kind::Corrupt);
+    }
     let endless = header(b"L", b'g', 0, b"", b"ustar\x0000", |_| ()).repeat(100);
     assert_eq!(read(endless.as_slice()).unwrap_err().kind(), Kind::Limit);
 }
