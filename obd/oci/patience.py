@@ -19,6 +19,8 @@ ATTEMPTS: Final = 4
 # The pause after the first failure, which doubles with each, and the longest that a registry may ask for.
 PAUSE_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 15.0
+# Of the longest number that is believed: below the sizes that `obd.oci.limits` has.
+_DIGITS: Final = 16
 # What a registry says when it has too much to do, or is being restarted.
 _PASSING: Final = (408, 425, 429, 500, 502, 503, 504)
 
@@ -80,6 +82,11 @@ def ask(
             break
         time.sleep(pause_s(attempt, response.headers.get("Retry-After", "")))
     return Answer(response.status_code, response.url, response.headers, body)
+
+
+def number(text: str) -> int | None:
+    """A number in a header; None for what is none, or none that could count bytes."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _DIGITS else None
 
 
 def passes(error: OSError) -> bool:

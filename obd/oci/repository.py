@@ -11,7 +11,7 @@ from obd.errors import ObdError
 from obd.oci.digest import hasher, is_digest
 from obd.oci.manifest import Index, Manifest, parse_manifest
 from obd.oci.media import INDEXES, MANIFESTS, OCI_INDEX
-from obd.oci.patience import Answer, ask, refusal
+from obd.oci.patience import Answer, ask, number, refusal
 from obd.registry import PULL, PUSH
 from obd.secret import without_secrets
 
@@ -86,8 +86,8 @@ class Repository:
         if answer.status == 404:
             return None
         if answer.status == 200:
-            length = answer.header("Content-Length")
-            return int(length) if length.isascii() and length.isdecimal() else -1
+            length = number(answer.header("Content-Length"))
+            return -1 if length is None else length
         # It lies elsewhere, which is all the same to us.
         if answer.status in (301, 302, 303, 307, 308):
             return -1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from obd.errors import ObdError
 from obd.oci.body import Body, Part
-from obd.oci.patience import ATTEMPTS, Answer, ask, passes, pause_s, refusal
+from obd.oci.patience import ATTEMPTS, Answer, ask, number, passes, pause_s, refusal
 from obd.redirect import follow, origin
 from obd.registry import PUSH
 from obd.secret import without_secrets
@@ -187,7 +187,8 @@ def _next(answer: Answer) -> str:
 def _received(answer: Answer) -> int | None:
     """The bytes that a registry says it has of an upload."""
     first, _, last = answer.header("Range").removeprefix("bytes=").partition("-")
-    if answer.status != 204 or first != "0" or not (last.isascii() and last.isdecimal()):
+    end = number(last)
+    if answer.status != 204 or first != "0" or end is None:
         return None
     # What has nothing says 0-0.
-    return int(last) + 1 if int(last) else 0
+    return end + 1 if end else 0

@@ -148,6 +148,10 @@ def test_the_same_change_at_the_same_time_is_the_same_image(
     assert hows(first)[2] == "pushed" and hows(second) == ["there"] * 3
     assert first.out.splitlines()[-1].split()[0] == second.out.splitlines()[-1].split()[0]
     assert home.image("app:a")[1]["created"] == "2023-11-14T22:13:20Z"
+    for time in ("yesterday", "9" * 20):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", time)
+        failed = run("obd", "commit", config, home.name("app:c"))
+        assert failed.status == 255 and failed.err.startswith("obd: invalid: SOURCE_DATE_EPOCH: ")
 
 
 def test_another_repository_mounts_what_is_below(home: Home, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from obd.credentials import Credential
 from obd.errors import ObdError
-from obd.oci import Descriptor, media, patience
+from obd.oci import Descriptor, limits, media, patience
 from obd.oci.registry_destination import RegistryDestination
 from obd.oci.registry_source import RegistrySource
 from obd.reference import Reference
@@ -261,3 +261,10 @@ def test_credentials_for_another_registry_are_not_used_there(
         assert caught.value.kind == "denied" and seen and set(seen) == {None}
     finally:
         stop(other)
+
+
+def test_numbers_in_headers_are_of_a_kind_that_counts() -> None:
+    """Python refuses to read very long ones, with an error that nobody expects."""
+    assert [patience.number(text) for text in ("0", "12", str(limits.MAX_BLOB_BYTES))] == [0, 12, 1 << 50]
+    for text in ("", "-1", "1e3", "\xb2", "\u0663", "9" * 5000):
+        assert patience.number(text) is None

@@ -96,7 +96,10 @@ def _changes(args: Namespace) -> Changes:
     from obd.commit import Changes
 
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    when = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdecimal() else datetime.now(UTC)
+    try:
+        when = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    except (ValueError, OverflowError, OSError):
+        raise Failure(f"obd: invalid: SOURCE_DATE_EPOCH: no number of seconds: {epoch[:40]}") from None
     settings: dict[str, Any] = {}
     if args.entrypoint is not None:
         # A program of its own does not get the words that were for the one before.
