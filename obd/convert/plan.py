@@ -102,17 +102,24 @@ def _check_layer(position: int, layer: Descriptor) -> None:
 
 
 def chosen_entries(index: Index, platforms: tuple[str, ...], every: bool) -> tuple[Descriptor, ...]:
-    """The entries of an index to be converted: all images, those for some platforms, or for this machine.
+    """The entries of an index to be converted: all for Linux, those for some platforms, or for this machine.
 
     Raises `ObdError` "not-found", "invalid".
     """
     if every:
-        found = [entry for entry in index.manifests if not is_attached(entry) and not entry.artifact_type]
+        found = [entry for entry in index.manifests if _is_convertible(entry)]
         if not found:
-            raise ObdError("not-found", "the index has no image")
+            raise ObdError("not-found", "the index has no image for Linux")
         return tuple(found)
     wanted = [Platform.parse(word) for word in platforms] or [own_platform()]
     return tuple({entry.digest: entry for entry in map(index.choose, wanted)}.values())
+
+
+def _is_convertible(entry: Descriptor) -> bool:
+    """Whether an entry is an image of files of Linux; what says for which system it is, is believed."""
+    if is_attached(entry) or entry.artifact_type:
+        return False
+    return entry.platform is None or entry.platform.os in ("linux", "")
 
 
 def is_attached(entry: Descriptor) -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,11 @@ def entry(digest: str, architecture: str, **more: Any) -> Descriptor:
 def test_entries_of_an_index() -> None:
     says = {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": A}
     index = Index((entry(A, "amd64"), entry(B, "arm64"), entry(C, "unknown", annotations=says)))
+    others = [
+        replace(entry(C, "amd64"), platform=Platform(os, "amd64"), digest=C.replace("c", digit))
+        for os, digit in (("windows", "d"), ("unknown", "e"))
+    ]
+    index = replace(index, manifests=(*others, *index.manifests))
     assert [each.digest for each in chosen_entries(index, (), True)] == [A, B]
     assert [each.digest for each in chosen_entries(index, ("linux/arm64", "linux/amd64"), False)] == [B, A]
     with pytest.raises(ObdError, match="not-found"):
