@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::attributes::{self, Attributes};
 use super::directory::Directory;
 use super::format::{u16_at, Inode, Super, BLOCK, EXTENDED, FIRST_END, MAGIC, SLOT, SUPER_AT, SUPER_BYTES};
+use super::tree::NEW;
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
 use crate::ext4::DIR;
@@ -112,7 +113,13 @@ impl Lower {
         }
         let mut content = vec![0; node.size as usize];
         self.files.read_at(&node, &mut content, 0)?;
-        Directory::parse(&content).map_err(wrong)
+        let directory = Directory::parse(&content).map_err(wrong)?;
+        let numbers = directory.entries.values().map(|(number, _)| *number).chain([directory.parent]);
+        // Those stand for what is not on the device yet.
+        match numbers.max().filter(|number| *number >= NEW) {
+            Some(number) => Err(wrong(Error::corrupt(format!("inode {number}: not there")))),
+            None => Ok(directory),
+        }
     }
 
     /// Fills `buf` from offset `at` of a file on.

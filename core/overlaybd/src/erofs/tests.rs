@@ -9,10 +9,11 @@ use parking_lot::Mutex;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::format::{ROOT_AT, SLOT};
 use super::lower::Lower;
 use super::Erofs;
-use crate::apply::apply;
 use crate::apply::model::{compare, members, members_of_all_kinds, Model};
+use crate::apply::{apply, Target};
 use crate::device::{BlockDevice, MemoryDevice};
 use crate::error::{Kind, Result};
 use crate::ext4::testing::{bytes, SIZE};
@@ -273,6 +274,19 @@ fn directories_that_lead_in_circles_are_refused() {
     for layer in [Member::new(".wh.d", b'0'), Member::new("d/.wh..wh..opq", b'0'), Member::new("d", b'0')] {
         assert_eq!(run(&device, &build(&[layer], Dialect::Pax)).unwrap_err().kind(), Kind::Corrupt);
     }
+}
+
+#[test]
+fn numbers_from_below_are_not_taken_for_new_files() {
+    let device = new();
+    run(&device, &build(&[Member::new("a", b'0')], Dialect::Pax)).unwrap();
+    let mut image = bytes(&*device);
+    let number = Erofs::open(device.clone()).unwrap().lookup(ROOT_AT / SLOT, b"a").unwrap().unwrap().0;
+    let entry = image.windows(8).rposition(|raw| raw == number.to_le_bytes()).unwrap();
+    image[entry..entry + 8].copy_from_slice(&super::tree::NEW.to_le_bytes());
+    device.write_at(&image, 0).unwrap();
+    let layer = build(&[Member::new("b", b'0'), Member::new(".wh.a", b'0')], Dialect::Pax);
+    assert_eq!(run(&device, &layer).unwrap_err().kind(), Kind::Corrupt);
 }
 
 proptest! {
