@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm check bench bench-vm fuzz wheel install uninstall deb lock clean
+.PHONY: help build demo test test-vm check bench bench-vm fuzz sim wheel install uninstall deb lock clean
 .PHONY: $(addprefix system-,build check test fuzz demo bench install deb)
 
 # Debian's own Python, 3.11 or newer: what a version manager puts first on the PATH may be any other.
@@ -14,6 +14,8 @@ BIN := .venv/bin
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 # Property tests try the same cases each time; another number tries others.
 export PROPTEST_RNG_SEED ?= 1
+# One seed, one simulated world.
+SEEDS ?= 1-1000
 
 cargo = PATH="$$(scripts/rust-path)" cargo
 core_sources := $(shell find core/overlaybd/src core/python -type f) $(wildcard core/Cargo.* core/*/Cargo.toml)
@@ -26,9 +28,10 @@ build: .venv/.core ## set up all that is needed: system packages, .venv with eve
 demo: build | system-demo ## an image from packages to a registry to a lazily read, mounted, changed device
 	$(BIN)/obd demo
 
-test: build | system-test system-fuzz ## every test: the core's, the fuzz targets for a short while, Python's
+test: build | system-test system-fuzz ## every test: the core's, fuzz targets and simulated worlds for a short while, Python's
 	$(cargo) test --manifest-path core/Cargo.toml --locked --package overlaybd
 	PATH="$$(scripts/rust-path)" core/fuzz/run.sh
+	PATH="$$(scripts/rust-path)" core/sim/run.sh 1-300
 	$(BIN)/python -m pytest
 
 test-vm: build | system-test ## the tests for a real kernel, all of them in User Mode Linux and in QEMU
@@ -36,6 +39,7 @@ test-vm: build | system-test ## the tests for a real kernel, all of them in User
 
 check: build | system-check ## format, lint, types, style and floors
 	$(cargo) fmt --manifest-path core/Cargo.toml --all --check
+	$(cargo) fmt --manifest-path core/sim/Cargo.toml --check
 	$(cargo) clippy --manifest-path core/Cargo.toml --locked --workspace --all-targets --quiet -- -D warnings
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/ruff check --quiet .
@@ -50,6 +54,9 @@ bench-vm: build | system-test system-bench ## measure in a real kernel, likewise
 
 fuzz: | system-build system-fuzz ## fuzz the parsers; TARGET=name and RUNS=count if wanted
 	PATH="$$(scripts/rust-path)" core/fuzz/run.sh "$(TARGET)" $(RUNS)
+
+sim: | system-build ## run the core in simulated worlds where all goes wrong; SEEDS=FROM-TO, or one with its trace
+	PATH="$$(scripts/rust-path)" core/sim/run.sh $(SEEDS)
 
 wheel: .venv/.deps ## a wheel in dist/, tried in an environment of its own
 	rm -rf dist
@@ -76,7 +83,7 @@ lock: .venv/.deps ## pin anew what pyproject.toml and core/Cargo.toml ask for
 	$(cargo) update --manifest-path core/Cargo.toml
 
 clean: ## remove all that the other targets made
-	rm -rf .venv core/target core/fuzz/target bench/out dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv core/target core/fuzz/target core/sim/target bench/out dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -r {} +
 
 system-build system-check system-test system-fuzz system-demo system-bench system-install system-deb: system-%:

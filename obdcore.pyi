@@ -625,15 +625,22 @@ class Image:
     def extents(self, offset: int, length: int) -> list[tuple[int, str]]: ...
     def stats(self) -> dict[str, Any]: ...
     def snapshot(
-        self, data: str, index: str, *, sparse: bool = False, publish: Callable[[], None] | None = None
+        self,
+        data: str,
+        index: str,
+        *,
+        sparse: bool = False,
+        announce: Callable[[], None] | None = None,
+        publish: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
         """Seals the upper, which becomes the topmost lower, and goes on with a new one, while the device is in use.
 
-        Files that both exist must be an empty upper; if neither does they are created, `sparse` or not. `publish` is
-        called once the sealed layer is durable: it puts a configuration with the new layers in place. Flushes wait
-        for it; it must not flush the image. Fails it or something before it but after the cut, then
-        `snapshot_unfinished` is true and the rest is done by the next flush, or by this call with the same files.
-        Returns `pause_s`, for which writes waited, and `segments` of the sealed layer.
+        Files that both exist must be an empty upper; if neither does they are created, `sparse` or not. `announce` is
+        called before anything is written to it: it makes a note of what `publish` will do, so that `finish_snapshot`
+        can do it if this process dies. `publish` is called once the sealed layer is durable: it puts a configuration
+        with the new layers in place. Flushes wait for it; it must not flush the image. Fails it or something before it
+        but after the cut, then `snapshot_unfinished` is true and the rest is done by the next flush, or by this call
+        with the same files. Returns `pause_s`, for which writes waited, and `segments` of the sealed layer.
         """
 
     @property
@@ -667,6 +674,15 @@ class Image:
 
 def engine_notices() -> list[str]:
     """Lines for the log since the last call: which engine was refused, and why; each once a process."""
+
+# ---- snapshots: core/python/src/snapshot.rs
+
+def finish_snapshot(old: tuple[str, str], new: tuple[str, str], publish: Callable[[], None]) -> bool:
+    """Finishes the snapshot of a process that died: seals the pair `old` and calls `publish`, which puts in place a
+    configuration with the data file of `old` as topmost lower and the pair `new` as upper. May be repeated.
+
+    False if the new upper does not exist: then no snapshot was taken. An error of kind "denied" if the image is open.
+    """
 
 # ---- traces: core/python/src/trace.rs
 

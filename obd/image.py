@@ -12,6 +12,7 @@ import obdcore
 from obd.companions import Companion, start_companions
 from obd.config import ConfigError, ImageConfig, check_image, load_image
 from obd.errors import line_of
+from obd.interrupted import resume
 from obd.locate import Source, locate
 from obd.reasons import OpenError, refusal
 from obd.result import ResultFile
@@ -210,6 +211,7 @@ def open_device(
     try:
         if not isinstance(service, Service):
             service = Service(service)
+        config = resume(config)
         device = _open(config, service, sparing)
     except BaseException as error:
         result.failed(error.result if isinstance(error, OpenError) else line_of(error))

@@ -12,6 +12,7 @@ from obd.config import ConfigError, ImageConfig, Lower, Upper
 from obd.config.image import parse_image
 from obd.config.strict_json import MAX_CONFIG_BYTES, parse_object, read_object
 from obd.errors import ObdError, kind_of, line_of
+from obd.interrupted import announced, same_file, sync_directory
 from obd.locate import Source, locate
 from obd.result import ResultFile
 
@@ -35,7 +36,10 @@ class Taken:
 
 def snapshot(device: Device, data: str, index: str, *, sparse: bool) -> Taken:
     """Takes a snapshot and adds it to the file that the device was opened with, if there is one."""
-    upper = _writable(device)
+    before = device.snapshots
+    upper = _finished(device)
+    if device.snapshots > before and same_file(data, upper.data) and same_file(index, upper.index):
+        return _repeated(device)
     new_upper = replace(upper, data=os.path.abspath(data), index=os.path.abspath(index))
     sealed = os.path.abspath(upper.data)
     lowers = list(device.config.lowers)
@@ -68,19 +72,25 @@ def snapshot_to(device: Device, path: str) -> Taken:
 
 
 def _take_to(device: Device, config: ImageConfig, content: bytes) -> Taken:
-    _writable(device)
+    _finished(device)
     if _describes(config, device.config, device.sources):
         _Replacement(device.config.file, content, config.file).publish()
-        sealed = device.sources[-1].path if device.sources else ""
-        return Taken(sealed, 0.0, 0, repeated=True)
+        return _repeated(device)
     _check_follows(config, device)
     return _take(device, config, content, sparse=False)
 
 
-def _writable(device: Device) -> Upper:
+def _finished(device: Device) -> Upper:
+    """The upper, once what an earlier snapshot left to do is done: that changes the configuration."""
     if device.read_only:
         raise ObdError("read-only", "no snapshot: the device has no upper", device.config.file)
+    if device.native.snapshot_unfinished:
+        device.native.flush()
     return device.config.upper
+
+
+def _repeated(device: Device) -> Taken:
+    return Taken(device.sources[-1].path if device.sources else "", 0.0, 0, repeated=True)
 
 
 def _take(device: Device, config: ImageConfig, content: bytes, *, sparse: bool) -> Taken:
@@ -99,7 +109,13 @@ def _take(device: Device, config: ImageConfig, content: bytes, *, sparse: bool) 
         device.snapshots += 1
 
     try:
-        taken = device.native.snapshot(config.upper.data, config.upper.index, sparse=sparse, publish=publish)
+        taken = device.native.snapshot(
+            config.upper.data,
+            config.upper.index,
+            sparse=sparse,
+            announce=replacement.announce,
+            publish=publish,
+        )
     except BaseException:
         if not device.native.snapshot_unfinished:
             replacement.drop()
@@ -110,13 +126,15 @@ def _take(device: Device, config: ImageConfig, content: bytes, *, sparse: bool) 
 class _Replacement:
     """New content for a configuration file, durable beside it, and put in its place in one step.
 
-    All that may fail for want of room or permission is done before the snapshot.
+    All that may fail for want of room or permission is done before the snapshot. From the announcement on it
+    has a name by which `obd.interrupted` finds it, should this process die.
     """
 
     def __init__(self, path: str, content: bytes, like: str) -> None:
         """`like` is a file whose permissions the new one gets. An empty `path` has nothing replaced."""
         self._path: Final = os.path.realpath(path) if path else ""
         self._temporary: Final = f"{self._path}.snapshot"
+        self._name = self._temporary
         self._in_place = not self._path
         if self._in_place:
             return
@@ -132,22 +150,26 @@ class _Replacement:
             self.drop()
             raise
 
+    def announce(self) -> None:
+        """Has the snapshot finished by whoever opens the configuration next, durably."""
+        if self._path:
+            os.rename(self._temporary, announced(self._path))
+            self._name = announced(self._path)
+            sync_directory(self._path)
+
     def publish(self) -> None:
         """Puts the content in place, durably. May be called again after a failure."""
         if not self._in_place:
-            os.replace(self._temporary, self._path)
+            os.replace(self._name, self._path)
             self._in_place = True
         if self._path:
-            directory = os.open(os.path.dirname(self._path), os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_directory(self._path)
 
     def drop(self) -> None:
         """Leaves all as it was."""
         with contextlib.suppress(OSError):
-            os.unlink(self._temporary)
+            os.unlink(self._name)
+            sync_directory(self._path)
 
 
 def _content(path: str) -> bytes:
@@ -183,7 +205,7 @@ def _check_follows(config: ImageConfig, device: Device) -> None:
         ("data", old.upper.data, config.upper.data),
         ("index", old.upper.index, config.upper.index),
     ):
-        if _same_file(mine, theirs):
+        if same_file(mine, theirs):
             raise ObdError("invalid", f"upper.{key}: {theirs} is that of the present upper", config.file)
     lowers = config.data_lowers
     if len(lowers) != len(device.sources) + 1:
@@ -196,7 +218,7 @@ def _check_follows(config: ImageConfig, device: Device) -> None:
         if not _same_layer(source, present):
             what = f"lowers[{source.position}] is not the layer that the device has there"
             raise ObdError("invalid", what, config.file)
-    if not _same_file(found[-1].path, old.upper.data):
+    if not same_file(found[-1].path, old.upper.data):
         what = f"lowers[{len(found) - 1}] must be the present upper, {old.upper.data}"
         raise ObdError("invalid", what, config.file)
 
@@ -209,8 +231,8 @@ def _describes(config: ImageConfig, present: ImageConfig, sources: tuple[Source,
     upper = config.upper
     return (
         all(same)
-        and _same_file(upper.data, present.upper.data)
-        and _same_file(upper.index, present.upper.index)
+        and same_file(upper.data, present.upper.data)
+        and same_file(upper.index, present.upper.index)
     )
 
 
@@ -223,15 +245,4 @@ def _same_layer(one: Source, other: Source) -> bool:
 def _same_part(one: Source, other: Source) -> bool:
     if one.lower.digest and other.lower.digest:
         return one.lower.digest == other.lower.digest
-    return _same_file(one.path, other.path)
-
-
-def _same_file(one: str, other: str) -> bool:
-    if not one or not other:
-        return False
-    if os.path.realpath(one) == os.path.realpath(other):
-        return True
-    try:
-        return os.path.samefile(one, other)
-    except OSError:
-        return False
+    return same_file(one.path, other.path)

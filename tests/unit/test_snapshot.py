@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +104,7 @@ def test_a_snapshot_to_a_configuration_puts_that_in_place_and_may_be_repeated(co
     assert (config.parent / "u1.result").read_text() == "success"
     assert config.read_bytes() == wanted.read_bytes()
     assert config.stat().st_mode & 0o777 == 0o640
-    assert not list(config.parent.glob("*.snapshot"))
+    assert not list(config.parent.glob("*.snapshot*"))
     with obd.open(config) as device:
         assert blocks(device) == b"lab\0"
 
@@ -150,7 +153,7 @@ def test_a_configuration_that_does_not_follow_is_refused(
         assert device.snapshots == 0
     assert complaint.replace("DIR", directory) in (config.parent / "u1.result").read_text()
     assert (config.parent / "config.json.result").read_text() == "success"
-    assert not list(config.parent.glob("*.snapshot"))
+    assert not list(config.parent.glob("*.snapshot*"))
 
 
 def test_what_could_not_be_put_in_place_is_by_the_next_flush(
@@ -172,6 +175,77 @@ def test_what_could_not_be_put_in_place_is_by_the_next_flush(
         assert device.snapshot_to(wanted).repeated
     with obd.open(config) as device:
         assert blocks(device) == b"la\0\0"
+
+
+def test_another_snapshot_first_finishes_the_one_before(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [(str(config.parent / name), str(config.parent / f"{name}.index")) for name in ("u1", "u2")]
+    with obd.open(config) as device:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(5, "no")))
+            with pytest.raises(obdcore.Error, match="configuration not put in place"):
+                device.snapshot(*names[0])
+        device.write(BLOCK, b"a" * BLOCK)
+        device.snapshot(*names[1])
+        device.write(2 * BLOCK, b"b" * BLOCK)
+        assert device.snapshots == 2
+    with obd.open(config) as device:
+        assert blocks(device) == b"lab\0"
+
+
+# Is killed while it takes a snapshot: before it says so, before the cut, or after it with a write above.
+CHILD = """
+import os, signal, sys
+import obd
+config, moment = sys.argv[1:]
+device = obd.open(config)
+device.write(4096, b"a" * 4096)
+rename = os.rename
+def die(when):
+    if when == moment:
+        os.kill(os.getpid(), signal.SIGKILL)
+def announce(*names):
+    die("before")
+    rename(*names)
+    die("announced")
+def publish(*names):
+    device.write(8192, b"b" * 4096)
+    die("cut")
+os.rename, os.replace = announce, publish
+upper = os.path.join(os.path.dirname(config), "u1")
+device.snapshot(upper, upper + ".index")
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "content"), [("before", b"la\0\0"), ("announced", b"la\0\0"), ("cut", b"lab\0")]
+)
+def test_a_kill_while_a_snapshot_is_taken_loses_nothing(config: Path, moment: str, content: bytes) -> None:
+    """What was acknowledged is there, flushed or not: a kernel's device lives on, and relies on it."""
+    before = json.loads(config.read_text())
+    child = subprocess.run([sys.executable, "-c", CHILD, config, moment], check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert json.loads(config.read_text()) == before
+    with obd.open(config) as device:
+        assert blocks(device) == content
+        taken = moment != "before"
+        assert len(json.loads(config.read_text())["lowers"]) == len(before["lowers"]) + taken
+    assert not list(config.parent.glob("*.snapshot-begun"))
+    with obd.open(config) as device:
+        assert blocks(device) == content
+
+
+def test_an_announcement_that_does_not_follow_is_refused(config: Path) -> None:
+    begun = config.with_name("config.json.snapshot-begun")
+    begun.write_bytes(config.read_bytes())
+    with pytest.raises(ObdError, match="does not follow"):
+        obd.open(config)
+    begun.write_bytes(following(config, "u1").read_bytes())
+    (config.parent / "u1").unlink()
+    with obd.open(config) as device:
+        assert blocks(device) == b"l\0\0\0"
+    assert not begun.exists(), "the snapshot had come to nothing, and is forgotten"
 
 
 def test_a_configuration_that_was_changed_meanwhile_is_not_overwritten(config: Path) -> None:

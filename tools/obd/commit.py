@@ -30,10 +30,11 @@ def commit(args: Namespace) -> int:
     from obd.commit import commit_image, open_base
     from obd.config import load_image
     from obd.convert.work import Work
+    from obd.interrupted import resume
     from obd.oci import Platform, open_destination, open_source, own_platform
     from obd.service import Service
 
-    config = load_image(args.config)
+    config = resume(load_image(args.config))
     changes = _changes(args)
     platform = Platform.parse(args.platform) if args.platform else own_platform()
     service = Service(args.service)

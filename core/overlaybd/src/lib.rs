@@ -27,6 +27,7 @@ pub mod progress;
 pub mod qcow2;
 pub mod serve;
 pub mod sink;
+pub mod sync;
 pub mod sys;
 pub mod tar;
 pub mod trace;

@@ -6,16 +6,17 @@ use std::sync::Arc;
 use overlaybd::blob::{Blob, FileBlob};
 use overlaybd::device::{BlockDevice, ExtentKind};
 use overlaybd::engine;
-use overlaybd::image::{open_stored, Image, NewUpper, Publish};
+use overlaybd::image::{open_stored, Image, NewUpper};
 use overlaybd::sys::os::OsDisk;
 use overlaybd::trace;
 use overlaybd::{Error, Kind};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::errors::{from_py, to_py};
+use crate::errors::to_py;
 use crate::lsmt::disk;
 use crate::observe;
+use crate::snapshot::Configuration;
 use crate::turbo::{Lower, LowerSource, Upper};
 
 /// An open image. Front ends keep it alive after `close`, until they have ended.
@@ -132,23 +133,18 @@ impl PyImage {
         Ok(dict)
     }
 
-    #[pyo3(signature = (data, index, *, sparse = false, publish = None))]
+    #[pyo3(signature = (data, index, *, sparse = false, announce = None, publish = None))]
     fn snapshot<'py>(
         &self,
         py: Python<'py>,
         data: PathBuf,
         index: PathBuf,
         sparse: bool,
+        announce: Option<Py<PyAny>>,
         publish: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let image = self.device()?;
-        let publish: Publish = Box::new(move || {
-            let Some(publish) = &publish else { return Ok(()) };
-            // A flush may come here while the interpreter ends.
-            let ended = || Err(Error::new(Kind::Interrupted, "the interpreter has ended"));
-            Python::try_attach(|py| publish.call0(py).map(drop).map_err(|e| from_py(py, &e, "publishing a snapshot")))
-                .unwrap_or_else(ended)
-        });
+        let publish = Box::new(Configuration { announce, publish });
         let new = NewUpper { data: &data, index: &index, sparse };
         let taken = py.detach(|| image.snapshot(&OsDisk, &new, publish)).map_err(to_py)?;
         let dict = PyDict::new(py);

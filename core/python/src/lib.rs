@@ -17,6 +17,7 @@ mod observe;
 mod progress;
 mod remote;
 mod serve;
+mod snapshot;
 mod tcmu;
 mod trace;
 mod turbo;
@@ -37,6 +38,7 @@ fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     observe::register(module)?;
     remote::register(module)?;
     serve::register(module)?;
+    snapshot::register(module)?;
     tcmu::register(module)?;
     trace::register(module)?;
     turbo::register(module)?;

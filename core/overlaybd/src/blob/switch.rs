@@ -1,7 +1,9 @@
 //! A remote blob that a local file takes over while it is being read: once, and back for good if the file fails.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+
+use crate::sync::OnceLock;
 
 use super::Blob;
 use crate::error::{Error, Kind, Result};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// Bytes kept for use again.
 const MAX_BYTES: usize = 16 << 20;

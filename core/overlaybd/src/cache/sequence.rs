@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// Readers of one blob that are told apart.
 const MAX_RUNS: usize = 16;

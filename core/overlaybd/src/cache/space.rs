@@ -1,10 +1,10 @@
 //! Room on disk: how much is used and promised, what time it is for the LRU, and when to stop trying.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::sync::{Mutex, OnceLock};
 
 use super::store::Home;
 use super::{count, Shared, Store};

@@ -1,11 +1,12 @@
 //! Writes what was fetched behind the readers' backs, within a bound of memory, and tends the directory.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Condvar, Mutex, OnceLock};
 
 use super::flight::Flight;
 use super::store::Store;
@@ -112,7 +113,7 @@ impl Drop for Writer {
 /// None if the system gives no thread.
 fn start(shared: &Arc<Shared>, state: &Arc<State>) -> Option<JoinHandle<()>> {
     let (shared, state) = (Arc::clone(shared), Arc::clone(state));
-    std::thread::Builder::new().name("obd-cache".into()).spawn(move || work(&shared, &state)).ok()
+    crate::sync::thread::Builder::new().name("obd-cache".into()).spawn(move || work(&shared, &state)).ok()
 }
 
 fn work(shared: &Arc<Shared>, state: &State) {

@@ -1,6 +1,6 @@
 //! A block device in memory: the model that tests compare with, and a scratch disk for tools.
 
-use parking_lot::RwLock;
+use crate::sync::RwLock;
 
 use super::{check_range, BlockDevice, Extent, ExtentKind};
 use crate::error::{Error, Kind, Result};

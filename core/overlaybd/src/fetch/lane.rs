@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 /// The fetches of this process: all its images share one network.
 pub static LANE: Lane = Lane::new();

@@ -8,14 +8,18 @@
 //! the snapshot is finished: only then would a restart find what it makes durable.
 //!
 //! # After a crash
-//! Until the caller's `publish` has put the configuration with the new layers in place, the one before holds: the
-//! old pair of files opens as an upper whether it has been sealed or not, with all that was flushed. From then on
-//! the new one holds: the old data file is the topmost lower, the new pair the upper.
+//! Before the cut the caller announces, durably, the configuration with the new layers; once the old upper is sealed it
+//! puts that in place. A process that dies between the two has acknowledged writes that only the new upper has, so
+//! whoever finds an announcement finishes the snapshot before it opens the image ([`finish_snapshot`]): there is no
+//! moment at which that would be wrong, since the new upper was made and found empty before. After a loss of power the
+//! old pair of files still opens as an upper, sealed or not, with all that was flushed.
+//!
+//! [`finish_snapshot`]: super::finish_snapshot
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::layers::Layers;
 use super::Image;
@@ -25,6 +29,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::{CUT_DEADLINE, CUT_REST, CUT_WAIT, MAX_LAYERS};
 use crate::lsmt::upper::{create, CreateOptions};
 use crate::lsmt::{Layer, Stack, Upper};
+use crate::sync::Instant;
 use crate::sys::{Disk, Mode};
 
 /// The new upper of a snapshot: its two files, which are created if neither is there.
@@ -46,9 +51,29 @@ pub struct Snapshot {
     pub segments: u64,
 }
 
-/// Puts a configuration with the new layers in place of the old one, durably; called again after a failure. Must not
-/// flush the image.
-pub type Publish = Box<dyn FnMut() -> Result<()> + Send>;
+/// What becomes of an image's configuration while a snapshot is taken. Must not flush the image. A closure is one that
+/// announces nothing.
+pub trait Publish: Send {
+    /// Before the cut: says durably, beside the configuration, what it is going to be.
+    ///
+    /// # Errors
+    /// Then no snapshot is taken. The caller of [`Image::snapshot`] takes back what was announced of one that is not.
+    fn announce(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Puts the configuration with the new layers in place of the old one, durably.
+    ///
+    /// # Errors
+    /// Then it is called again.
+    fn publish(&mut self) -> Result<()>;
+}
+
+impl<F: FnMut() -> Result<()> + Send> Publish for F {
+    fn publish(&mut self) -> Result<()> {
+        self()
+    }
+}
 
 impl Image {
     /// Freezes the upper as a read-only layer and goes on with a new one; the module says what that promises.
@@ -60,7 +85,7 @@ impl Image {
     /// `ReadOnly` without an upper; `Invalid` for a new upper that is the present one, of another size, holds data,
     /// or lacks one of its files; `Limit` with 255 lowers or too long an index; `TimedOut` if writes were under way
     /// all the time; what creating, flushing and sealing say, and `publish`.
-    pub fn snapshot(&self, disk: &dyn Disk, new: &NewUpper<'_>, publish: Publish) -> Result<Snapshot> {
+    pub fn snapshot(&self, disk: &dyn Disk, new: &NewUpper<'_>, mut publish: Box<dyn Publish>) -> Result<Snapshot> {
         let mut changing = self.changing.lock();
         let old = self.present.with(|layers| layers.upper().cloned())?;
         let same = [old.data().path() == new.data, old.index_path() == new.index];
@@ -71,7 +96,7 @@ impl Image {
                 let what = "the new upper has a file of the present one";
                 return Err(Error::new(Kind::Invalid, what).in_file(new.data));
             }
-            pause = self.prepare_and_cut(disk, new, &old)?;
+            pause = self.prepare_and_cut(disk, new, &old, &mut *publish)?;
         }
         *changing = Some(publish);
         self.finish(&mut changing)?;
@@ -82,7 +107,13 @@ impl Image {
     }
 
     /// All that may take long or fail, then the cut. After an error all is as before.
-    fn prepare_and_cut(&self, disk: &dyn Disk, new: &NewUpper<'_>, old: &Arc<Upper>) -> Result<Duration> {
+    fn prepare_and_cut(
+        &self,
+        disk: &dyn Disk,
+        new: &NewUpper<'_>,
+        old: &Arc<Upper>,
+        publish: &mut dyn Publish,
+    ) -> Result<Duration> {
         let lowers = self.lowers().map_or(0, |lowers| lowers.blobs().len());
         if lowers >= MAX_LAYERS {
             let what = format!("{lowers} lowers, the most that can be stacked: commit or merge first");
@@ -94,6 +125,7 @@ impl Image {
         let cut = open_new(disk, new, self.size()).and_then(|upper| {
             // Little is left to make durable: what was written while the files were made.
             old.flush()?;
+            publish.announce()?;
             self.cut(old, &Arc::new(upper))
         });
         cut.inspect_err(|_| {
@@ -121,7 +153,7 @@ impl Image {
                 let what = "snapshot: at no time were all writes done, perhaps one waits for a registry: try again";
                 return Err(Error::new(Kind::TimedOut, what));
             }
-            std::thread::sleep(CUT_REST);
+            crate::sync::thread::sleep(CUT_REST);
         }
     }
 
@@ -131,10 +163,12 @@ impl Image {
     }
 
     /// Does what is left to do of a snapshot after the cut, if there is one.
-    fn finish(&self, changing: &mut Option<Publish>) -> Result<()> {
+    fn finish(&self, changing: &mut Option<Box<dyn Publish>>) -> Result<()> {
         let Some(publish) = changing else { return Ok(()) };
         self.settle().map_err(|e| e.context("a snapshot was taken but not finished"))?;
-        publish().map_err(|e| e.context("a snapshot was taken and sealed but its configuration not put in place"))?;
+        publish
+            .publish()
+            .map_err(|e| e.context("a snapshot was taken and sealed but its configuration not put in place"))?;
         let (uppers, lowers) = self.present.with(|layers| (layers.uppers.clone(), layers.lowers.clone()));
         self.present.replace(Layers { uppers, lowers, unfinished: false });
         *changing = None;
@@ -203,7 +237,7 @@ fn retire(upper: Arc<Upper>) {
         if Arc::strong_count(&upper) == 1 {
             return;
         }
-        std::thread::sleep(Duration::from_millis(1));
+        crate::sync::thread::sleep(Duration::from_millis(1));
     }
 }
 

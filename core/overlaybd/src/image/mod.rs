@@ -1,6 +1,7 @@
 //! An open image: a stack of lowers, perhaps an upper, and the block device that they make.
 
 mod extents;
+mod interrupted;
 mod layers;
 mod live;
 mod open;
@@ -9,6 +10,7 @@ mod places;
 mod tests;
 
 pub use crate::layer::Stored;
+pub use interrupted::finish_snapshot;
 pub use live::{NewUpper, Publish, Snapshot};
 pub use open::{open, open_stored, UpperFiles};
 
@@ -16,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock};
 
 use crate::device::{BlockDevice, Extent};
 use crate::error::{Error, Kind, Result};
@@ -72,7 +74,7 @@ pub struct Image {
     /// exchanges the upper; shared by all other writes and discards: so none of these falls in between.
     writes: RwLock<()>,
     /// Held by a snapshot and a resize; what is left to do of a snapshot that is taken but not finished.
-    changing: Mutex<Option<Publish>>,
+    changing: Mutex<Option<Box<dyn Publish>>>,
     statistics: Statistics,
     latency: Latency,
 }

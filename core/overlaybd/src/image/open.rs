@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use super::Image;
 use crate::blob::Blob;
@@ -72,7 +72,7 @@ fn open_layers(lowers: &[Stored], recorder: &Arc<Recorder>) -> Result<Vec<Layer>
         done.lock()
             .push((number, layer.map_err(|e| e.in_file(stored.blob.name()).context(format!("layer {}", number + 1)))));
     };
-    std::thread::scope(|scope| {
+    crate::sync::thread::scope(|scope| {
         for _ in 1..lowers.len().min(OPEN_THREADS) {
             scope.spawn(work);
         }

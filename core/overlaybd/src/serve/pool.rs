@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 
 use crate::error::{Error, Kind, Result};
 
@@ -144,7 +144,7 @@ impl Shared {
 
     fn start_thread(self: &Arc<Self>, state: &mut State) -> Result<()> {
         let shared = Arc::clone(self);
-        std::thread::Builder::new()
+        crate::sync::thread::Builder::new()
             .name(self.name.clone())
             .spawn(move || shared.run())
             .map_err(|e| Error::io("starting a worker thread", e))?;

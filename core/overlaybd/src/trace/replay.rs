@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use super::format::Record;
 use super::list::list;
@@ -145,7 +145,7 @@ impl Prefetch {
     fn spawn(&self, name: &str, work: impl FnOnce(&Shared) + Send + 'static) -> Result<()> {
         let running = Running::new(&self.shared);
         let body = move || work(&running.0);
-        let thread = std::thread::Builder::new().name(name.into()).spawn(body);
+        let thread = crate::sync::thread::Builder::new().name(name.into()).spawn(body);
         thread.map(drop).map_err(|e| crate::Error::io("start a thread", e))
     }
 

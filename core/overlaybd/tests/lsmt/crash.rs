@@ -157,6 +157,53 @@ fn sparse_layers_survive_power_failures() {
 }
 
 #[test]
+fn what_is_flushed_after_a_flush_that_failed_survives() {
+    for (sparse, seed) in (1..40).flat_map(|seed| [(false, seed), (true, seed)]) {
+        let disk = MemDisk::default();
+        new_pair(&disk, sparse);
+        let mut random = Random(seed);
+        let life = |values: std::ops::Range<u8>| {
+            let upper = reopen(&disk);
+            for value in values {
+                let op = (u64::from(value) * 8, 8, value, false);
+                perform(&upper, None, op).unwrap();
+            }
+            upper
+        };
+        life(1..8).flush().unwrap();
+        drop(life(8..9 + random.below(4) as u8));
+        disk.lose_writes();
+        life(13..14 + random.below(6) as u8).flush().unwrap();
+        disk.crash(&mut random);
+        let device = flatten_upper(&reopen(&disk), None);
+        for value in (1..8).chain([13]) {
+            let at = usize::from(value) * 8 * SECTOR;
+            assert!(
+                device[at..at + 8 * SECTOR] == [value; 8 * SECTOR],
+                "{value} is lost: sparse {sparse}, seed {seed}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_shares_a_block_with_what_a_failed_flush_lost_survives() {
+    let (below, disk) = (lower(), MemDisk::default());
+    new_pair(&disk, true);
+    perform(&reopen(&disk), Some(&below), (20, 1, 9, false)).unwrap();
+    disk.lose_writes();
+    let upper = reopen(&disk);
+    perform(&upper, Some(&below), (100, 1, 7, false)).unwrap();
+    upper.flush().unwrap();
+    drop(upper);
+    disk.crash(&mut Random(1));
+    let device = flatten_upper(&reopen(&disk), Some(&below));
+    for sector in (16..24).filter(|sector| *sector != 20) {
+        assert_eq!(device[sector * SECTOR], 200 + (sector % 50) as u8, "sector {sector}, which nobody wrote to");
+    }
+}
+
+#[test]
 fn an_append_layer_goes_back_to_a_state_that_it_was_in() {
     for seed in 1..80 {
         let mut random = Random(seed * 0x51ed_270b);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier, Mutex};
 
 use overlaybd::blob::{Blob, FileBlob};
 use overlaybd::device::BlockDevice;
-use overlaybd::image::{open, Image, NewUpper, Snapshot};
+use overlaybd::image::{finish_snapshot, open, Image, NewUpper, Publish, Snapshot};
 use overlaybd::lsmt::upper::{create, CreateOptions};
 use overlaybd::lsmt::Upper;
 use overlaybd::sys::fault::{Fault, FaultDisk};
@@ -245,6 +245,57 @@ fn a_snapshot_that_could_not_be_published_is_finished_by_a_flush_or_by_repeating
     drop(image);
     assert!(flatten(&config.open(&disk).unwrap()) == device);
     assert!(device[..4096] == [1; 4096] && device[4096..8192] == [2; 4096]);
+}
+
+/// Announces, and never publishes.
+struct Announced(Arc<AtomicBool>);
+
+impl Publish for Announced {
+    fn announce(&mut self) -> overlaybd::Result<()> {
+        self.0.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn publish(&mut self) -> overlaybd::Result<()> {
+        Err(Error::new(Kind::Denied, "no"))
+    }
+}
+
+#[test]
+fn a_snapshot_that_was_interrupted_is_finished_without_loss_wherever_that_was() {
+    for (at, sparse) in (0..40).flat_map(|at| [(at, false), (at, true)]) {
+        let disk = MemDisk::default();
+        let (config, _) = begin(&disk, sparse, true);
+        let config = config.lock().unwrap().clone();
+        let (data, index) = files("u1");
+        // One thing fails; then the process is gone.
+        let Ok(image) = config.open(&FaultDisk::new(Arc::new(disk.clone()), at, Fault::Errno(5))) else { continue };
+        let announced = Arc::new(AtomicBool::new(false));
+        drop(image.write_at(&[1; 4096], 0));
+        let new = NewUpper { data: &data, index: &index, sparse };
+        drop(image.snapshot(&disk, &new, Box::new(Announced(announced.clone()))));
+        drop(image.write_at(&[2; 4096], 8192));
+        let device = flatten(&image);
+        drop(image);
+        let after = if announced.load(Ordering::Relaxed) {
+            let old = files("u0");
+            let finish = |disk: &dyn Disk, result: Kind| {
+                let mut publish = || if result == Kind::Denied { Err(Error::new(result, "no")) } else { Ok(()) };
+                finish_snapshot(disk, (&old.0, &old.1), (&data, &index), &mut publish)
+            };
+            for failing in 0..6 {
+                drop(finish(&FaultDisk::new(Arc::new(disk.clone()), failing, Fault::Errno(5)), Kind::Denied));
+            }
+            assert_eq!(finish(&disk, Kind::Denied).unwrap_err().kind(), Kind::Denied);
+            match finish(&disk, Kind::Io).unwrap() {
+                true => config.after("u1"),
+                false => config,
+            }
+        } else {
+            config
+        };
+        assert!(flatten(&after.open(&disk).unwrap()) == device, "at {at}, sparse {sparse}");
+    }
 }
 
 #[test]

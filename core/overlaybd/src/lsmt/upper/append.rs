@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock};
 
 use super::log::{self, Log, Verdict};
 use super::{file_len, runs, Layout, Replay, Upper, DISCARD_RECORDS};
@@ -16,7 +16,7 @@ use crate::lsmt::header::{Header, BLOCK_BYTES, FIRST_DATA_SECTOR};
 use crate::lsmt::index::MutableIndex;
 use crate::lsmt::layer::check;
 use crate::lsmt::segment::Segment;
-use crate::sys::{write_all, File};
+use crate::sys::{read_exact, write_all, File};
 
 /// The end of the data file.
 pub(super) struct Tail(Mutex<Ends>);
@@ -42,9 +42,16 @@ pub(super) fn open(data: Arc<dyn File>, header: Header, index: Arc<dyn File>) ->
     let Replay { map, survey } = replay(&data, &*index)?;
     let len = file_len(&*data)?;
     let end = len - len % SECTOR;
-    let log = Log::new(index, &survey)?;
+    let log = Log::new(index, &survey, survey.durable)?;
     if end != len {
         data.set_len(end).map_err(|e| Error::io("cut a torn sector", e).in_file(data.path()))?;
+    }
+    if survey.records > survey.durable {
+        // As the log does with those records: that the file reaches so far is to be part of the next flush.
+        let mut last = [0; SECTOR as usize];
+        let at = end.saturating_sub(SECTOR);
+        read_exact(&*data, &mut last, at)?;
+        write_all(&*data, &last, at)?;
     }
     let tail = Tail(Mutex::new(Ends { reserved: end, written: end }));
     Ok(Upper {

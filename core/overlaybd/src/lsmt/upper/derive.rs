@@ -28,6 +28,8 @@ pub(super) struct Derived {
     pub replay: Replay,
     /// What the log does not say.
     pub unlogged: Vec<Segment>,
+    /// Data, in sectors of the device, of which no mark says that it was flushed.
+    pub unproven: Vec<Range<u64>>,
     /// Whether the log can be continued. Not so without one, nor with one that says what must not
     /// count later: a write that never arrived.
     pub current: bool,
@@ -47,7 +49,7 @@ pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File) ->
         let whole = 0..header.virtual_size.div_ceil(SECTOR);
         extents = overlaps(&extents, whole).collect();
     }
-    let mut map = MutableIndex::default();
+    let (mut map, mut unproven) = (MutableIndex::default(), Vec::new());
     let mut survey = Survey { records: 0, durable: 0, cut: 0 };
     let mut current = file_len(index)? > 0;
     if current {
@@ -63,6 +65,9 @@ pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File) ->
             let mut arrived = 0;
             for part in overlaps(there, record.offset..record.end()) {
                 arrived += part.end - part.start;
+                if number >= survey.durable {
+                    unproven.push(part.clone());
+                }
                 entries(part, false).for_each(|segment| map.insert(segment));
             }
             current &= arrived == u64::from(record.length);
@@ -74,7 +79,7 @@ pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File) ->
     for segment in &unlogged {
         map.insert(*segment);
     }
-    Ok(Derived { replay: Replay { map, survey }, unlogged, current })
+    Ok(Derived { replay: Replay { map, survey }, unlogged, unproven, current })
 }
 
 /// Refuses an index file that is no log of this data file.

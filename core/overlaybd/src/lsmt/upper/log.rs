@@ -5,6 +5,10 @@
 //! moffset that so many leading records are durable. What stands before a mark can therefore not be
 //! damaged by a crash: damage there is `Corrupt`.
 //!
+//! A process may have ended after a flush that failed. The system then goes on showing what it could not write, and
+//! takes it for written: the next flush, of the next process, would not try again, and a mark would lie. So records
+//! that no mark calls durable are written again when a log is opened.
+//!
 //! # Recovery
 //! A crash may leave an incomplete last record, records of zeros, or records whose data never reached
 //! the data file; and since a system writes pages back in any order, good records may follow. The log
@@ -12,10 +16,11 @@
 //! that was flushed, because marks prove which records those are. A record that no crash explains,
 //! and a torn one before a mark, is `Corrupt`.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 
 use crate::error::{Error, Kind, Result};
 use crate::limits::MAX_RW_ENTRIES;
@@ -93,6 +98,19 @@ pub(super) fn scan(file: &dyn File, records: u64, mut f: impl FnMut(u64, Segment
     Ok(())
 }
 
+/// Writes records again as they are, so that the next flush is sure to be about them.
+fn rewrite(file: &dyn File, records: Range<u64>) -> Result<()> {
+    let mut next = records.start;
+    while next < records.end {
+        let count = (records.end - next).min(CHUNK_RECORDS);
+        let mut raw = vec![0; count as usize * ENTRY_BYTES];
+        read_exact(file, &mut raw, record_at(next))?;
+        write_all(file, &raw, record_at(next))?;
+        next += count;
+    }
+    Ok(())
+}
+
 fn record_at(number: u64) -> u64 {
     BLOCK_BYTES as u64 + number * ENTRY_BYTES as u64
 }
@@ -147,13 +165,15 @@ pub(super) struct State {
 }
 
 impl Log {
-    /// Takes a surveyed file; what stands behind its good records is cut off.
-    pub fn new(file: Arc<dyn File>, survey: &Survey) -> Result<Log> {
+    /// Takes a surveyed file, of which so many leading records are durable themselves; what stands behind its good
+    /// records is cut off.
+    pub fn new(file: Arc<dyn File>, survey: &Survey, logged: u64) -> Result<Log> {
         let Survey { records, durable, .. } = *survey;
         let len = file.len().map_err(|e| Error::io("length", e).in_file(file.path()))?;
         if len != record_at(records) {
             file.set_len(record_at(records)).map_err(|e| Error::io("cut a torn tail", e).in_file(file.path()))?;
         }
+        rewrite(&*file, logged..records)?;
         let state = Mutex::new(State { records, durable, marked: durable, closed: None });
         Ok(Log { file, state, flushing: Mutex::new(()) })
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use crate::sync::RwLock;
 
 use super::header::{Header, BLOCK_BYTES, SPARSE, TRAILER_FLAGS, VIRTUAL_SIZE_AT};
 use super::index::MutableIndex;
@@ -72,6 +72,11 @@ impl Upper {
     /// `Denied` if the layer is open elsewhere; `Limit` for too long an index; `Unsupported` for an
     /// index file in place of the data file.
     pub fn open(disk: &dyn Disk, data: &Path, index: &Path) -> Result<Upper> {
+        // Who made the files, or exchanged the log, may have died before their names were durable.
+        disk.sync_dir(directory(data))?;
+        if directory(index) != directory(data) {
+            disk.sync_dir(directory(index))?;
+        }
         let data = disk.open(data, Mode::Write)?;
         lock(&*data, true)?;
         let header = data_header(&data)?;

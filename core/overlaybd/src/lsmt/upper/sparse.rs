@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use crate::sync::RwLock;
 
 use super::derive::{derive, entries, extents, missing, not_data, overlaps, Derived};
 use super::log::{Log, Survey};
@@ -21,10 +21,13 @@ use crate::limits::{MAX_GRANULE_BYTES, SECTOR};
 use crate::lsmt::header::{Header, BLOCK_BYTES, FIRST_DATA_SECTOR, HEADER, SPARSE};
 use crate::lsmt::index::{coalesce, MutableIndex};
 use crate::lsmt::segment::Segment;
-use crate::sys::{write_all, Disk, File, Mode};
+use crate::sys::{read_exact, write_all, Disk, File, Mode};
 
 /// Below this many records a log is never worth rewriting.
 const SHORT_LOG: u64 = 4096;
+
+/// Sectors that are written again at a time.
+const REWRITE_SECTORS: u64 = 2048;
 
 /// The file system's blocks, and the lock that keeps others off while one is filled in.
 pub(super) struct Blocks {
@@ -50,11 +53,13 @@ impl Blocks {
 /// Opens the pair for writing, and brings the log up to date.
 pub(super) fn open(disk: &dyn Disk, data: Arc<dyn File>, header: Header, path: &Path) -> Result<Upper> {
     let index = disk.open(path, Mode::Write)?;
-    let Derived { replay: Replay { map, survey }, unlogged, current } = derive(&data, &header, &*index)?;
+    let Derived { replay: Replay { map, survey }, unlogged, unproven, current } = derive(&data, &header, &*index)?;
+    // As the log does with its records (see there): a flush that failed may have lost their data.
+    unproven.into_iter().try_for_each(|range| rewrite(&*data, range))?;
     let log = if !current || survey.records > 2 * map.len() as u64 + SHORT_LOG {
         rewrite_log(disk, &*data, &header, path, &map)?
     } else {
-        let log = Log::new(index, &survey)?;
+        let log = Log::new(index, &survey, 0)?;
         if !unlogged.is_empty() {
             append(&log, &unlogged)?;
             log.flush(&*data, true)?;
@@ -64,6 +69,20 @@ pub(super) fn open(disk: &dyn Disk, data: Arc<dyn File>, header: Header, path: &
     let layout = Layout::Sparse(Blocks::of(&*data));
     let virtual_size = AtomicU64::new(header.virtual_size);
     Ok(Upper { data, log, map: RwLock::new(map), header, virtual_size, layout, cut_records: survey.cut })
+}
+
+/// Writes data of the file again as it is.
+fn rewrite(data: &dyn File, range: Range<u64>) -> Result<()> {
+    let mut next = range.start;
+    while next < range.end {
+        let count = (range.end - next).min(REWRITE_SECTORS);
+        let mut bytes = vec![0; (count * SECTOR) as usize];
+        let at = (next + FIRST_DATA_SECTOR) * SECTOR;
+        read_exact(data, &mut bytes, at)?;
+        write_all(data, &bytes, at)?;
+        next += count;
+    }
+    Ok(())
 }
 
 fn append(log: &Log, records: &[Segment]) -> Result<()> {
@@ -83,14 +102,14 @@ fn rewrite_log(disk: &dyn Disk, data: &dyn File, header: &Header, path: &Path, m
     let file = disk.open(fresh, Mode::New)?;
     let head = Header { flags: HEADER | SPARSE, index_offset: BLOCK_BYTES as u64, ..header.clone() };
     write_all(&*file, &head.to_block(), 0)?;
-    let log = Log::new(file, &Survey { records: 0, durable: 0, cut: 0 })?;
+    let log = Log::new(file, &Survey { records: 0, durable: 0, cut: 0 }, 0)?;
     let in_place = |s: Segment| Segment { moffset: s.offset + FIRST_DATA_SECTOR, ..s };
     append(&log, &coalesce(map.iter().map(in_place)))?;
     log.flush(data, true)?;
     let records = log.records();
     disk.rename(fresh, path)?;
     disk.sync_dir(directory(path))?;
-    Log::new(disk.open(path, Mode::Write)?, &Survey { records, durable: records, cut: 0 })
+    Log::new(disk.open(path, Mode::Write)?, &Survey { records, durable: records, cut: 0 }, records)
 }
 
 impl Upper {

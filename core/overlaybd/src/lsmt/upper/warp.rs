@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
-use parking_lot::{MutexGuard, RwLock};
+use crate::sync::{MutexGuard, RwLock};
 
 use super::derive::missing;
 use super::log::{self, Log, State, Verdict};
@@ -69,7 +69,7 @@ impl Upper {
         let (Replay { map, survey }, first_tag) = replay(&*index)?;
         let numbered = AtomicBool::new(first_tag.is_some());
         let first_tag = first_tag.unwrap_or(lowers.min(MAX_FIRST_TAG.into()) as u8);
-        let log = Log::new(index, &survey)?;
+        let log = Log::new(index, &survey, survey.durable)?;
         let virtual_size = AtomicU64::new(header.virtual_size);
         let layout = Layout::Warp(Warp { target: target.map(Target::new), first_tag, numbered });
         Ok(Upper { data, log, map: RwLock::new(map), header, virtual_size, layout, cut_records: survey.cut })
