@@ -38,7 +38,9 @@ impl Machine {
                 20..=24 => self.discard(&image),
                 25..=31 => self.flush(&image),
                 32 => self.snapshot(&image),
-                _ => sim::sleep(Duration::from_millis(sim::draw(1000))).then_some(()).unwrap_or_default(),
+                _ => {
+                    sim::sleep(Duration::from_millis(sim::draw(1000)));
+                }
             }
         }
         for thread in threads {
