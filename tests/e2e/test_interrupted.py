@@ -76,9 +76,9 @@ def test_an_image_that_is_stopped(tmp_path: Path, large_layer: list[Path], comma
             disk.seek(512 * MIB)
             shutil.copyfileobj(layer, disk)
     target = f"oci-archive:{out / 'image.tar'}:v1"
-    words = [BIN / "obd", command, "--algorithm", "zstd", "--work", work, source, target]
+    words: list[str | Path] = [BIN / "obd", command, "--algorithm", "zstd", "--work", work, source, target]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not any(path.stat().st_size for path in work.glob("runs/*/*.layer")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
