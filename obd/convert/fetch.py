@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from obd.convert.crew import Cancelled
 from obd.errors import ObdError
+from obd.oci.temporary import write_all
 
 if TYPE_CHECKING:
     from obd.oci.descriptor import Descriptor
@@ -63,7 +64,7 @@ class Fetch:
             # Raises in place of an end that is wrong.
             while data := stream.read(_PIECE_BYTES):
                 self._check()
-                file.write(data)
+                write_all(file.fileno(), data, self._arrived)
                 self._advance(len(data))
                 told(self._arrived, self._layer.size)
 
@@ -112,7 +113,10 @@ class Fetch:
             while (arrived := self._more_than(sent)) > sent:
                 with open(self._path, "rb", buffering=0) as file:
                     while sent < arrived:
-                        sent += os.sendfile(writer, file.fileno(), sent, arrived - sent)
+                        count = os.sendfile(writer, file.fileno(), sent, arrived - sent)
+                        if not count:
+                            return  # somebody has cut the file, which the reader takes for its end
+                        sent += count
         except (BrokenPipeError, Cancelled):
             pass  # the reader has failed, and says why itself, or nobody wants it any more
         finally:
