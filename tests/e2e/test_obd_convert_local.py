@@ -3,8 +3,11 @@
 import json
 import os
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import obdcore
 from tests.e2e.commands import ok, run
@@ -90,3 +93,20 @@ def test_what_is_no_directory(tmp_path: Path) -> None:
     for word, why in ((f"{tmp_path}/nowhere", "No such file"), (f"dir:{tmp_path}/file", "not a directory")):
         done = run("obd", "convert", "--work", tmp_path / "work", word, f"oci:{tmp_path}/out:v1")
         assert (done.status, len(done.lines)) == (255, 1) and why in done.err, done.err
+
+
+def test_a_full_disk_ends_it(tmp_path: Path) -> None:
+    root, work = tmp_path / "root", tmp_path / "work"
+    root.mkdir()
+    work.mkdir()
+    (root / "large").write_bytes(os.urandom(32 << 20))
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(work)]
+    if (done := subprocess.run(mount, capture_output=True, text=True, check=False)).returncode:
+        pytest.skip(f"cannot mount: {done.stderr.strip()}")
+    try:
+        failed = run("obd", "convert", "--work", work, f"dir:{root}", f"oci:{tmp_path}/out:v1")
+        assert failed.status == 255
+        assert "no-space: " in failed.err and failed.err.count("\n") == 1
+        assert [path.name for path in (work / "runs").iterdir() if path.is_dir()] == []
+    finally:
+        subprocess.run(["umount", str(work)], check=True)
