@@ -30,6 +30,9 @@ OPTIONS = (
     "no:cacheprovider",
     "-o",
     "addopts=--import-mode=importlib --strict-markers",
+    # A guest's files are in its memory: what passed tests leave must not fill it.
+    "-o",
+    "tmp_path_retention_policy=failed",
 )
 
 
