@@ -363,6 +363,6 @@ def test_purging_it_leaves_nothing(node: Systemd, busy: Busy) -> None:
     assert node.show(UNIT, "ActiveState") == "inactive"
     assert CONFIGURATION.exists()
     node.sh("dpkg --purge overlaybd-python")
-    left = [path for path in ("/opt/overlaybd", CONFIGURATION) if Path(path).exists()]
-    assert not left
+    left = [path for path in (Path("/opt/overlaybd"), Path(CONFIGURATION)) if path.exists()]
+    assert not left, [str(path) for directory in left for path in directory.rglob("*")]
     assert not list(Path("/etc/systemd/system").rglob(f"{UNIT}*"))
