@@ -1,4 +1,4 @@
-"""overlaybd-apply: applies an OCI layer to the ext4 file system of an image."""
+"""overlaybd-apply: applies an OCI layer to the file system of an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tools.layer_options import report, service_config, verbose
 from tools.main import run
 from tools.options import Command, Namespace, flag, option, positional
 from tools.progress import Progress
-from tools.values import existing_file
+from tools.values import Choice, existing_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,11 +98,12 @@ def _apply_by_reference(args: Namespace, image: obdcore.Image) -> dict[str, Any]
 
     write_index(args.input_path, args.gz_index_path, args.verbose)
     sha256 = args.checksum.removeprefix(SHA256) if args.checksum is not None else None
-    return apply_by_reference(args.input_path, image, mkfs=args.mkfs, sha256=sha256)
+    return apply_by_reference(args.input_path, image, fstype=args.fstype, mkfs=args.mkfs, sha256=sha256)
 
 
 def _apply(args: Namespace, target: obdcore.Image | str) -> dict[str, Any]:
-    if args.mkfs:
+    erofs = args.fstype == "erofs"
+    if args.mkfs and not erofs:  # an EROFS begins by itself, on what is nothing but zeros
         try:
             obdcore.ext4_create(target)
         except OSError as error:
@@ -114,7 +115,8 @@ def _apply(args: Namespace, target: obdcore.Image | str) -> dict[str, Any]:
         raise Failure(f"failed to extract: {describe(error)}") from None
     try:
         with Progress("applying") as progress:
-            return obdcore.ext4_apply(target, source, sha256=sha256, progress=progress)
+            work = obdcore.erofs_apply if erofs else obdcore.ext4_apply
+            return work(target, source, sha256=sha256, progress=progress)
     except obdcore.Error as error:
         if error.what.startswith(MISMATCH):
             raise Failure(error.what) from None
@@ -125,15 +127,21 @@ def _apply(args: Namespace, target: obdcore.Image | str) -> dict[str, Any]:
 
 COMMAND = Command(
     "overlaybd-apply",
-    "Applies an OCI layer to the ext4 file system of an image.",
+    "Applies an OCI layer to the file system of an image.",
     details="""
         The layer is a tar, plain or compressed with gzip or zstd; a FIFO is read as it comes. Nothing is
-        mounted, and no privilege is needed: the system's libext2fs does it. The same layer on the same image
-        gives the same bytes.
+        mounted, and no privilege is needed. The same layer on the same image gives the same bytes.
     """,
     options=[
         flag("--raw", help="the target is a raw disk image, not an image configuration"),
-        flag("--mkfs", help="make an ext4 file system first"),
+        flag("--mkfs", help="make an ext4 file system first; EROFS needs none"),
+        option(
+            "--fstype",
+            metavar="ext4|erofs",
+            convert=Choice("ext4", "erofs"),
+            default="ext4",
+            help="the file system",
+        ),
         flag("--from_qcow2", help="copy a qcow2 disk image"),
         flag("--extract-rootfs", default=True, help="of a qcow2 image take the Linux root partition alone"),
         flag("--no-extract-rootfs", help="take the whole disk"),

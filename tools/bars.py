@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from tools.errors import clean, say
-from tools.progress import BAR_INTERVAL_S, FIRST_BAR_S, FIRST_LINE_S, LINE_INTERVAL_S, amount
+from tools.progress import BAR_INTERVAL_S, FIRST_BAR_S, FIRST_LINE_S, LINE_INTERVAL_S, amount, draw, gauge
 
 BAR_WIDTH = 24
 # Things under way that are shown; the line for all counts the others.
@@ -76,29 +76,22 @@ class Bars:
 
     def __exit__(self, *exception: object) -> None:
         if self._drawn:
-            self._write(self._up() + "\x1b[J")
+            draw(self._up() + "\x1b[J")
 
     def _draw(self, lines: list[str]) -> None:
         # A line that wraps would leave its second half behind.
         width = _width() - 1
         text = "".join(f"{line[:width]}\x1b[K\n" for line in lines)
-        self._write(f"{self._up()}{text}\x1b[J")
+        draw(f"{self._up()}{text}\x1b[J")
         self._drawn = len(lines)
 
     def _up(self) -> str:
         return f"\r\x1b[{self._drawn}A" if self._drawn else "\r"
 
-    def _write(self, text: str) -> None:
-        try:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-        except (OSError, ValueError):
-            pass
-
 
 def _line(name: str, done: int, total: int) -> str:
-    full = BAR_WIDTH * min(done, total) // total if total else BAR_WIDTH
-    return f"{clean(name)} [{'#' * full}{'.' * (BAR_WIDTH - full)}] {amount(done, total)}"
+    share = gauge(done, total, BAR_WIDTH) if total else gauge(1, 1, BAR_WIDTH)  # what is nothing is done
+    return f"{clean(name)} {share} {amount(done, total)}"
 
 
 def _width() -> int:

@@ -15,7 +15,6 @@ BLOCK_SIZES_KIB = (4, 8, 16, 32, 64)
 UUID_LENGTH = 36
 UUID_DASHES = (8, 13, 18, 23)
 HEX_DIGITS = "0123456789abcdefABCDEF"
-NOT_YET = "is not supported yet"
 
 
 def verbose() -> Argument:

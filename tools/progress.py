@@ -47,19 +47,26 @@ class Progress:
 
     def __exit__(self, *exception: object) -> None:
         if self._drawn:
-            self._write("\r\x1b[K")
+            draw("\r\x1b[K")
 
     def _draw(self, done: int, total: int) -> None:
-        full = BAR_WIDTH * min(done, total) // total if total else 0
-        self._write(f"\r{self.what} [{'#' * full}{'.' * (BAR_WIDTH - full)}] {amount(done, total)}\x1b[K")
+        draw(f"\r{self.what} {gauge(done, total, BAR_WIDTH)} {amount(done, total)}\x1b[K")
         self._drawn = True
 
-    def _write(self, text: str) -> None:
-        try:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-        except (OSError, ValueError):
-            pass
+
+def draw(text: str) -> None:
+    """Puts text on the terminal, if there still is one."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+
+
+def gauge(done: int, total: int, width: int) -> str:
+    """`[###...]`, empty if nobody knows the total."""
+    full = width * min(done, total) // total if total else 0
+    return f"[{'#' * full}{'.' * (width - full)}]"
 
 
 def amount(done: int, total: int) -> str:

@@ -136,3 +136,14 @@ def test_layers_by_reference_on_one_that_upstream_made(tmp_path: Path) -> None:
     # Nobody says what the root is: it stays what upstream makes it.
     wanted["."]["mode"] = "0777"
     assert_same(layers.tree(), wanted)
+
+
+@needs_loop
+@needs_erofs
+def test_the_command_applies_to_it(tmp_path: Path) -> None:
+    image, tar = raw(tmp_path / "raw.img"), tmp_path / "basic.tar"
+    tar.write_bytes(golden("apply/tars/basic.tar"))
+    done = ok("overlaybd-apply", "--raw", "--mkfs", "--fstype", "erofs", tar, image)
+    assert done.out == "overlaybd-apply done\n"
+    with mounted(image, "erofs") as root:
+        assert_same(tree(root), meant("basic"))

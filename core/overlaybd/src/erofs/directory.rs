@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::format::{mode_of, type_of, u16_at, u64_at, BLOCK};
+use super::format::{mode_of, type_of, BLOCK};
 use crate::error::{Error, Result};
+use crate::fs::bytes::{u16_at, u64_at};
 use crate::tar::shown;
 
 const ENTRY: usize = 12;

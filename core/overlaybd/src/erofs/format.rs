@@ -1,6 +1,7 @@
 //! Super block and inodes as they lie on disk.
 
 use crate::ext4::{BLOCK as BLOCK_DEVICE, CHAR, DIR, FIFO, FILE, LINK};
+use crate::fs::bytes::{u16_at, u32_at, u64_at};
 use crate::tar::Time;
 
 /// Bytes of a block, and of the unit in which inodes are numbered.
@@ -183,18 +184,6 @@ pub(super) fn type_of(mode: u16) -> u8 {
 /// The type bits of a mode that a directory means.
 pub(super) fn mode_of(stored: u8) -> Option<u16> {
     TYPES.iter().find(|(other, _)| *other == stored).map(|(_, kind)| *kind)
-}
-
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
-}
-
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::attributes::{self, Attributes};
 use super::directory::Directory;
-use super::format::{u16_at, Inode, Super, BLOCK, EXTENDED, FIRST_END, MAGIC, SLOT, SUPER_AT, SUPER_BYTES};
+use super::format::{Inode, Super, BLOCK, EXTENDED, FIRST_END, MAGIC, SLOT, SUPER_AT, SUPER_BYTES};
 use super::tree::NEW;
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
 use crate::ext4::DIR;
+use crate::fs::bytes::u16_at;
 use crate::fs::{FileSystem, ReadAt};
 use crate::limits::MAX_DIR_BYTES;
 

@@ -3,7 +3,7 @@
 //! Images are made by strangers: every number in them is checked, every loop has a bound. Checksums of metadata are not
 //! looked at: those of the layers below hold all bytes.
 
-mod bytes;
+pub(crate) mod bytes;
 mod compare;
 mod content;
 mod detect;
