@@ -37,10 +37,13 @@ class Backstore:
     hba: int
     name: str
 
+    def __str__(self) -> str:
+        return f"user_{self.hba}/{self.name}"
+
     @property
     def directory(self) -> Path:
         """Its directory, whether it is there or not."""
-        return TARGET / "core" / f"user_{self.hba}" / self.name
+        return TARGET / "core" / str(self)
 
     def create(
         self,
@@ -113,7 +116,7 @@ class Backstore:
     def enabled(self) -> bool:
         """Whether it can be used: nobody waits for its creation or removal just now. Does not wait itself."""
         with suppress(FileNotFoundError):
-            directory = open_cached(TARGET / "core", self._place, os.O_PATH | os.O_DIRECTORY)
+            directory = open_cached(TARGET / "core", str(self), os.O_PATH | os.O_DIRECTORY)
             try:
                 if os.fstat(directory).st_nlink == 0:
                     return False  # it is gone but for the reply
@@ -121,7 +124,7 @@ class Backstore:
                 os.close(directory)
             try:
                 # Who creates it has the file open, and one that nobody has open is not at hand.
-                enable = open_cached(TARGET / "core", f"{self._place}/enable", os.O_RDONLY)
+                enable = open_cached(TARGET / "core", f"{self}/enable", os.O_RDONLY)
             except FileNotFoundError:
                 return True
             with open(enable, "rb") as file:
@@ -134,16 +137,12 @@ class Backstore:
 
     def read(self, directory: str, name: str) -> str:
         """What the file `name` in one of its directories says. For who serves it: waits for no removal."""
-        descriptor = open_inside(TARGET / "core", f"{self._place}/{directory}", name, os.O_RDONLY)
+        descriptor = open_inside(TARGET / "core", f"{self}/{directory}", name, os.O_RDONLY)
         with open(descriptor, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
 
-    @property
-    def _place(self) -> str:
-        return f"user_{self.hba}/{self.name}"
-
     def _act(self, action: str, value: int) -> None:
-        descriptor = open_inside(TARGET / "core", f"{self._place}/action", action, os.O_WRONLY)
+        descriptor = open_inside(TARGET / "core", f"{self}/action", action, os.O_WRONLY)
         _write(descriptor, self.directory / "action" / action, str(value))
 
     def _check(self, config: str) -> None:

@@ -157,7 +157,7 @@ class Roster:
             finally:
                 if answer is not None:
                     answer.give()
-                _log.info("%s is removed", served.name if served else device.backstore)
+                _log.info("%s is removed", device.backstore)
 
         self._strand(device.minor).submit(self._closers, close)
 

@@ -36,7 +36,7 @@ class Served:
 
     def __init__(self, device: tcmu.Device, service: Service, overview: Overview, ids: Ids) -> None:
         self.device: Final = device
-        self.name: Final = f"user_{device.backstore.hba}/{device.backstore.name}"
+        self.name: Final = str(device.backstore)
         self.image: Device | None = None
         self.ring: obdcore.TcmuDevice | None = None
         self.result_file = ""

@@ -109,14 +109,26 @@ def test_who_waits_for_too_long_is_told_so(tmp_path: Path) -> None:
             assert stored(disk) == bytes(MIB)
 
 
+def enable_without_waiting(backstore: tcmu.Backstore, config: str) -> None:
+    """Makes a backstore as some do: the kernel waits for nobody, so that its user is not told what came of it."""
+    make = f"mkdir -p {backstore.directory} && cd {backstore.directory}"
+    say = "; echo ".join(["", f"-n dev_config={config} > control", "-n nl_reply_supported=-1 > control"])
+    assert shell(f"{make} {say}; echo 1 > enable").returncode == 0
+
+
+def test_the_removal_of_a_refused_device_is_told_of_by_its_name(tmp_path: Path, daemon: Daemon) -> None:
+    backstore = tcmu.Backstore(HBA, "vol")
+    enable_without_waiting(backstore, f"overlaybd/{tmp_path}/nothing")
+    daemon.hear("user_1/vol is refused")
+    backstore.remove()
+    daemon.hear("user_1/vol is removed")
+
+
 def test_a_device_is_removed_while_it_is_being_opened(tmp_path: Path, daemon: Daemon) -> None:
     config = of_zeros(tmp_path, MIB)
     with Gate(config) as gate:
         backstore = tcmu.Backstore(HBA, "vol")
-        # Then the kernel waits for nobody.
-        make = f"mkdir -p {backstore.directory} && cd {backstore.directory}"
-        say = "; echo ".join(["", f"-n dev_config={config} > control", "-n nl_reply_supported=-1 > control"])
-        assert shell(f"{make} {say}; echo 1 > enable").returncode == 0
+        enable_without_waiting(backstore, config)
         gate.wait()
         backstore.remove()
         gate.open()
@@ -145,7 +157,7 @@ def test_who_waits_for_a_reply_to_what_was_not_heard_is_set_free(tmp_path: Path)
     with running(tmp_path, program=deaf, limits=LIMITS) as daemon, ThreadPoolExecutor(1) as pool:
         # The kernel ends the wait with EINTR, and the second attempt is heard.
         waits = pool.submit(tcmu.Backstore(HBA, "vol").create, of_zeros(tmp_path, MIB))
-        daemon.hear("about Backstore(hba=1, name='vol'), of which nothing was announced")
+        daemon.hear("about user_1/vol, of which nothing was announced")
         waits.result(END_S)
         waits = pool.submit(tcmu.Backstore(HBA, "vol").remove)
         daemon.hear("of which nothing was announced")
