@@ -13,7 +13,7 @@ from obd.attach import WAYS, Attachment
 from obd.attach.choose import choose
 from obd.attach.names import name_of
 from obd.attach.process import Request, start
-from obd.attach.users import PATIENCE_S, claim
+from obd.attach.users import PATIENCE_S, claim, users_of
 from obd.attach.ways import way
 from obd.errors import ObdError
 from obd.state import State, StateDirectory, state_directories
@@ -160,7 +160,7 @@ def _end(place: StateDirectory) -> bool:
             # It goes on if somebody has come to use the device meanwhile; asking again tells who.
             if time.monotonic() > asked_at + LET_GO_S and way(known.via).is_ours(place, known.path):
                 with suppress(FileNotFoundError):  # taken away this moment
-                    os.close(claim(known.path, besides=known.pid))
+                    _look_for_users(known, asked=asked_at > 0)
                 _ask_to_end(place, known.pid)
                 asked_at = time.monotonic()
         elif known is not None and way(known.via).kept:
@@ -171,6 +171,16 @@ def _end(place: StateDirectory) -> bool:
             )
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 0.1)
+
+
+def _look_for_users(known: State, *, asked: bool) -> None:
+    """Raises `ObdError` of kind "busy" if a device is in use. A keeper that was `asked` may have it still."""
+    try:
+        os.close(claim(known.path, besides=known.pid))
+    except ObdError:
+        # The keeper has it for itself while it writes back what is in memory, which may take long.
+        if not asked or any(users_of(known.path, besides=known.pid)):
+            raise
 
 
 def _ask_to_end(place: StateDirectory, pid: int) -> None:

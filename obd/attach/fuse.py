@@ -9,7 +9,7 @@ from typing import Final
 import obdcore
 from obd.attach import loop
 from obd.attach.users import PATIENCE_S, claim
-from obd.attach.ways import OnError, Way, load_module
+from obd.attach.ways import OnError, Way, certainly, load_module
 from obd.errors import ObdError
 from obd.mount.filesystem import is_mount_point, unmount_lazily
 from obd.state import State, StateDirectory
@@ -173,7 +173,7 @@ def wait_until(detached: Callable[[], bool], path: str, timeout_s: float | None 
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     pause_s = 0.001
-    while not detached():
+    while not certainly(detached):
         if deadline is not None and time.monotonic() > deadline:
             raise ObdError("busy", "in use: goes when its last user does", path)
         time.sleep(pause_s)

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, Final
 
 from obd.attach.process import MAX_REPORT_BYTES, Request
-from obd.attach.ways import Way, way
+from obd.attach.ways import Way, certainly, way
 from obd.credentials.protect import no_core_dumps
 from obd.errors import ObdError, kind_of, line_of
 from obd.state import State, StateDirectory
@@ -135,7 +135,7 @@ class Keeper:
             return
         poll = select.poll()
         poll.register(self._stops.fd, select.POLLIN)
-        while self._way.is_ours(self._place, self.path):
+        while not certainly(lambda: not self._way.is_ours(self._place, self.path)):
             if poll.poll(LOOK_MS):
                 self._stops.taken()
                 try:

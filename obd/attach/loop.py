@@ -23,6 +23,9 @@ _DIRECT_IO: Final = 16
 # struct loop_config: fd, block size; device .. sizelimit; number .. flags; names, key, init; reserved.
 _CONFIG: Final = struct.Struct("=II 5Q 4I 64s 64s 32s 2Q 64x")
 
+# What a file of /sys says of which the device is, or is just becoming, detached.
+_GONE: Final = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+
 # Somebody else may take the free device first; so often is more than bad luck.
 _ATTEMPTS: Final = 64
 
@@ -112,11 +115,13 @@ def _configure(device: int, backing: int, name: bytes, read_only: bool, transien
 
 
 def backing_file(path: str) -> str | None:
-    """The file behind the loop device `path`, None if it is detached."""
+    """The file behind the loop device `path`, None if it is detached. Raises `OSError` if it cannot look."""
     try:
         with open(f"/sys/block/{os.path.basename(path)}/loop/backing_file") as file:
             return file.read().removesuffix("\n")
-    except OSError:
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
         return None
 
 

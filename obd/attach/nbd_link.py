@@ -4,6 +4,7 @@ Other than by `nbd-client`, a device can be given a new connection in the place 
 users.
 """
 
+import errno
 import os
 import socket
 import struct
@@ -114,10 +115,12 @@ class NbdLink:
 
 
 def backend_of(device: str) -> str:
-    """What a device was connected as, "" if it is not, or not by name."""
+    """What a device was connected as, "" if it is not by name. Raises `OSError` if it cannot look."""
     try:
         return (Path("/sys/block", os.path.basename(device)) / "backend").read_text().removesuffix("\n")
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+            raise
         return ""
 
 

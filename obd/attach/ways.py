@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 OnError = Callable[[str, "obdcore.Error"], None]
 
 
+def certainly(true: Callable[[], bool]) -> bool:
+    """Whether something is true. What cannot be seen, since no more files may be opened say, is not."""
+    try:
+        return true()
+    except OSError:
+        return False
+
+
 class Served(Protocol):
     """An image that this process serves as the block device `path`."""
 

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from obd.attach.fuse import ServedFile
 from obd.attach.process import Request
+from obd.attach.ways import certainly
 from obd.errors import ObdError
 from obd.mount import filesystem
 
 if TYPE_CHECKING:
     from obd.attach.keeper import Stops
+
+# How often to look though nothing has changed: when it did, it may not have been possible.
+LOOK_MS: Final = 10_000
 
 _log: Final = logging.getLogger("overlaybd.mount")
 
@@ -36,12 +40,16 @@ def wait_until_unused(directory: str, served: ServedFile, stops: "Stops") -> Non
 
     A request to end unmounts it if nothing uses it; else it is served on.
     """
+
+    def unused() -> bool:
+        return directory not in (point for _, point in filesystem.mounts()) or not served.attached
+
     with open("/proc/self/mountinfo", "rb") as mountinfo:
         poll = select.poll()
         poll.register(mountinfo, select.POLLERR | select.POLLPRI)
         poll.register(stops.fd, select.POLLIN)
-        while directory in (point for _, point in filesystem.mounts()) and served.attached:
-            for fd, _ in poll.poll():
+        while not certainly(unused):
+            for fd, _ in poll.poll(LOOK_MS):
                 if fd == stops.fd:
                     stops.taken()
                     try:

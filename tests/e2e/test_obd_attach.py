@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import obd.attach
+import obd.attach.control
+from obd.attach.users import claim
 from obd.attach.ways import way
 from obd.errors import ObdError
 from obd.sockets import processes, statistics
@@ -99,6 +102,24 @@ def test_what_is_written_and_discarded_is_there_again(tmp_path: Path) -> None:
     ok("obd", "detach", config)
     ok("obd", "export", config, tmp_path / "raw")
     assert (tmp_path / "raw").read_bytes() == new + bytes(MIB) + DATA[2 * MIB :]
+
+
+def test_a_keeper_that_writes_back_for_long_is_no_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = (str(tmp_path / "data"), str(tmp_path / "index"))
+    ok("overlaybd-create", *pair, str(64))
+    (config := tmp_path / "image.json").write_text(
+        json.dumps({"lowers": [], "upper": {"data": pair[0], "index": pair[1]}})
+    )
+    # It is asked again at once, and sees that the device cannot be claimed while the keeper has it.
+    monkeypatch.setattr(obd.attach.control, "LET_GO_S", 0.0)
+    monkeypatch.setattr(obd.attach.control, "claim", partial(claim, patience_s=0))
+    device = obd.attach.attach(config, via="fuse", rw=True).path
+    with open(device, "r+b", buffering=0) as file:
+        for _ in range(64):
+            file.write(os.urandom(MIB))  # stays in memory
+    assert obd.attach.detach(config)
 
 
 def test_what_is_in_use_stays_and_its_user_is_named(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from tests.vm.boot import Guest, Lost
 from tests.vm.kernels import Unavailable
 
 # How long a test may take unless it is marked otherwise, and a guest to boot and to collect its tests.
-TEST_S = {"uml": 60.0, "qemu": 240.0, "qemu2": 240.0}
-BOOT_S = {"uml": 40.0, "qemu": 120.0, "qemu2": 120.0}
+TEST_S = {"uml": 180.0, "qemu": 480.0, "qemu2": 480.0}
+BOOT_S = {"uml": 120.0, "qemu": 240.0, "qemu2": 240.0}
 # On a busy host an emulated machine may not come up; another attempt then does.
 BOOTS = 2
 OPTIONS = (

@@ -17,7 +17,7 @@ from tests.e2e.disks import layer, tool
 from tests.vm.boot import PROJECT
 
 HBA = 1
-END_S = 30.0
+END_S = 120.0
 # For commands that a killed daemon holds: longer than any test, shorter than for ever.
 PATIENCE_S = 300
 

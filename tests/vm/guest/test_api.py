@@ -18,7 +18,7 @@ from tests.vm.guest.test_tcmu import fio, stored
 
 SIZE = 16 * MIB
 PORT = 9862
-END_S = 60.0
+END_S = 120.0
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from tests.vm.guest.tcmu_disk import running
 
 TREE = PROJECT / "docs"  # some files
 SIZE = 16 * MIB
-END_S = 30.0
+END_S = 120.0
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from tests.vm.guest.tcmu_disk import HBA, Daemon, clear, of_data, of_zeros, runn
 TARGET = "iqn.2024-01.com.example:overlaybd"
 PORTAL = "127.0.0.1:3260"
 SIZE = 16 * MIB
-END_S = 30.0
+END_S = 120.0
 LOOK_S = 0.05
 try:
     # On the host, before a guest is booted: there it cannot be downloaded.

@@ -21,7 +21,7 @@ DEVICE = Path("/dev/nbd0")
 QUEUE = Path("/sys/block/nbd0/queue")
 TREE = PROJECT / "docs"  # some files
 SIZE = 8 * MIB
-END_S = 30.0
+END_S = 120.0
 FIO = (
     "fio",
     "--name=verify",

@@ -29,7 +29,7 @@ from tests.vm.guest.tcmu_disk import (
 from tests.vm.guest.test_tcmu import fio, stored, write
 
 SIZE = 16 * MIB
-END_S = 30.0
+END_S = 120.0
 
 
 @pytest.fixture
