@@ -110,7 +110,7 @@ def test_who_waits_for_too_long_is_told_so(tmp_path: Path) -> None:
 
 
 def enable_without_waiting(backstore: tcmu.Backstore, config: str) -> None:
-    """Makes a backstore as some do: the kernel waits for nobody, so that its user is not told what came of it."""
+    """Makes a backstore as some do: the kernel waits for nobody, and its user is not told what came of it."""
     make = f"mkdir -p {backstore.directory} && cd {backstore.directory}"
     say = "; echo ".join(["", f"-n dev_config={config} > control", "-n nl_reply_supported=-1 > control"])
     assert shell(f"{make} {say}; echo 1 > enable").returncode == 0
