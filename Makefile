@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm check bench bench-vm fuzz sim wheel install uninstall deb lock clean
+.PHONY: help build demo test test-vm check bench bench-vm fuzz sim mutants wheel install uninstall deb lock clean
 .PHONY: $(addprefix system-,build check test fuzz demo bench install deb)
 
 # Debian's own Python, 3.11 or newer: what a version manager puts first on the PATH may be any other.
@@ -58,6 +58,9 @@ fuzz: | system-build system-fuzz ## fuzz the parsers; TARGET=name and RUNS=count
 sim: | system-build ## run the core in simulated worlds where all goes wrong; SEEDS=FROM-TO, or one with its trace
 	PATH="$$(scripts/rust-path)" core/sim/run.sh $(SEEDS)
 
+mutants: .venv/.deps | system-build ## try the tests on mutants of formats and cache; MODULE=name and SHARD=1/4 if wanted
+	PATH="$$(scripts/rust-path)" $(BIN)/python -m tests.mutation --module "$(MODULE)" --shard "$(SHARD)"
+
 wheel: .venv/.deps ## a wheel in dist/, tried in an environment of its own
 	rm -rf dist
 	PATH="$$(scripts/rust-path)" $(BIN)/maturin build --release --locked --out dist
@@ -83,7 +86,7 @@ lock: .venv/.deps ## pin anew what pyproject.toml and core/Cargo.toml ask for
 	$(cargo) update --manifest-path core/Cargo.toml
 
 clean: ## remove all that the other targets made
-	rm -rf .venv core/target core/fuzz/target core/sim/target bench/out dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv core/target core/fuzz/target core/mutants/target core/sim/target bench/out dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -r {} +
 
 system-build system-check system-test system-fuzz system-demo system-bench system-install system-deb: system-%:

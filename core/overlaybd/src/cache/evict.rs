@@ -187,3 +187,17 @@ pub(super) fn cut(mut ages: Vec<(u32, u64)>, amount: u64) -> Option<u32> {
     });
     enough.or(ages.last()).map(|(tick, _)| *tick)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn no_more_is_cut_than_it_takes() {
+        let ages = vec![(5, 10), (1, 10), (3, 10)];
+        for (amount, last) in [(1, 1), (10, 1), (11, 3), (20, 3), (21, 5), (30, 5), (99, 5)] {
+            assert_eq!(cut(ages.clone(), amount), Some(last), "{amount}");
+        }
+        assert_eq!(cut(Vec::new(), 1), None);
+    }
+}

@@ -39,3 +39,32 @@ impl Strikes {
         self.count.load(Ordering::Relaxed) >= MOST.saturating_add(chunks as u32)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strikes_lapse_a_minute_after_the_first_of_them() {
+        let strikes = Strikes::default();
+        let seconds = Duration::from_secs_f64;
+        assert!(!strikes.lapse(seconds(100.0)), "there were none that could");
+        strikes.add(3);
+        assert!(!strikes.lapse(seconds(130.0)));
+        strikes.add(1);
+        assert!(!strikes.lapse(seconds(159.9)), "the last do not prolong it");
+        assert!(strikes.lapse(seconds(160.0)));
+        strikes.add(1);
+        assert!(!strikes.lapse(seconds(219.9)));
+        assert!(strikes.lapse(seconds(220.0)));
+    }
+
+    #[test]
+    fn a_blob_may_have_a_strike_for_each_chunk_and_some_more() {
+        let strikes = Strikes::default();
+        strikes.add(MOST + 9);
+        assert!(!strikes.are_too_many(10));
+        strikes.add(1);
+        assert!(strikes.are_too_many(10));
+    }
+}
