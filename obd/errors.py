@@ -29,7 +29,7 @@ class ObdError(OSError):
     """
 
     def __init__(self, kind: str, what: str, file: str = "") -> None:
-        self.line = ": ".join(part for part in (kind, file, what) if part)
+        self.line = printable(": ".join(part for part in (kind, file, what) if part))
         super().__init__(ERRNO[kind], self.line)
         self.kind = kind
         self.file = file
@@ -39,10 +39,23 @@ class ObdError(OSError):
         return self.line
 
 
+def printable(text: str) -> str:
+    """`text` as one line that does no harm to a log or a terminal, whoever it quotes: the rest is escaped.
+
+    What stands for bytes of a name that are no UTF-8 stays: it is written as those bytes.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode()
+        for c in " ".join(text.split("\n"))
+    )
+
+
 def line_of(error: BaseException) -> str:
     """What went wrong in one line: kind, file and what, without Python's `[Errno …]` in front."""
     line = error.strerror if isinstance(error, OSError) and hasattr(error, "kind") else None
-    return " ".join((line or str(error) or type(error).__name__).split("\n"))
+    return printable(line or str(error) or type(error).__name__)
 
 
 def kind_of(error: OSError) -> str:

@@ -45,7 +45,7 @@ def follow(url: str, location: str, blob_url: str) -> Redirect | None:
         return Redirect(
             target, origin(target) == origin(blob_url), _end(dict(parse_qsl(parts.query)), time.time())
         )
-    except ValueError:  # a port or an address that is none
+    except (ValueError, OverflowError):  # a port or an address that is none; a life of hundreds of digits
         return None
 
 

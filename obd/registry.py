@@ -251,7 +251,11 @@ class Registry:
 
     def _key(self, url: str, action: str, challenge: Challenge, credential: Credential | None) -> TokenKey:
         realm = challenge.get("realm")
-        if urlsplit(realm).scheme not in ("http", "https"):
+        try:
+            usable = urlsplit(realm).scheme in ("http", "https")
+        except ValueError:  # an address in brackets that is none
+            usable = False
+        if not usable:
             raise ObdError("invalid", f"{without_secrets(url)}: asks for a token of no usable realm")
         if credential and url.startswith("https:") and not realm.startswith("https:"):
             raise ObdError("denied", f"{without_secrets(url)}: wants the password sent in the clear, refused")

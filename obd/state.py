@@ -97,7 +97,7 @@ class StateDirectory:
 
     def read(self) -> State | None:
         """The facts, None if there are none (yet, or any more)."""
-        with contextlib.suppress(OSError, ValueError, TypeError):
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
             return State(**{key: value for key, value in _facts(self.path).items() if key != "key"})
         return None
 
@@ -119,7 +119,7 @@ def state_directories(kind: str) -> list[StateDirectory]:
     found = []
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(parent):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 place = StateDirectory(kind, _facts(os.path.join(parent, name))["key"])
                 if place.digest == name:
                     found.append(place)
@@ -128,8 +128,10 @@ def state_directories(kind: str) -> list[StateDirectory]:
 
 def _facts(directory: str) -> dict[str, Any]:
     with open(os.path.join(directory, "state.json")) as file:
-        facts: dict[str, Any] = json.load(file)
-        return facts
+        facts = json.load(file)
+    if not isinstance(facts, dict):
+        raise ValueError("not the facts of a device")
+    return facts
 
 
 def run_directory() -> str:

@@ -174,5 +174,6 @@ class TokenCache:
             raise ObdError("invalid", f"{where}: not a token")
         if isinstance(life, bool) or not isinstance(life, int | float) or not life > 0:
             life = DEFAULT_LIFE_S
-        life = min(float(life), LONGEST_LIFE_S)
+        # An integer of JSON may be larger than any float.
+        life = float(min(life, LONGEST_LIFE_S))
         return Token(value, since, since + max(life - MARGIN_S, life * 0.9 if life < 10 * MARGIN_S else 0.0))

@@ -138,8 +138,9 @@ def unpack(stream: BinaryIO, directory: str, where: str) -> None:
                     shutil.copyfileobj(content, file, _PIECE_BYTES)
                     file.flush()
                     os.fsync(file.fileno())
-    # The last two for headers of headers of headers, and for numbers that are none.
-    except (tarfile.TarError, EOFError, zlib.error, RecursionError, ValueError) as error:
+    # The last three for headers of headers of headers, for numbers that are none, and for what the module
+    # itself stumbles over where the first bytes of gzip are wrong.
+    except (tarfile.TarError, EOFError, zlib.error, RecursionError, ValueError, AttributeError) as error:
         raise ObdError("corrupt", f"not an archive of metadata: {error}", where) from None
     # The digest is known to be right only at the end.
     while stream.read(_PIECE_BYTES):

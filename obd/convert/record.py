@@ -45,7 +45,7 @@ class Records:
             with open(path, "rb") as file:
                 made = _made(json.loads(file.read(_MAX_BYTES)))
             os.utime(path)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
         return made
 

@@ -1,7 +1,6 @@
 """The credential document `{"auths": {key: entry}}`: which of its entries is for a blob."""
 
 import base64
-import binascii
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -135,7 +134,7 @@ def _usable(entry: object) -> Credential | None:
     if auth:
         try:
             username, colon, password = base64.b64decode(auth, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base 64, no ASCII even, or no UTF-8 in it
             return None
         if not colon:
             return None

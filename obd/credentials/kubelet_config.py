@@ -83,7 +83,7 @@ def _parse(data: bytes) -> Any:
         raise LookupFailed("not JSON, and PyYAML, which YAML needs, is not installed") from None
     try:
         return yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except Exception as error:  # besides its own also what its constructors run into: IndexError, KeyError…
         mark = getattr(error, "problem_mark", None)
         raise LookupFailed(f"not YAML{f': line {mark.line + 1}' if mark else ''}") from None
 
@@ -103,7 +103,8 @@ def _provider(item: dict[str, Any], where: str) -> Provider:
         raise LookupFailed(f'{where}.defaultCacheDuration: must be a duration like "12h0m0s"')
     args = _strings(item.get("args") or [], f"{where}.args")
     env = []
-    for entry in item.get("env") or []:
+    entries = item.get("env") or []
+    for entry in entries if isinstance(entries, list) else [None]:
         pair = (entry.get("name"), entry.get("value", "")) if isinstance(entry, dict) else (None, None)
         if not isinstance(pair[0], str) or not isinstance(pair[1], str) or not pair[0] or "=" in pair[0]:
             raise LookupFailed(f"{where}.env: must be a list of objects with the strings name and value")

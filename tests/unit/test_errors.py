@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from obd.errors import ObdError, line_of
 from tools.errors import describe, errno_and_line, say, tell
 
 
@@ -27,6 +28,12 @@ class CoreError(OSError):
 )
 def test_describe(error: BaseException, line: str) -> None:
     assert describe(error) == line
+
+
+def test_what_a_stranger_wrote_stays_one_line_and_moves_no_cursor() -> None:
+    error = ObdError("not-found", "there are: \x1b[2J\r\n\u2028\ud800/é", os.fsdecode(b"/caf\xe9"))
+    line = "not-found: /caf\udce9: there are: \\x1b[2J\\r \\u2028\\ud800/é"
+    assert str(error) == line_of(error) == describe(error) == line
 
 
 def test_errno_and_line() -> None:
