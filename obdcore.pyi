@@ -309,7 +309,8 @@ class Target:
 
     `proxy`: None as the environment says, "" none, else an HTTP proxy (`http[s]://[USER:PASSWORD@]HOST[:PORT]`).
     `endpoint` is the locator's own name for it. `limit_s`: longest time for one GET. For `fresh_s` seconds the core
-    may use it again without asking, unless something fails.
+    may use it again without asking, unless something fails. `abroad`: only a server has named it, so without a proxy
+    it may not be this machine, its link, or a service of a cloud for its guests.
     """
 
     def __init__(
@@ -321,6 +322,7 @@ class Target:
         endpoint: int = 0,
         limit_s: float | None = None,
         fresh_s: float = 0.0,
+        abroad: bool = False,
     ) -> None: ...
     @property
     def url(self) -> str: ...

@@ -174,7 +174,15 @@ class BlobLocator:
         # A signed URL is its own credential, and another host has no business with ours.
         headers = self._headers(route.url) if link is None or link.same_origin else []
         url = link.url if link else route.url
-        return obdcore.Target(url, headers, proxy=proxy, endpoint=number, limit_s=limit, fresh_s=FRESH_S)
+        return obdcore.Target(
+            url,
+            headers,
+            proxy=proxy,
+            endpoint=number,
+            limit_s=limit,
+            fresh_s=FRESH_S,
+            abroad=link is not None and link.abroad,
+        )
 
     def _resolve(self, route: _Route) -> None:
         """Asks the registry where it would send us, to tell a P2P proxy. One request for all who wait."""

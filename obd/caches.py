@@ -91,7 +91,8 @@ def _open(
                     "refillSize %d is more than is fetched at a time: %d is used", refill_bytes, chunk_bytes
                 )
             if directory:
-                os.makedirs(directory, mode=0o755, exist_ok=True)
+                # What is cached may be of images that not everybody here may pull.
+                os.makedirs(directory, mode=0o700, exist_ok=True)
             _capacities[directory] = size_bytes
             cache = _caches[directory] = obdcore.ChunkCache(
                 directory,

@@ -71,6 +71,23 @@ class Stamp:
         return f"{date}.{micros % 1_000_000:06d}|{level}|th={thread & (2**64 - 1):016X}|"
 
 
+def printable(text: str) -> str:
+    """One line that does nothing to a terminal: images and registries have words of foreigners."""
+    if text.isprintable():
+        return text
+    # Escapes of bytes that are no UTF-8 are left to the encoding of the file.
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else ascii(c)[1:-1] for c in text)
+
+
+class OneLine(logging.Formatter):
+    """Has each message be one line; what Python says of an exception keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """As `logging.Formatter.formatMessage`."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
 class LogFile:
     """A file that lines are added to, rotated by size: `log`, `log.1`, `log.2`, … Safe for several threads.
 
@@ -185,7 +202,7 @@ class LineHandler(logging.Handler):
             message += f" errno={number}({os.strerror(number)})"
         level = _NAMES.get(record.levelno, "TEMP ")
         stamp = self._stamp(record.created, level, record.thread or 0)
-        line = without_secrets(message).replace("\r", "\\r").replace("\n", "\\n")
+        line = printable(without_secrets(message))
         return f"{stamp}{record.filename}:{record.lineno}|{record.funcName}:{line}"
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import parse_qsl, urldefrag, urljoin, urlsplit
 
+from obd.abroad import is_abroad, may_lead
+
 # A link is given up this long before its end, so that a read that begins in time also ends in time.
 MARGIN_S: Final = 30.0
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
@@ -16,12 +18,14 @@ _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 class Redirect:
     """The target of a redirect. `until` is a time since the epoch, None if the link does not say.
 
-    `same_origin`: scheme, host and port are those of the blob's own URL.
+    `same_origin`: scheme, host and port are those of the blob's own URL. `abroad`: only the server has named
+    its host.
     """
 
     url: str = field(repr=False)
     same_origin: bool
     until: float | None
+    abroad: bool = False
 
     def expired(self) -> bool:
         """Whether another link should be asked for."""
@@ -35,15 +39,18 @@ def origin(url: str) -> str:
 
 
 def follow(url: str, location: str, blob_url: str) -> Redirect | None:
-    """The target of a redirect answered to `url`; None if `location` is empty or no http(s) URL."""
+    """The target of a redirect answered to `url`; None if it is no http(s) URL, or not for it to name."""
     try:
         target = urldefrag(urljoin(url, location)).url
         parts = urlsplit(target)
         usable = bool(location) and parts.scheme in _DEFAULT_PORTS and bool(parts.hostname)
-        if not usable or not target.isprintable():
+        if not usable or not target.isprintable() or not may_lead(blob_url, target):
             return None
         return Redirect(
-            target, origin(target) == origin(blob_url), _end(dict(parse_qsl(parts.query)), time.time())
+            target,
+            origin(target) == origin(blob_url),
+            _end(dict(parse_qsl(parts.query)), time.time()),
+            is_abroad(blob_url, target),
         )
     except (ValueError, OverflowError):  # a port or an address that is none; a life of hundreds of digits
         return None

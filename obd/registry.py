@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import obdcore
+from obd.abroad import is_abroad, may_lead
 from obd.blob_locator import BlobLocator
 from obd.challenge import Challenge, choose, parse
 from obd.credentials import Credential, CredentialSource, repository
@@ -50,6 +51,8 @@ class Registry:
         self._credentials = credentials
         self._settings: dict[str, Any] = {"user_agent": user_agent, "tls": tls, "hosts": dict(hosts or {})}
         self._speech: tuple[requests.Session, TokenCache] | None = None
+        # For what only a registry has named.
+        self._abroad: requests.Session | None = None
         self._client = obdcore.HttpClient(**self._settings)
         self._lock = threading.Lock()
         # The last challenge of each origin: lets the first request for the next blob carry a token.
@@ -76,7 +79,8 @@ class Registry:
                 from obd.token import TokenCache
 
                 session = make_session(**self._settings)
-                self._speech = session, TokenCache(session)
+                self._abroad = make_session(**self._settings, abroad=True)
+                self._speech = session, TokenCache(session, abroad=self._abroad)
             return self._speech
 
     def use(self, credentials: CredentialSource | None) -> None:
@@ -222,12 +226,14 @@ class Registry:
         mount_from: str = "",
         timeouts_s: tuple[float, float] | None = None,
         anonymous: bool = False,
+        abroad: bool = False,
     ) -> requests.Response:
         """One request of a tool (push, manifests) with credentials, repeated once after a challenge.
 
         `data` is bytes, or what has a length and can be iterated repeatedly. `mount_from` is another
         repository of the registry, which is read too. `timeouts_s` as for `send`. `anonymous`: without
-        credentials, whatever the answer. The body of the answer is not read yet. Raises `ObdError` as `send`;
+        credentials, whatever the answer. `abroad`: only the registry has named the URL. The body of the
+        answer is not read yet. Raises `ObdError` as `send`;
         answers of any status are returned.
         """
         if mount_from:
@@ -237,7 +243,10 @@ class Registry:
             head = dict(headers or {}, **({"Authorization": sent} if sent else {}))
             from obd.session import send
 
-            response = send(self.session, method, url, headers=head, data=data, timeouts_s=timeouts_s)
+            session = self.session
+            if abroad and self._abroad:
+                session = self._abroad
+            response = send(session, method, url, headers=head, data=data, timeouts_s=timeouts_s)
             if last or anonymous or response.status_code not in (401, 403):
                 break
             challenge = response.headers.get("WWW-Authenticate")
@@ -257,9 +266,13 @@ class Registry:
             usable = False
         if not usable:
             raise ObdError("invalid", f"{without_secrets(url)}: asks for a token of no usable realm")
+        if not may_lead(url, realm):
+            what = f"wants a token of {urlsplit(realm).hostname}, which only a configuration may name"
+            raise ObdError("denied", f"{without_secrets(url)}: {what}")
         if credential and url.startswith("https:") and not realm.startswith("https:"):
             raise ObdError("denied", f"{without_secrets(url)}: wants the password sent in the clear, refused")
         # Not the scope of the challenge: that one may be of another repository of the host.
         from obd.token import TokenKey
 
-        return TokenKey(realm, challenge.get("service"), f"repository:{repository(url)}:{action}", credential)
+        scope = f"repository:{repository(url)}:{action}"
+        return TokenKey(realm, challenge.get("service"), scope, credential, is_abroad(url, realm))

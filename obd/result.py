@@ -6,6 +6,8 @@ import os
 import stat
 from typing import Final
 
+from obd.logs import printable
+
 _log: Final = logging.getLogger("overlaybd.result")
 
 # A result is read by people and put into messages whole.
@@ -29,7 +31,7 @@ class ResultFile:
 
     def failed(self, message: str) -> None:
         """The device did not open; `message` begins with a text that callers look for."""
-        self._write("failed:" + " ".join(message.split("\n"))[:MAX_MESSAGE_CHARACTERS])
+        self._write("failed:" + printable(" ".join(message.split("\n")))[:MAX_MESSAGE_CHARACTERS])
 
     def _write(self, content: str) -> None:
         if not self._path:

@@ -5,6 +5,7 @@ import ssl
 import threading
 import time
 import warnings
+import zlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import requests.adapters
 import urllib3
 
 import obdcore
+from obd.connections import Near, pools
 from obd.credentials.watched import stamp
 from obd.errors import ObdError, line_of
 from obd.secret import without_secrets
@@ -43,19 +45,27 @@ logging.getLogger("urllib3.connectionpool").addFilter(_WithoutSecrets())
 
 
 class _OwnTrust(requests.adapters.HTTPAdapter):
-    """Trusts what its context trusts, where requests would bring a list of its own."""
+    """Trusts what its context trusts, where requests would bring a list of its own.
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    `abroad`: for URLs that only servers have named, which may not be near (see `obd.abroad`).
+    """
+
+    def __init__(self, context: ssl.SSLContext, *, abroad: bool = False) -> None:
         self._context = context
+        self.abroad = abroad
         super().__init__(pool_maxsize=_CONNECTIONS)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = pools(abroad=self.abroad)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         # For the host behind the proxy, and for a proxy that is itself behind TLS.
         kwargs["ssl_context"] = kwargs["proxy_ssl_context"] = self._context
-        return super().proxy_manager_for(*args, **kwargs)
+        manager = super().proxy_manager_for(*args, **kwargs)
+        # Where it leads is the proxy's own affair.
+        manager.pool_classes_by_scheme = pools()
+        return manager
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         conn.cert_reqs = "CERT_REQUIRED" if self._context.check_hostname else "CERT_NONE"
@@ -70,12 +80,12 @@ class _OwnTrust(requests.adapters.HTTPAdapter):
 class _Watched(_OwnTrust):
     """Trusts and shows what the files of `tls` say, as they are when a request is made."""
 
-    def __init__(self, tls: Tls) -> None:
+    def __init__(self, tls: Tls, *, abroad: bool = False) -> None:
         self._tls = tls
         self._lock = threading.Lock()
         # Before the files are read: a change meanwhile is noticed the next time.
         self._seen = _stamps(tls)
-        super().__init__(_context(tls))
+        super().__init__(_context(tls), abroad=abroad)
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
         self._renew()
@@ -107,17 +117,22 @@ def _as_given(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def make_session(
-    *, user_agent: str = "", tls: Tls = USUAL, hosts: Mapping[str, Tls] | None = None
+    *,
+    user_agent: str = "",
+    tls: Tls = USUAL,
+    hosts: Mapping[str, Tls] | None = None,
+    abroad: bool = False,
 ) -> requests.Session:
     """A session for any number of threads; proxies are those of the environment.
 
     The parameters are those of `obdcore.HttpClient`. Files of certificates that change count from the next
-    request on. Raises `OSError` for certificates that cannot be used.
+    request on. `abroad`: for URLs that only servers have named. Raises `OSError` for
+    certificates that cannot be used.
     """
-    session = _session(_Watched(tls), user_agent)
+    session = _session(_Watched(tls, abroad=abroad), user_agent)
     for host, settings in (hosts or {}).items():
         # The slash ends the host: a longer name, or another port, is another host.
-        adapter = _Watched(settings)
+        adapter = _Watched(settings, abroad=abroad)
         session.mount(f"https://{host}/", adapter)
         if host.endswith(":443"):
             session.mount(f"https://{host.removesuffix(':443')}/", adapter)
@@ -134,8 +149,11 @@ def session_over(context: ssl.SSLContext) -> requests.Session:
 def _session(adapter: _OwnTrust, user_agent: str) -> requests.Session:
     session = requests.Session()
     session.auth = _as_given
+    # What is small on its way may be larger than memory. Those who compress all the same: see `read_body`.
+    session.headers["Accept-Encoding"] = "identity"
     session.headers["User-Agent"] = user_agent or f"overlaybd/{obdcore.__version__}"
-    session.mount("https://", adapter)
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, adapter)
     return session
 
 
@@ -187,6 +205,9 @@ def send(
         raise ObdError("timed-out", f"{doing}: no answer in time") from None
     except (ValueError, urllib3.exceptions.LocationParseError):  # what requests raises for bad URLs
         raise ObdError("invalid", f"{doing}: not a usable URL") from None
+    except Near as error:
+        what = f"{doing}: a server sends us to {error}, which only a configuration may name"
+        raise ObdError("denied", what) from None
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise ObdError("denied", f"{doing}: the certificate is not trusted") from None
@@ -197,15 +218,17 @@ def send(
 def read_body(response: requests.Response, *, limit: int = MAX_BODY_BYTES) -> bytes:
     """The whole body, at most `limit` bytes, within `MAX_BODY_S`; closes the response.
 
-    Raises `ObdError`: "limit", "timed-out" or "io".
+    What is compressed by gzip, unasked, is unpacked up to `limit`. Raises `ObdError`: "limit", "timed-out",
+    "io", "corrupt" for what is no gzip, "unsupported" for other codings.
     """
     where = without_secrets(response.url)
     deadline = time.monotonic() + MAX_BODY_S
     body = bytearray()
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
     with response:
         try:
             # Whatever has come, however little: a read that waits for more could be kept waiting for ever.
-            while part := response.raw.read1(64 << 10, decode_content=True):
+            while part := response.raw.read1(64 << 10, decode_content=False):
                 body += part
                 if len(body) > limit:
                     raise ObdError("limit", f"{where}: answer longer than {limit} bytes")
@@ -213,4 +236,18 @@ def read_body(response: requests.Response, *, limit: int = MAX_BODY_BYTES) -> by
                     raise ObdError("timed-out", f"{where}: answer too slow")
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
             raise ObdError("io", f"{where}: {type(error).__name__}") from None
-    return bytes(body)
+    return _unpacked(bytes(body), coding, limit, where) if coding not in ("", "identity") else bytes(body)
+
+
+def _unpacked(body: bytes, coding: str, limit: int, where: str) -> bytes:
+    if coding not in ("gzip", "x-gzip"):
+        raise ObdError(
+            "unsupported", f"{where}: an answer in the coding {coding[:20]!r}, which nobody asked for"
+        )
+    try:
+        unpacked = zlib.decompressobj(wbits=31).decompress(body, limit + 1)
+    except zlib.error:
+        raise ObdError("corrupt", f"{where}: an answer that is no gzip") from None
+    if len(unpacked) > limit:
+        raise ObdError("limit", f"{where}: answer longer than {limit} bytes")
+    return unpacked

@@ -46,6 +46,8 @@ class TokenKey(NamedTuple):
     service: str
     scope: str
     credential: Credential | None
+    # Whether nobody but the registry has named the realm's host.
+    abroad: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,20 @@ class Token:
 
 
 class TokenCache:
-    """The tokens of a process. `clock` tells seconds and never goes back."""
+    """The tokens of a process. `abroad` is for realms that only a registry has named; by default as others.
 
-    def __init__(self, session: requests.Session, clock: Callable[[], float] = time.monotonic) -> None:
+    `clock` tells seconds and never goes back.
+    """
+
+    def __init__(
+        self,
+        session: requests.Session,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        abroad: requests.Session | None = None,
+    ) -> None:
         self._session = session
+        self._abroad = abroad or session
         self._clock = clock
         self._lock = threading.Lock()
         self._tokens: dict[TokenKey, Token] = {}
@@ -144,12 +156,13 @@ class TokenCache:
         where = f"token of {without_secrets(key.realm)}"
         query = [(name, value) for name, value in (("service", key.service), ("scope", key.scope)) if value]
         since = self._clock()
+        session = self._abroad if key.abroad else self._session
         if key.credential and key.credential.identity_token:
             # The token comes in the body and goes in the body: no URL or log of a server holds it.
             form = [("grant_type", "refresh_token"), ("client_id", CLIENT_ID), *query]
             data = urlencode([*form, ("refresh_token", key.credential.identity_token)])
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
-            response = send(self._session, "POST", key.realm, headers=headers, data=data)
+            response = send(session, "POST", key.realm, headers=headers, data=data)
         else:
             # In a URL each scope is a parameter of its own.
             scopes = [("scope", scope) for scope in key.scope.split()]
@@ -158,7 +171,7 @@ class TokenCache:
                 ("&" if urlsplit(key.realm).query else "?") + urlencode(query) if query else ""
             )
             headers = {"Authorization": key.credential.basic()} if key.credential else {}
-            response = send(self._session, "GET", url, headers=headers)
+            response = send(session, "GET", url, headers=headers)
         body = read_body(response)
         if response.status_code != 200:
             kind = "denied" if response.status_code in (400, 401, 403, 404) else "io"

@@ -27,6 +27,9 @@ MARKERS: Final = (MARKER, ".fastoci")
 # An archive of metadata, and what it unpacks to: that of a file system with a hundred million files.
 MAX_PACKED_BYTES: Final = 4 << 30
 MAX_UNPACKED_BYTES: Final = 64 << 30
+# What it unpacks to, by its size: metadata is compressed already, so what grows more is a bomb for the disk.
+MAX_RATIO: Final = 100
+MIN_UNPACKED_BYTES: Final = 64 << 20
 # Members of an archive: metadata of each file system, gzip index, marker, and room for what is unknown.
 MAX_MEMBERS: Final = 16
 # A header that has more of a member than its own fits: a name, a size.
@@ -90,7 +93,8 @@ class Metas:
         os.makedirs(temporary, mode=0o755)
         try:
             with closing(self._source.blob(layer)) as stream:
-                unpack(stream, temporary, where)
+                most = min(max(layer.size * MAX_RATIO, MIN_UNPACKED_BYTES), MAX_UNPACKED_BYTES)
+                unpack(stream, temporary, where, most)
             os.rename(temporary, home)
         except OSError as error:
             # Another process may have been faster; then what is there is the same.
@@ -115,14 +119,14 @@ class _Member(tarfile.TarInfo):
         raise tarfile.ReadError("a sparse file")
 
 
-def unpack(stream: BinaryIO, directory: str, where: str) -> None:
-    """Writes the known members of an archive, which is read to its end, into `directory`.
+def unpack(stream: BinaryIO, directory: str, where: str, most: int | None = None) -> None:
+    """Writes the known members of an archive, of at most `most` bytes and read to its end, into `directory`.
 
     Raises `ObdError` "corrupt" for what is no archive, "limit" for too much of anything, and what the stream
     raises.
     """
     known = {*(f"{name}.fs.meta" for name in FILE_SYSTEMS), GZIP_INDEX, *MARKERS}
-    left = MAX_UNPACKED_BYTES
+    left = MAX_UNPACKED_BYTES if most is None else most
     try:
         with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as archive:
             for number, member in enumerate(archive):

@@ -20,6 +20,8 @@ from obd.attach.process import MAX_REPORT_BYTES, Request
 from obd.attach.ways import Way, certainly, way
 from obd.credentials.protect import no_core_dumps
 from obd.errors import ObdError, kind_of, line_of
+from obd.logs import OneLine
+from obd.privileges import KEEPING, give_up
 from obd.state import State, StateDirectory
 
 _log: Final = logging.getLogger("overlaybd.keeper")
@@ -228,9 +230,8 @@ def _detach(place: StateDirectory) -> None:
     os.dup2(null, 0)
     os.close(null)
     handler = RotatingFileHandler(place.log, maxBytes=_LOG_BYTES, backupCount=1)
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, handlers=[handler]
-    )
+    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     if prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0:  # best effort: a kernel or user without it stays as it is
         _log.info("prctl %d: %s", _PR_SET_IO_FLUSHER, os.strerror(ctypes.get_errno()))
@@ -250,6 +251,7 @@ def main() -> None:
     try:
         no_core_dumps()
         _detach(place)
+        give_up(KEEPING)
         status = keep(request, place, report)
     except BaseException:
         _log.exception("the keeper of %s failed", request.config)

@@ -52,7 +52,7 @@ class WebCredentials(ServerCredentials):
                 session,
                 session.get(url, timeout=self._timeout_s, allow_redirects=False, stream=True) as response,
             ):
-                body = response.raw.read(MAX_BODY_BYTES + 1, decode_content=True)
+                body = response.raw.read(MAX_BODY_BYTES + 1, decode_content=False)
                 return response.status_code, body
         except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError):
             raise TimeoutError from None

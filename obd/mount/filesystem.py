@@ -17,6 +17,9 @@ _MAGICS: Final = (
 # Bytes at the start of a device that `kind_of_filesystem` looks at.
 HEAD_BYTES: Final = 4096
 
+# An image is a stranger's: its files shall give nobody this machine's devices, or another user's rights.
+SAFE: Final = ("nodev", "nosuid")
+
 # Lets a read-only mount do without the journal's replay, which would need to write.
 _NO_REPLAY: Final = {"ext4": "noload", "xfs": "norecovery"}
 
@@ -29,12 +32,15 @@ def kind_of_filesystem(head: bytes) -> str:
 def mount(device: str, directory: str, head: bytes, *, read_only: bool, options: str = "") -> str:
     """Mounts the block device `device`, which starts with `head`, at `directory`.
 
+    Its devices and set-user-ID bits count for nothing, unless `options` say `dev` or `suid`.
+
     A read-only mount of a file system that was not unmounted cleanly does without its journal; then a warning
     is returned, else "". Raises `ObdError` with what mount(8) said.
     """
     kind = kind_of_filesystem(head)
     # Two images made from one base carry the same XFS identity; that must not keep the second from mounting.
-    words = ["ro" if read_only else "rw", *(["nouuid"] if kind == "xfs" else []), *filter(None, [options])]
+    words = ["ro" if read_only else "rw", *SAFE, *(["nouuid"] if kind == "xfs" else [])]
+    words += filter(None, [options])
     failure = _run("mount", ["-t", kind or "auto", "-o", ",".join(words), "--", device, directory])
     if failure is None:
         return ""

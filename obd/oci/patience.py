@@ -51,11 +51,12 @@ def ask(
     mount_from: str = "",
     timeouts_s: tuple[float, float] | None = None,
     anonymous: bool = False,
+    abroad: bool = False,
 ) -> Answer:
     """One request with credentials and its answer of any status; asked again if that may help.
 
     For requests that may be carried out twice; others want `attempts` 1. `mount_from`,
-    `timeouts_s` and `anonymous` as for `Registry.request`. Raises `ObdError` as `Registry.request`.
+    `timeouts_s`, `anonymous` and `abroad` as for `Registry.request`. Raises `ObdError` as `Registry.request`.
     """
     from obd.session import read_body
 
@@ -70,6 +71,7 @@ def ask(
                 mount_from=mount_from,
                 timeouts_s=timeouts_s,
                 anonymous=anonymous,
+                abroad=abroad,
             )
             # Read to its end even if it is nothing: then the connection is used again.
             body = read_body(response)

@@ -6,6 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
+from obd.abroad import is_abroad
 from obd.errors import ObdError
 from obd.oci.body import Body, Part
 from obd.oci.patience import ATTEMPTS, Answer, ask, number, passes, pause_s, refusal
@@ -107,6 +108,7 @@ class Upload:
                 attempts=1,
                 timeouts_s=_TIMEOUTS_S,
                 anonymous=self._elsewhere(url),
+                abroad=is_abroad(self._repository.url, url),
             )
         except ObdError:
             if part.failure:
@@ -147,7 +149,8 @@ class Upload:
 
     def _ask_once(self, method: str, url: str) -> Answer:
         registry, anonymous = self._repository.registry, self._elsewhere(url)
-        return ask(registry, method, url, action=PUSH, attempts=1, anonymous=anonymous)
+        abroad = is_abroad(self._repository.url, url)
+        return ask(registry, method, url, action=PUSH, attempts=1, anonymous=anonymous, abroad=abroad)
 
     def _elsewhere(self, url: str) -> bool:
         """Whether the registry has sent us to another one: it must not lend itself our rights there."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from obd.mount import filesystem
+from obd.privileges import KEEPING
 from obd.sockets import processes, statistics
 from obd.state import StateDirectory, run_directory
 from tests.e2e.commands import BIN, ok, run
@@ -87,6 +89,34 @@ def test_read_only(tmp_path: Path, base: Path, point: Path) -> None:
     assert os.listdir(point) == []
     assert not Path(f"/sys/block/{os.path.basename(loop)}/loop").exists(), "the loop device is detached"
     assert "no image is mounted here" in ok("obd", "umount", point).out, "a second time is fine"
+
+
+def test_devices_and_set_user_id_count_for_nothing_unless_asked_for(
+    tmp_path: Path, base: Path, point: Path
+) -> None:
+    def options() -> set[str]:
+        command = ["findmnt", "--noheadings", "--output", "OPTIONS", str(point)]
+        return set(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().split(",")
+        )
+
+    ok("obd", "mount", config(tmp_path, base), point)
+    assert {"ro", "nodev", "nosuid"} <= options()
+    ok("obd", "umount", point)
+    ok("obd", "mount", "-o", "suid,dev,noexec", config(tmp_path, base), point)
+    assert "noexec" in options() and not {"nodev", "nosuid"} & options()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to give up")
+def test_the_keeper_gives_up_privileges(tmp_path: Path, base: Path, point: Path) -> None:
+    ok("obd", "mount", config(tmp_path, base), point)
+    state = StateDirectory("mounts", str(point)).read()
+    assert state is not None
+    status = Path(f"/proc/{state.pid}/status").read_text()
+    kept = sum(1 << number for number in KEEPING)
+    for each in ("Prm", "Eff"):
+        assert int(re.findall(rf"Cap{each}:\s*(\w+)", status)[0], 16) & ~kept == 0
+    assert re.findall(r"NoNewPrivs:\s*(\w+)", status) == ["1"]
 
 
 def test_what_is_written_is_there_again(tmp_path: Path, base: Path, point: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -30,6 +31,16 @@ def test_over_tcp_on_any_free_port(tmp_path: Path, image: Path) -> None:
         assert again.status == 255 and len(again.lines) == 1, "the address is taken"
         process.send_signal(signal.SIGTERM)
         assert process.wait(START_S) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to give up")
+def test_it_gives_up_privileges(image: Path) -> None:
+    with serving(image, "--nbd", "127.0.0.1:0") as (process, _):
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        # Files whosever they are, and ports below 1024.
+        assert int(re.findall(r"CapEff:\s*(\w+)", status)[0], 16) & ~0x40F == 0
+        assert re.findall(r"CapPrm:\s*(\w+)", status) == re.findall(r"CapEff:\s*(\w+)", status)
+        assert re.findall(r"NoNewPrivs:\s*(\w+)", status) == ["1"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -18,7 +18,7 @@ from obd.session import make_session
 from obd.token import TokenCache, TokenKey
 from tests.e2e.servers import QuietHandler, serving
 
-BLOB = "https://r.example/v2/a/blobs/sha256:00"
+BLOB = "https://localhost/v2/a/blobs/sha256:00"
 
 
 class Tokens:
@@ -315,19 +315,19 @@ def test_redirects_drop_credentials_when_the_host_changes() -> None:
     locator.refused(401, [("WWW-Authenticate", "Basic")], at())
     auth = locator.locate().headers
     assert locator.refused(307, [("Location", "/elsewhere?x=1")], at(sent=auth))
-    assert target(locator) == ("https://r.example/elsewhere?x=1", auth)
+    assert target(locator) == ("https://localhost/elsewhere?x=1", auth)
     assert locator.refused(
-        302, [("location", "//cdn.example/x")], at("https://r.example/elsewhere?x=1", auth)
+        302, [("location", "//cdn.example/x")], at("https://localhost/elsewhere?x=1", auth)
     )
     assert target(locator) == ("https://cdn.example/x", [])
     # The link went bad: back to the registry.
     assert locator.refused(403, [], at("https://cdn.example/x"))
     assert target(locator) == (BLOB, auth)
     # Another scheme or port is another host.
-    for other in ("http://r.example/x", "https://r.example:444/x"):
+    for other in ("http://localhost/x", "https://localhost:444/x"):
         assert locator.refused(307, [("Location", other)], at(sent=auth))
         assert target(locator) == (other, [])
-    for bad in ("", "ftp://r.example/", "https://r.example:x/", "file:///etc/passwd"):
+    for bad in ("", "ftp://localhost/", "https://localhost:x/", "file:///etc/passwd"):
         assert not locator.refused(307, [("Location", bad)], at(sent=auth))
     assert not locator.refused(307, [], at(sent=auth))
 

@@ -35,6 +35,7 @@ COMMAND = Command(
         positional("config", convert=existing_file, help="image configuration"),
         positional("directory", help="where to mount"),
     ],
-    details="A background process serves the image until `obd umount` (or umount) takes the mount away.",
+    details="A background process serves the image until `obd umount` (or umount) takes the mount away. "
+    "Devices and set-user-ID bits in the image count for nothing, unless -o dev,suid says otherwise.",
     run=mount,
 )

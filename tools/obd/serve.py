@@ -18,10 +18,12 @@ def serve(args: Namespace) -> int:
     from obd.api import start_api
     from obd.credentials.protect import no_core_dumps
     from obd.observer import Observer
+    from obd.privileges import SERVING, give_up
     from obd.service import Service
 
     no_core_dumps()
     log_to_stderr()
+    give_up(SERVING)
     service = Service(args.service)
     with Observer(service, "obd serve") as observer, obd.open(args.config, service) as device:
         end = _signals()

@@ -59,7 +59,7 @@ pub struct Target {
 #[pymethods]
 impl Target {
     #[new]
-    #[pyo3(signature = (url, headers, *, proxy = None, endpoint = 0, limit_s = None, fresh_s = 0.0))]
+    #[pyo3(signature = (url, headers, *, proxy = None, endpoint = 0, limit_s = None, fresh_s = 0.0, abroad = false))]
     fn new(
         url: String,
         headers: Headers,
@@ -67,9 +67,11 @@ impl Target {
         endpoint: u32,
         limit_s: Option<f64>,
         fresh_s: f64,
+        abroad: bool,
     ) -> PyResult<Self> {
         let seconds = |s: f64| Duration::try_from_secs_f64(s).map_err(|e| PyValueError::new_err(e.to_string()));
         let via = match proxy {
+            None if abroad => Via::Abroad,
             None => Via::Environment,
             Some(proxy) if proxy.is_empty() => Via::Direct,
             Some(proxy) => Via::Proxy(proxy),
@@ -97,7 +99,7 @@ impl Target {
     #[getter]
     fn proxy(&self) -> Option<&str> {
         match &self.target.via {
-            Via::Environment => None,
+            Via::Environment | Via::Abroad => None,
             Via::Direct => Some(""),
             Via::Proxy(proxy) => Some(proxy),
         }

@@ -127,7 +127,7 @@ class Story:
         data, index = (self.shop.path(name) for name in ("upper.data", "upper.index"))
         self.shop.run(program("overlaybd-create"), data, index, "0")
         config = self.config(tag, {"data": data, "index": index})
-        root = self.mount(config, "--rw")
+        root = self.mount(config, "--rw", "-o", "dev")  # packages' scripts want /dev/null
         with open(os.path.join(root, CHANGED_FILE), "w") as file:
             file.write(CHANGED_TEXT)
         package = os.path.join(root, "tmp", "obd-demo-hello.deb")

@@ -45,6 +45,9 @@ pub type Headers = Vec<(String, String)>;
 pub enum Via {
     /// As `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` say.
     Environment,
+    /// The same to a place that only a server has named, not the configuration: without a proxy it is refused
+    /// (`Denied`) if it is this machine, its link, or a service that a cloud has for its guests.
+    Abroad,
     /// Without a proxy, whatever these say.
     Direct,
     /// Through this HTTP proxy (`http[s]://[USER:PASSWORD@]HOST[:PORT]`).

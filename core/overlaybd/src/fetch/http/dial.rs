@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
+use super::abroad;
 use super::conn::{Conn, Limits, Socket, Wire};
 use super::head;
 use super::names::Names;
@@ -27,6 +28,8 @@ pub(super) struct Way<'a> {
     pub proxy: Option<(&'a Proxy, Option<Arc<ClientConfig>>)>,
     /// TLS towards the host.
     pub tls: Option<Arc<ClientConfig>>,
+    /// Whether nobody but a server has named the host.
+    pub abroad: bool,
 }
 
 impl Way<'_> {
@@ -36,10 +39,10 @@ impl Way<'_> {
     /// that cannot be in one.
     pub fn connect(&self, url: &Url, limits: Limits) -> io::Result<Conn> {
         let Some((proxy, proxy_tls)) = &self.proxy else {
-            let wire = Wire::Plain(self.tcp(url, limits)?);
+            let wire = Wire::Plain(self.tcp(url, self.abroad, limits)?);
             return Ok(Conn::new(secured(wire, self.tls.as_ref(), &url.host)?));
         };
-        let there = self.tcp(&proxy.url, limits).map_err(|e| of_proxy(proxy, e))?;
+        let there = self.tcp(&proxy.url, false, limits).map_err(|e| of_proxy(proxy, e))?;
         let wire = secured(Wire::Plain(there), proxy_tls.as_ref(), &proxy.url.host).map_err(|e| of_proxy(proxy, e))?;
         let mut conn = Conn::new(wire);
         if self.tls.is_some() {
@@ -49,8 +52,11 @@ impl Way<'_> {
         Ok(conn)
     }
 
-    fn tcp(&self, url: &Url, limits: Limits) -> io::Result<Socket> {
-        let addresses = self.names.resolve(&url.host, url.port, limits.end.min(Instant::now() + CONNECT))?;
+    fn tcp(&self, url: &Url, abroad: bool, limits: Limits) -> io::Result<Socket> {
+        let mut addresses = self.names.resolve(&url.host, url.port, limits.end.min(Instant::now() + CONNECT))?;
+        if abroad {
+            addresses = abroad::far_ones(addresses)?;
+        }
         let end = limits.end.min(Instant::now() + CONNECT.min(limits.patience));
         let mut result = Err(io::Error::new(io::ErrorKind::TimedOut, "no time left to connect"));
         for (i, address) in addresses.iter().enumerate() {

@@ -3,6 +3,7 @@
 //! A client of our own, since bodies are to be read straight into the reader's buffer, silence and slowness are to
 //! be noticed, and a proxy is to be chosen for each request; of HTTP it needs ranged GETs only.
 
+mod abroad;
 mod body;
 mod conn;
 mod dial;
@@ -83,18 +84,18 @@ impl Client {
     }
 
     /// A new connection for requests for `url`.
-    fn connect(&self, url: &Url, proxy: Option<&Proxy>, limits: Limits, shown: &str) -> Result<Conn> {
+    fn connect(&self, url: &Url, proxy: Option<&Proxy>, abroad: bool, limits: Limits, shown: &str) -> Result<Conn> {
         let place = |e: Error| e.context(format!("GET {}", public_url(shown)));
         let proxy_tls = proxy.map(|proxy| self.tls(&proxy.url)).transpose().map_err(place)?.flatten();
         let tls = self.tls(url).map_err(place)?;
-        let way = Way { names: &self.names, proxy: proxy.map(|proxy| (proxy, proxy_tls)), tls };
+        let way = Way { names: &self.names, proxy: proxy.map(|proxy| (proxy, proxy_tls)), tls, abroad };
         way.connect(url, limits).map_err(|e| translate(e, shown))
     }
 
     fn proxy(&self, url: &Url, via: &Via) -> Result<Option<Proxy>> {
         let text = match via {
             Via::Direct => None,
-            Via::Environment => self.environment.of(url),
+            Via::Environment | Via::Abroad => self.environment.of(url),
             Via::Proxy(text) => Some(text.as_str()),
         };
         let Some(text) = text else { return Ok(None) };
@@ -128,7 +129,10 @@ impl Http for Client {
         let proxy = self.proxy(&url, request.via).map_err(place)?;
         let text = self.text(request, &url, proxy.as_ref()).ok_or_else(unusable)?;
         let through = proxy.as_ref().map_or(String::new(), |proxy| proxy.url.endpoint());
-        let key = format!("{}{} {through}", if url.tls { "s:" } else { "" }, url.endpoint());
+        let abroad = *request.via == Via::Abroad;
+        // What was connected to by the leave of a configuration is not for those who have none.
+        let kind = format!("{}{}", if url.tls { "s:" } else { "" }, if abroad { "abroad:" } else { "" });
+        let key = format!("{kind}{} {through}", url.endpoint());
         let Some(slot) = self.pool.enter(&key, limits.end) else {
             return Err(place(Error::new(Kind::TimedOut, "other requests to this host took all the time")));
         };
@@ -136,7 +140,7 @@ impl Http for Client {
         let (conn, answer) = loop {
             let (mut conn, old) = match kept.take() {
                 Some(conn) => (conn, true),
-                None => (self.connect(&url, proxy.as_ref(), limits, request.url)?, false),
+                None => (self.connect(&url, proxy.as_ref(), abroad, limits, request.url)?, false),
             };
             conn.limit(limits);
             match send(&mut conn, &text) {
@@ -187,6 +191,8 @@ fn translate(e: io::Error, url: &str) -> Error {
         io::ErrorKind::TimedOut => Kind::TimedOut,
         io::ErrorKind::InvalidInput => Kind::Invalid,
         io::ErrorKind::FileTooLarge => Kind::Limit,
+        // Ours, not that of a firewall, which may pass.
+        io::ErrorKind::PermissionDenied if e.raw_os_error().is_none() => Kind::Denied,
         _ => Kind::Io,
     };
     Error::new(kind, what).because(e)

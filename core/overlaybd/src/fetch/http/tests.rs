@@ -160,6 +160,24 @@ fn heads_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn what_only_a_server_names_may_not_be_near() {
+    let (client, url, heard) = scripted(vec![vec!["HTTP/1.1 204 No\r\n\r\n"]]);
+    assert_eq!(get(&client, &url).unwrap().0, 204);
+    let port = url.rsplit(':').next().unwrap();
+    let time = Duration::from_secs(20);
+    // The first has a connection that is kept, the second has to be looked up.
+    for host in ["127.0.0.1", "localhost", "169.254.169.254", "[::1]", "0"] {
+        let url = format!("http://{host}:{port}");
+        let via = &Via::Abroad;
+        let request = Request { url: &url, headers: &[], via, first: 0, last: 9, timeout: time, patience: time };
+        let error = client.get(&request).err().unwrap();
+        assert_eq!(error.kind(), Kind::Denied, "{error}");
+        assert!(error.to_string().contains("which only a configuration may name"), "{error}");
+    }
+    assert_eq!(heard.try_iter().count(), 1);
+}
+
+#[test]
 fn one_host_gets_so_many_requests_at_a_time() {
     let pool = Pool::default();
     let soon = || Instant::now() + Duration::from_millis(5);
