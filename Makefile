@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm check bench bench-vm fuzz sim mutants wheel install uninstall deb lock clean
-.PHONY: $(addprefix system-,build check test fuzz demo bench install deb)
+.PHONY: help build demo test test-vm check bench bench-vm fuzz sim rigs soak mutants wheel install uninstall deb lock clean
+.PHONY: $(addprefix system-,build check test fuzz rigs demo bench install deb)
 
 # Debian's own Python, 3.11 or newer: what a version manager puts first on the PATH may be any other.
 PYTHON ?= /usr/bin/python3
@@ -14,6 +14,10 @@ BIN := .venv/bin
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 # Property tests try the same cases each time; another number tries others.
 export PROPTEST_RNG_SEED ?= 1
+# Rigs: how often, each time by other seeds; 1 is what `make test` does.
+ROUNDS ?= 3
+SEED ?= 1
+MINUTES ?= 10
 # One seed, one simulated world.
 SEEDS ?= 1-1000
 
@@ -52,6 +56,13 @@ bench: build | system-bench ## measure against peers and bars; ONLY=name for one
 bench-vm: build | system-test system-bench ## measure in a real kernel, likewise
 	$(BIN)/python -m bench.vm.run $(ONLY)
 
+rigs: build .venv/rigs/bin/fsx | system-test system-rigs ## devices in use while all around them fails; ROUNDS=count, SEED=first
+	RIGS_ROUNDS=$(ROUNDS) RIGS_SEED=$(SEED) $(BIN)/python -m pytest tests/rigs tests/vm/guest/test_rigs.py
+
+soak: build | system-test ## 16 devices in use, kills and outages for MINUTES=count: what they hold stays flat
+	$(BIN)/python -m tests.rigs.soak --minutes $(MINUTES)
+	$(BIN)/python -m tests.vm.shell uml python -m tests.rigs.soak_tcmu --minutes $(MINUTES)
+
 fuzz: | system-build system-fuzz ## fuzz the parsers; TARGET=name and RUNS=count if wanted
 	PATH="$$(scripts/rust-path)" core/fuzz/run.sh "$(TARGET)" $(RUNS)
 
@@ -89,7 +100,7 @@ clean: ## remove all that the other targets made
 	rm -rf .venv core/target core/fuzz/target core/mutants/target core/sim/target bench/out dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -r {} +
 
-system-build system-check system-test system-fuzz system-demo system-bench system-install system-deb: system-%:
+system-build system-check system-test system-fuzz system-rigs system-demo system-bench system-install system-deb: system-%:
 	@scripts/system-packages $*
 
 # The stamps: each is newer than what it was made of, or it is made again.
@@ -99,6 +110,10 @@ system-build system-check system-test system-fuzz system-demo system-bench syste
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	$(BIN)/pip uninstall --quiet --yes setuptools  # nothing uses it, and it slows the start of every command
 	touch $@
+
+.venv/rigs/bin/fsx: .venv/.deps
+	$(cargo) install --quiet --locked --version 0.3.2 --root .venv/rigs --target-dir .venv/rigs/target fsx
+	rm -rf .venv/rigs/target
 
 .venv/.core: .venv/.deps $(core_sources) pyproject.toml obdcore.pyi
 	PATH="$$(scripts/rust-path)" VIRTUAL_ENV=$(CURDIR)/.venv PIP_QUIET=1 \

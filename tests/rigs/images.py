@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,16 @@ class Image:
 
 
 class Store:
-    """A registry with the layers of an image, and the cache that its devices share."""
+    """A registry with layers (of stamps, if no others are named), and the cache of devices upon them."""
 
-    def __init__(self, directory: Path, size: int, **service: Any) -> None:
+    def __init__(self, directory: Path, size: int, *, layers: Sequence[Path] = (), **service: Any) -> None:
         self.size = size
         self.cache = directory / "cache"
         self.registry = Registry(directory / "registry")
         self.url = self.registry.repository("team/app")
         repository = Repository(Client(), self.url)
         self.lowers = []
-        for path in _layers(directory, size):
+        for path in layers or _layers(directory, size):
             blob = repository.push_file(str(path))
             self.lowers.append({"digest": blob.digest, "size": path.stat().st_size})
         cache = {"cacheType": "file", "cacheDir": str(self.cache), "cacheSizeGB": 1, "refillSize": 65536}

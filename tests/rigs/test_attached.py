@@ -178,6 +178,24 @@ def test_no_more_descriptors(tmp_path: Path, store: Store) -> None:
                 load.wait(50 * MORE)
 
 
+@pytest.mark.skipif(not os.access(CGROUP, os.W_OK), reason=f"no memory controller at {CGROUP}")
+def test_little_memory(tmp_path: Path, store: Store, kind: str) -> None:
+    """With its page cache included a process gets on with 40 MiB."""
+    group = CGROUP / f"rigs-{os.getpid()}"
+    with attached(store.image(tmp_path / "image", kind)) as device:
+        group.mkdir()
+        try:
+            (group / "cgroup.procs").write_text(str(device.pid))
+            (group / "memory.limit_in_bytes").write_text(str(40 * MIB))
+            with working(loads_on(device, 1)) as loads:
+                for load in loads:
+                    load.wait(60 * MORE)
+            assert "oom_kill 0" in (group / "memory.oom_control").read_text().splitlines()
+        finally:
+            (CGROUP / "cgroup.procs").write_text(str(device.pid))
+            group.rmdir()
+
+
 def test_a_mount_is_kept_by_a_process_that_may_open_nothing(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "file").write_text("content")

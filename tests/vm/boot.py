@@ -137,6 +137,7 @@ class Guest:
             "LC_ALL": "C.UTF-8",
             "TMPDIR": "/run/tmp",
             "OVERLAYBD_GUEST": kind,
+            **{name: value for name, value in os.environ.items() if name.startswith("RIGS_")},
         }
         job = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
         job += [f"cd {shlex.quote(str(PROJECT))}", command]
