@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-START_S = 20.0
+START_S = 120.0
 # So long after its end `docker-registry` still takes a token.
 LEEWAY_S = 60
 
