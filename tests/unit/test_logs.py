@@ -29,6 +29,13 @@ def logger() -> Iterator[logging.Logger]:
         handler.close()
 
 
+def test_words_of_foreigners_do_nothing_to_a_terminal(tmp_path: Path, logger: logging.Logger) -> None:
+    logger.addHandler(LineHandler(LogFile(str(tmp_path / "log"), 10 << 20, 3)))
+    logger.warning("a\x1b[2J\x07\r\nb \u202e\x9b c\u2028d ä")
+    line = (tmp_path / "log").read_text()
+    assert line.endswith("a\\x1b[2J\\x07\\r\\nb \\u202e\\x9b c\\u2028d ä\n") and line.count("\n") == 1
+
+
 def test_a_line_is_upstreams(tmp_path: Path, logger: logging.Logger) -> None:
     logger.addHandler(LineHandler(LogFile(str(tmp_path / "log"), 10 << 20, 3)))
     logger.warning("layer %d is gone", 3, extra={"errno": 2})

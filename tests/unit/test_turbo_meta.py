@@ -5,13 +5,18 @@ import io
 import os
 import random
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from obd import turbo_meta
 from obd.errors import ObdError
-from obd.turbo_meta import unpack
+from obd.oci import Descriptor, ImageSource
+from obd.oci.layers import TARGET_DIGEST, TARGET_MEDIA_TYPE
+from obd.oci.media import OCI_LAYER, OCI_LAYER_GZIP
+from obd.turbo_meta import Metas, unpack
 
 MEMBERS = {
     "ext4.fs.meta": b"meta" * 300,
@@ -66,6 +71,24 @@ def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ObdError) as caught:
         unpack(io.BytesIO(archive("w:gz", MEMBERS)), str(tmp_path), "here")
     assert caught.value.kind == "limit" and unpacked(tmp_path) == {}
+
+
+def test_a_bomb_is_known_by_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = archive("w:gz", {"ext4.fs.meta": bytes(200_000)})
+    layer = Descriptor.of(packed, OCI_LAYER_GZIP)
+    layer = replace(layer, annotations={TARGET_DIGEST: layer.digest, TARGET_MEDIA_TYPE: OCI_LAYER})
+
+    class Source:
+        name = "here"
+
+        def blob(self, descriptor: Descriptor) -> io.BytesIO:
+            return io.BytesIO(packed)
+
+    metas = Metas(cast(ImageSource, Source()), str(tmp_path))
+    monkeypatch.setattr(turbo_meta, "MIN_UNPACKED_BYTES", 1000)
+    with pytest.raises(ObdError) as caught:
+        metas.lower(layer)
+    assert caught.value.kind == "limit" and list(tmp_path.iterdir()) == []
 
 
 def odd(kind: bytes, content: bytes, again: int = 1) -> bytes:

@@ -44,6 +44,13 @@ pub fn table_offset(header: &Header, entry: u64) -> Result<Option<u64>> {
     Ok(Some(offset).filter(|offset| *offset != 0))
 }
 
+/// Where in the file a cluster begins by its entry, if it is anywhere; whether the entry makes sense is not looked at.
+pub fn beginning(header: &Header, entry: u64) -> Option<u64> {
+    let at =
+        if entry & COMPRESSED != 0 { entry & ((1 << (62 - (header.cluster_bits - 8))) - 1) } else { entry & OFFSET };
+    Some(at).filter(|at| *at != 0)
+}
+
 /// Where byte `within` of a cluster is by its entry (and, with extended ones, its bitmap), and how many bytes from
 /// there on are in the same way.
 ///

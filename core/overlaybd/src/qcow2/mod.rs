@@ -19,7 +19,7 @@ use crate::disk::DiskImage;
 use crate::error::{Error, Kind, Result};
 use crate::fs::ReadAt;
 use crate::limits::MAX_QCOW2_KEPT_BYTES;
-use entry::{place, table_offset, Place};
+use entry::{beginning, place, table_offset, Place};
 use header::HEADER_BYTES;
 use recent::Recent;
 
@@ -103,7 +103,9 @@ impl Qcow2 {
 
     fn table(&self, offset: u64) -> Result<Arc<[u64]>> {
         let words = (self.header.cluster_bytes() / 8) as usize;
-        Ok(read_words(&*self.file, offset, words)?.into())
+        let table = read_words(&*self.file, offset, words)?;
+        check_clusters(&self.header, &table).map_err(|e| self.of_file(e, offset))?;
+        Ok(table.into())
     }
 
     fn piece(&self, table: &[u64], at: u64) -> Result<(Place, u64)> {
@@ -205,6 +207,17 @@ fn check_tables(header: &Header, l1: &[u64]) -> Result<()> {
     tables.sort_unstable();
     match tables.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(Error::corrupt(format!("the second table at {} is named twice", pair[0]))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a table that has one cluster in several places of the disk, for the same reason.
+fn check_clusters(header: &Header, table: &[u64]) -> Result<()> {
+    let step = if header.extended { 2 } else { 1 };
+    let mut clusters: Vec<_> = table.iter().step_by(step).filter_map(|entry| beginning(header, *entry)).collect();
+    clusters.sort_unstable();
+    match clusters.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Error::corrupt(format!("the cluster at {} is in two places of the disk", pair[0]))),
         None => Ok(()),
     }
 }

@@ -306,6 +306,18 @@ fn a_table_is_not_for_two_parts_of_a_disk() {
 }
 
 #[test]
+fn a_cluster_is_not_for_two_places_of_a_disk() {
+    for want in [Want::Data(1), Want::Packed(1)] {
+        let two = Layout { wants: vec![want.clone(), want], ..small() };
+        let (mut file, _) = two.build();
+        let table = u64::from_be_bytes(file[512..520].try_into().unwrap()) as usize & !511 & ((1 << 56) - 1);
+        file.copy_within(table..table + 8, table + 8);
+        let e = open(&file).unwrap().extent(0).unwrap_err();
+        assert!(e.kind() == Kind::Corrupt && e.to_string().contains("is in two places"), "{e}");
+    }
+}
+
+#[test]
 fn an_image_alone_has_holes_where_its_backing_file_would_be() {
     let (mut file, _) = small().build();
     file[15] = 200;
