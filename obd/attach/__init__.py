@@ -69,3 +69,10 @@ def attachments() -> list[Attachment]:
     from obd.attach.control import list_attachments
 
     return list_attachments()
+
+
+def find(config: str | os.PathLike[str]) -> Attachment | None:
+    """The attachment of an image configuration, None if there is none. As `attachments`, of one."""
+    from obd.attach.control import find_attachment
+
+    return find_attachment(os.fspath(config))

@@ -200,19 +200,28 @@ def list_attachments() -> list[Attachment]:
     return list(_listed())
 
 
+def find_attachment(config: str) -> Attachment | None:
+    """See `obd.attach.find`."""
+    return _look(StateDirectory(KIND, os.path.realpath(config)))
+
+
 def _listed() -> Iterator[Attachment]:
     for place in state_directories(KIND):
-        known = place.read()
-        if known is None:
-            continue
-        found: Attachment | None = _attachment(place, known)
-        if place.acquire_existing():
-            try:
-                found = _unkept(place, known)
-            finally:
-                place.release()
-        if found is not None and found.path:
+        if (found := _look(place)) is not None:
             yield found
+
+
+def _look(place: StateDirectory) -> Attachment | None:
+    known = place.read()
+    if known is None:
+        return None
+    found: Attachment | None = _attachment(place, known)
+    if place.acquire_existing():
+        try:
+            found = _unkept(place, known)
+        finally:
+            place.release()
+    return found if found is not None and found.path else None
 
 
 def _unkept(place: StateDirectory, known: State) -> Attachment | None:

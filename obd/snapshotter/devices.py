@@ -1,0 +1,199 @@
+"""The devices of snapshots: attached, mounted in the snapshot's directory, taken away when not in use."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from obd import attach as attachments
+from obd.errors import ObdError, line_of
+from obd.mount import filesystem
+from obd.snapshotter.errors import DEADLINE_EXCEEDED, FAILED_PRECONDITION, UNAVAILABLE, SnapshotError
+from obd.snapshotter.image import replace_file
+from obd.snapshotter.work import Work
+
+if TYPE_CHECKING:
+    from obd.snapshotter.config import SnapshotterConfig
+    from obd.snapshotter.layout import Layout
+
+_log: Final = logging.getLogger("overlaybd.snapshotter")
+
+# Devices that are prepared at the same time.
+THREADS: Final = 64
+
+_MKFS: Final = {
+    "ext4": ["-O", "^has_journal,sparse_super,flex_bg", "-G", "1", "-E", "discard", "-F"],
+    "xfs": ["-f", "-l", "size=4m", "-m", "crc=0"],
+    "f2fs": ["-S", "-w", "4096"],
+    "ntfs": ["-F", "-f"],
+}
+_MKFS_TIMEOUT_S: Final = 300
+_OPTIONS: Final = {"ext4": "discard", "xfs": "discard"}
+
+
+class Devices:
+    """At most one device a snapshot. Safe for use by several threads; those of one snapshot take turns."""
+
+    def __init__(self, config: SnapshotterConfig, layout: Layout) -> None:
+        self._config: Final = config
+        self._layout: Final = layout
+        self._lock: Final = threading.Lock()
+        self._turns: Final[dict[int, tuple[threading.Lock, int]]] = {}
+        self._pool: Final = ThreadPoolExecutor(THREADS, "device")
+
+    @contextmanager
+    def turn(self, number: int, deadline: float = float("inf")) -> Iterator[None]:
+        """Lets nobody else change the device of a snapshot. `deadline` as of `time.monotonic`."""
+        with self._lock:
+            lock, users = self._turns.get(number, (threading.Lock(), 0))
+            self._turns[number] = (lock, users + 1)
+        try:
+            patience_s = min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
+            if not lock.acquire(timeout=patience_s):
+                raise SnapshotError(
+                    DEADLINE_EXCEEDED, f"the device of snapshot {number} is still being prepared"
+                )
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            with self._lock:
+                lock, users = self._turns[number]
+                if users == 1:
+                    del self._turns[number]
+                else:
+                    self._turns[number] = (lock, users - 1)
+
+    def provide(
+        self,
+        number: int,
+        deadline: float,
+        *,
+        rw: bool,
+        fs_type: str = "",
+        mkfs: bool = False,
+        mount: bool = True,
+    ) -> str:
+        """Has the device of a snapshot there, and mounted if that is wanted; its path.
+
+        `fs_type` may hold options, as `type;mount options;mkfs options`. With `mkfs` an empty device gets a
+        file system. Raises `SnapshotError`; then what was made here is gone again, also if it takes longer
+        than the deadline (as of `time.monotonic`).
+        """
+        deadline = min(deadline, time.monotonic() + self._config.device_timeout_s)
+        work = Work(lambda: self._provide(number, deadline, rw=rw, fs_type=fs_type, mkfs=mkfs, mount=mount))
+        self._pool.submit(work.run)
+        return work.result(deadline, f"snapshot {number}: its device is not there in time")
+
+    def _provide(
+        self, number: int, deadline: float, *, rw: bool, fs_type: str, mkfs: bool, mount: bool
+    ) -> str:
+        with self.turn(number, deadline):
+            path, made = self._provide_in_turn(number, rw, fs_type, mkfs, mount)
+            if made and time.monotonic() > deadline:
+                self.release(number)  # nobody waits for it any more
+            return path
+
+    def _provide_in_turn(
+        self, number: int, rw: bool, fs_type: str, mkfs: bool, mount: bool
+    ) -> tuple[str, bool]:
+        path = self.attached(number)
+        made = not path
+        if made:
+            path = self._attach(number, rw)
+        try:
+            if mkfs and not _is_formatted(path):
+                _make_file_system(path, fs_type or self._config.default_fs_type)
+            point = self._layout.mount_point(number)
+            if mount and not filesystem.is_mount_point(point):
+                self._mount(path, point, rw, fs_type or self._config.default_fs_type)
+        except BaseException:
+            if made:
+                with suppress(OSError):
+                    self.release(number)
+            raise
+        return path, made
+
+    def attached(self, number: int) -> str:
+        """The device of a snapshot, "" if it is not attached or nobody serves it any more."""
+        known = attachments.find(self._layout.config(number))
+        return known.path if known is not None and not known.dead else ""
+
+    def serve_again(self, number: int, *, rw: bool) -> None:
+        """Has a device whose server died served again, where the kernel lets it. Raises `SnapshotError`."""
+        with self.turn(number):
+            if not self.attached(number):
+                self._attach(number, rw)
+
+    def _attach(self, number: int, rw: bool) -> str:
+        config = self._layout.config(number)
+        try:
+            made = attachments.attach(
+                config, via=self._config.attach, rw=rw, service=self._config.service or None
+            )
+        except (ObdError, OSError) as error:
+            raise SnapshotError(UNAVAILABLE, f"snapshot {number}: no device: {line_of(error)}") from error
+        replace_file(self._layout.mark(number), made.path.encode(), 0o644)
+        _log.info("snapshot %d: %s by %s (%s)", number, made.path, made.via, made.why)
+        return made.path
+
+    def _mount(self, path: str, point: str, rw: bool, fs_type: str) -> None:
+        kind, *options = fs_type.split(";")
+        wanted = options[0] if options else _OPTIONS.get(kind, "")
+        with open(path, "rb") as file:
+            head = file.read(filesystem.HEAD_BYTES)
+        if filesystem.kind_of_filesystem(head) == "erofs" or not rw:
+            wanted = ",".join(each for each in wanted.split(",") if each != "discard")
+        try:
+            filesystem.mount(path, point, head, read_only=not rw, options=wanted)
+        except OSError as error:
+            raise SnapshotError(UNAVAILABLE, line_of(error)) from error
+
+    def release(self, number: int) -> bool:
+        """Unmounts and detaches. False if there was no device. Raises `SnapshotError` if it is in use."""
+        point = self._layout.mount_point(number)
+        try:
+            if filesystem.is_mount_point(point):
+                filesystem.unmount(point)
+            done = attachments.detach(self._layout.config(number))
+        except OSError as error:
+            busy = getattr(error, "kind", "") == "busy" or error.errno == errno.EBUSY
+            code = FAILED_PRECONDITION if busy else UNAVAILABLE
+            raise SnapshotError(code, f"snapshot {number}: {line_of(error)}") from error
+        with suppress(FileNotFoundError):
+            os.unlink(self._layout.mark(number))
+        return done
+
+
+def _is_formatted(path: str) -> bool:
+    """Whether anything but zeros is where file systems begin."""
+    with open(path, "rb") as file:
+        return any(file.read(64 << 10))
+
+
+def _make_file_system(path: str, fs_type: str) -> None:
+    kind, _, options = fs_type.partition(";")
+    _, given, mkfs = options.partition(";")
+    words = mkfs.split() if given else _MKFS.get(kind, [])
+    try:
+        done = subprocess.run(
+            ["mkfs", "-t", kind, *words, path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_MKFS_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SnapshotError(UNAVAILABLE, f"mkfs -t {kind} {path}: {error}") from error
+    if done.returncode:
+        said = " ".join(done.stderr.decode("utf-8", "replace").split())
+        raise SnapshotError(UNAVAILABLE, f"mkfs -t {kind} {path} ended with {done.returncode}: {said}")

@@ -1,0 +1,168 @@
+"""What device a snapshot has: its `config.v1.json`, made of the parent's and what is its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+from obd.config import ConfigError
+from obd.config.image import is_digest
+from obd.config.strict_json import read_object
+from obd.reference import parse_reference
+from obd.snapshotter import labels as L
+from obd.snapshotter.config import Mirror
+from obd.snapshotter.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, SnapshotError
+from obd.snapshotter.layout import Layout
+
+# Sizes of writable layers in GiB: what upstream makes if nobody says, and what is surely a mistake.
+DEFAULT_GIB: Final = 64
+MAX_GIB: Final = 1 << 20
+
+_GZIP: Final = (
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+)
+# The beginnings of files that are layers: LSMT, zfile, and a tar around them.
+_MAGICS: Final = (b"LSMT\0\1\2\0", b"ZFile\0\1\0")
+_TAR_NAME: Final = b"overlaybd.commit\0"
+
+
+def blobs_url(reference: str, mirrors: tuple[Mirror, ...]) -> str:
+    """Where the blobs of an image are. Raises `SnapshotError` for what names no image."""
+    found = parse_reference(reference)
+    if found is None:
+        raise SnapshotError(INVALID_ARGUMENT, f"{reference!r} is no reference of an image")
+    scheme, _, rest = found.url.partition("://")
+    host = rest.partition("/")[0]
+    if any(mirror.insecure and mirror.host == host for mirror in mirrors):
+        scheme = "http"
+    return f"{scheme}://{rest}/blobs"
+
+
+def is_layer(path: str) -> bool:
+    """Whether a file is a layer of ours, by its first bytes: bare, compressed or in a tar."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return head.startswith(_MAGICS) or head.startswith(_TAR_NAME)
+
+
+def remote_lower(layer: Mapping[str, str], directory: str) -> dict[str, Any]:
+    """A layer that stays in its registry, by the labels of its snapshot. Raises `SnapshotError`."""
+    digest, size = layer.get(L.BLOB_DIGEST, ""), layer.get(L.BLOB_SIZE, "")
+    if not is_digest(digest):
+        raise SnapshotError(INVALID_ARGUMENT, f"{L.BLOB_DIGEST}: {digest!r} must be sha256:<64 hex digits>")
+    if not size.isdecimal() or not 0 < int(size) < 1 << 63:
+        raise SnapshotError(INVALID_ARGUMENT, f"{L.BLOB_SIZE}: {size!r} must be a number of bytes")
+    return {"digest": digest, "size": int(size), "dir": directory}
+
+
+def turbo_lower(layer: Mapping[str, str], directory: str, fs_types: tuple[str, ...]) -> dict[str, Any]:
+    """A turboOCI layer that was unpacked to `directory`. Raises `SnapshotError`."""
+    target = L.first(layer, L.TARGET_DIGESTS)
+    if not is_digest(target):
+        raise SnapshotError(
+            INVALID_ARGUMENT, f"{L.TARGET_DIGESTS[0]}: {target!r} must be sha256:<64 hex digits>"
+        )
+    for fs_type in fs_types:
+        meta = os.path.join(directory, f"{fs_type}.fs.meta")
+        if os.path.isfile(meta):
+            break
+    else:
+        wanted = " or ".join(f"{each}.fs.meta" for each in fs_types)
+        raise SnapshotError(FAILED_PRECONDITION, f"{directory}: a layer of turboOCI without {wanted}")
+    lower = {"dir": directory, "file": meta, "targetDigest": target}
+    if L.first(layer, L.TARGET_MEDIA_TYPES) in _GZIP:
+        lower["gzipIndex"] = os.path.join(directory, "gzip.meta")
+    return lower
+
+
+class Images:
+    """The configurations of a tree of snapshots."""
+
+    def __init__(self, layout: Layout, fs_types: tuple[str, ...]) -> None:
+        self._layout: Final = layout
+        self._fs_types: Final = fs_types
+
+    def read(self, number: int) -> dict[str, Any] | None:
+        """The configuration of a snapshot, None if it has none. Raises `SnapshotError` for a broken one."""
+        try:
+            return read_object(self._layout.config(number))
+        except ConfigError as error:
+            if not os.path.exists(self._layout.config(number)):
+                return None
+            raise SnapshotError(FAILED_PRECONDITION, str(error)) from error
+
+    def is_block(self, number: int) -> bool:
+        """Whether a snapshot has a device."""
+        return os.path.exists(self._layout.config(number))
+
+    def turbo_types(self, parent: int | None) -> tuple[str, ...]:
+        """File systems that a turboOCI layer may have: that of the layers below it, if there are any."""
+        for lower in (self.read(parent) or {}).get("lowers", []) if parent is not None else []:
+            name = os.path.basename(str(lower.get("file", "")))
+            if name.endswith(".fs.meta"):
+                return (name.removesuffix(".fs.meta"),)
+        return self._fs_types
+
+    def write(
+        self,
+        number: int,
+        parent: int | None,
+        *,
+        url: str = "",
+        lower: Mapping[str, Any] | None = None,
+        upper: Mapping[str, Any] | None = None,
+        accelerated: bool = False,
+        trace: str = "",
+    ) -> None:
+        """Writes the configuration of a snapshot: the layers of its parent, and one more.
+
+        If `accelerated`, that one says what to fetch in advance. `trace`: the file to record accesses to.
+        """
+        below = (self.read(parent) or {}) if parent is not None else {}
+        lowers = list(below.get("lowers", []))
+        if below.get("accelerationLayer"):
+            lowers.pop()  # it is the topmost, or nothing
+        document: dict[str, Any] = {
+            "repoBlobUrl": url or below.get("repoBlobUrl", ""),
+            "lowers": [*lowers, *([lower] if lower else [])],
+            "upper": dict(upper or {}),
+            "resultFile": self._layout.result(number),
+        }
+        if accelerated:
+            document["accelerationLayer"] = True
+        if trace:
+            document["recordTracePath"] = trace
+        replace_file(self._layout.config(number), json.dumps(document).encode(), 0o600)
+
+    def has_layer(self, number: int) -> bool:
+        """Whether a layer lies in the directory of a snapshot, as a whole."""
+        names = ("overlaybd.commit", "overlaybd.sealed")
+        return any(is_layer(os.path.join(self._layout.fs(number), name)) for name in names)
+
+
+def replace_file(path: str, content: bytes, mode: int) -> None:
+    """Puts `content` in place of a file, durably: it has all of it or what it had before."""
+    temporary = f"{path}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
