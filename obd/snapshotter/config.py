@@ -52,7 +52,7 @@ class SnapshotterConfig:
     turbo_fs_types: tuple[str, ...] = ("erofs", "ext4")
     exporter: Exporter = field(default_factory=Exporter)
     containerd: str = "/run/containerd/containerd.sock"
-    """Containerd's socket, of ours: it is asked where a layer comes from if no label says so. "": it is not."""
+    """Of ours: the socket of containerd, which is asked where layers come from; "": it is not."""
     attach: str = "auto"
     """Of ours: the way by which devices are attached."""
     service: str = ""
