@@ -17,7 +17,7 @@ from obd.snapshotter.errors import ALREADY_EXISTS, FAILED_PRECONDITION, INVALID_
 from obd.snapshotter.filters import compile_filters
 from obd.snapshotter.image import Images, blobs_url, remote_lower, turbo_lower
 from obd.snapshotter.layout import Layout, remove_tree
-from obd.snapshotter.origin import Origins
+from obd.snapshotter.origin import repository_of
 from obd.snapshotter.records import Records, Snapshot, Usage
 from obd.snapshotter.usage import usage_of
 from obd.snapshotter.wire import ACTIVE, COMMITTED, VIEW
@@ -49,11 +49,9 @@ class Snapshots:
         self.records: Final = Records(self.layout.database)
         self.images: Final = Images(self.layout, config.turbo_fs_types)
         self.devices: Final = Devices(config, self.layout)
-        self._origins: Final = Origins(config.containerd)
 
     def close(self) -> None:
         """Leaves all as it is, for the next process."""
-        self._origins.close()
         self.records.close()
 
     # What containerd asks for.
@@ -142,7 +140,9 @@ class Snapshots:
         if labels.get(L.DOWNLOAD) == "download" or not (above is None or self.images.is_block(above)):
             return False
         reference = L.first(labels, L.IMAGE_REFERENCES)
-        reference = reference or self._origins.repository(labels[L.BLOB_DIGEST], caller.namespace)
+        reference = reference or repository_of(
+            labels[L.BLOB_DIGEST], self.config.containerd, caller.namespace
+        )
         if not reference:
             _log.info("%s: nobody knows of which image it is: it is downloaded", labels[L.BLOB_DIGEST])
             return False

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from google.protobuf import empty_pb2
 
-from obd.snapshotter.protobuf import define
+from obd.protobuf import define
 
 PACKAGE: Final = "containerd.services.snapshots.v1"
 SERVICE: Final = f"{PACKAGE}.Snapshots"

@@ -36,6 +36,7 @@ SUBCOMMANDS = {
     "copy": "tools.obd.copy",
     "push": "tools.obd.push",
     "pull": "tools.obd.pull",
+    "rpull": "tools.obd.rpull",
     "convert": "tools.obd.convert",
     "commit": "tools.obd.commit",
     "demo": "tools.obd.demo",

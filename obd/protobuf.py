@@ -10,21 +10,29 @@ from google.protobuf import field_mask_pb2 as _field_mask  # registers what tabl
 from google.protobuf import timestamp_pb2 as _timestamp
 
 _Field: Final = descriptor_pb2.FieldDescriptorProto
-_SCALARS: Final = {"string": _Field.TYPE_STRING, "int32": _Field.TYPE_INT32, "int64": _Field.TYPE_INT64}
+_SCALARS: Final = {
+    "string": _Field.TYPE_STRING,
+    "bytes": _Field.TYPE_BYTES,
+    "bool": _Field.TYPE_BOOL,
+    "int32": _Field.TYPE_INT32,
+    "int64": _Field.TYPE_INT64,
+}
 
 
 def define(package: str, messages: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
     """The classes of messages by name, of which each has fields `NAME:TYPE` by ascending number from 1.
 
-    A type is `string`, `int32` (enumerations too: they are the same on the wire), `int64`, `map` from string
-    to string, or a message, of the same package or of google.protobuf. `*` before it marks repeated fields.
+    A type is `string`, `bytes`, `bool`, `int32` (enumerations too: they are the same on the wire), `int64`,
+    `map` from string to string, or a message, of the same package or of google.protobuf. `*` before it marks
+    repeated fields; "" is a number that is left out.
     """
     file = descriptor_pb2.FileDescriptorProto(name=f"obd/{package}.proto", package=package, syntax="proto3")
     file.dependency.extend([_timestamp.DESCRIPTOR.name, _field_mask.DESCRIPTOR.name])
     for name, fields in messages.items():
         message = file.message_type.add(name=name)
         for number, field in enumerate(fields, 1):
-            _add(package, message, number, *field.split(":"))
+            if field:
+                _add(package, message, number, *field.split(":"))
     pool = descriptor_pool.Default()
     pool.Add(file)
     found = {name: pool.FindMessageTypeByName(f"{package}.{name}") for name in messages}

@@ -1,0 +1,1 @@
+"""Containerd as a client sees it: the few calls that bringing an image there needs."""
