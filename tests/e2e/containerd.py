@@ -1,0 +1,172 @@
+"""A node of a cluster: a registry, Debian's containerd with runc, and our snapshotter, for one test."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from tests.e2e.commands import BIN, ok
+from tests.e2e.oci_images import Layer, Layout
+from tests.e2e.servers import Registry
+
+START_S = 30.0
+RUN_S = 60.0
+PROGRAMS = ("sh", "cat", "echo", "ls", "sleep", "sync", "rm", "md5sum", "true", "head", "mkdir")
+
+
+def missing() -> str:
+    """Why there can be no node here, "" if there can."""
+    lacks = [name for name in ("containerd", "ctr", "runc", "busybox") if not shutil.which(name)]
+    return f"not installed: {', '.join(lacks)}" if lacks else ""
+
+
+class Node:
+    """Starts and stops its programs; all that they keep is below `directory`."""
+
+    def __init__(self, directory: Path, registry: Registry, **settings: object) -> None:
+        self.directory = directory
+        self.registry = registry
+        self.root = directory / "root"
+        self.socket = directory / "containerd.sock"
+        self.log = directory / "log"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._write(
+            "service.json",
+            cacheConfig={"cacheType": "file", "cacheDir": f"{directory}/cache", "cacheSizeGB": 1},
+        )
+        self._write(
+            "snapshotter.json",
+            root=str(self.root),
+            address=str(directory / "snapshotter.sock"),
+            containerdAddress=str(self.socket),
+            serviceConfig=str(directory / "service.json"),
+            attach="fuse",
+            **settings,
+        )
+        (directory / "containerd.toml").write_text(
+            f"""
+            version = 2
+            root = "{directory}/containerd"
+            state = "{directory}/state"
+            [grpc]
+            address = "{self.socket}"
+            [proxy_plugins.overlaybd]
+            type = "snapshot"
+            address = "{directory}/snapshotter.sock"
+            """
+        )
+
+    def _write(self, name: str, **content: object) -> None:
+        (self.directory / name).write_text(json.dumps(content))
+
+    def start(self, name: str) -> None:
+        """Starts `containerd` or `snapshotter`, and waits until it answers."""
+        commands: dict[str, list[str | Path]] = {
+            "containerd": ["containerd", "-c", self.directory / "containerd.toml"],
+            "snapshotter": [BIN / "overlaybd-snapshotter", self.directory / "snapshotter.json"],
+        }
+        with self.log.open("ab") as log:
+            self.processes[name] = subprocess.Popen(commands[name], stdout=log, stderr=log)
+        deadline = time.monotonic() + START_S
+        while not self._answers(name):
+            assert self.processes[name].poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
+    def _answers(self, name: str) -> bool:
+        """Whether a program answers, and containerd knows."""
+        if name == "snapshotter" and "containerd" not in self.processes:
+            return (self.directory / "snapshotter.sock").exists()
+        words = ["version"] if name == "containerd" else ["snapshots", "--snapshotter", "overlaybd", "ls"]
+        return self.ctr(*words).returncode == 0
+
+    def end(self, name: str, number: int = signal.SIGTERM) -> None:
+        """Ends one of them by a signal, and waits."""
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        process.wait(RUN_S)
+
+    def stop(self) -> None:
+        """Ends all, and takes away what is attached."""
+        for name in list(self.processes):
+            self.end(name)
+        for point in self.mounts():
+            subprocess.run(["umount", point], check=True)
+        for attachment in self.attached():
+            ok("obd", "detach", attachment)
+
+    def ctr(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Runs `ctr`."""
+        return subprocess.run(
+            ["ctr", "--address", self.socket, *words],
+            capture_output=True,
+            text=True,
+            timeout=RUN_S,
+            check=False,
+        )
+
+    def ok(self, *words: str) -> str:
+        """Runs `ctr`, which must succeed; what it printed."""
+        done = self.ctr(*words)
+        assert done.returncode == 0, f"ctr {words}: {done.stderr}\n{self.log.read_text()[-4000:]}"
+        return done.stdout
+
+    def pull(self, name: str, *options: str) -> dict[str, int]:
+        """Brings an image lazily; how many layers were lazy, fetched, present."""
+        words = ["--address", str(self.socket), "--http", "--json", *options, self.image(name)]
+        found = json.loads(ok("obd", "rpull", *words).out)
+        return {kind: found[kind] for kind in ("lazy", "fetched", "present")}
+
+    def image(self, name: str) -> str:
+        """The reference of an image of the registry."""
+        return f"{self.registry.host}/{name}"
+
+    def run(self, name: str, container: str, *command: str, options: tuple[str, ...] = ("--rm",)) -> str:
+        """Runs a command in a new container; what it printed."""
+        words = ["run", *options, "--snapshotter", "overlaybd", self.image(name), container, *command]
+        return self.ok(*words)
+
+    def snapshots(self) -> set[str]:
+        """The names of all snapshots, as containerd has them."""
+        lines = self.ok("snapshots", "--snapshotter", "overlaybd", "ls").splitlines()[1:]
+        return {line.split()[0] for line in lines}
+
+    def mounts(self) -> list[str]:
+        """What is mounted below the root."""
+        return [
+            line.split()[1]
+            for line in Path("/proc/mounts").read_text().splitlines()
+            if f"{self.root}/" in line
+        ]
+
+    def attached(self) -> list[str]:
+        """The devices of snapshots."""
+        return [each["path"] for each in json.loads(ok("obd", "list", "--json").out)]
+
+    def __enter__(self) -> "Node":
+        self.start("snapshotter")
+        self.start("containerd")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def build(directory: Path, registry: Registry) -> None:
+    """Pushes `app:v1`, of two ordinary layers, and `app:v1-obd`, which is the same for us."""
+    busybox = Path(shutil.which("busybox") or "").read_bytes()
+    base = Layer().add("bin", kind=b"5").add("bin/busybox", data=busybox, mode=0o755)
+    for name in PROGRAMS:
+        base.add(f"bin/{name}", kind=b"2", linkname="busybox")
+    for name in ("etc", "proc", "sys", "dev", "tmp"):
+        base.add(name, kind=b"5")
+    base.add("big", data=os.urandom(16 << 20)).add("etc/name", data=b"one\n")
+    top = Layer().add("etc/name", data=b"two\n").add("etc/more", data=b"more\n")
+    layout = Layout(directory / "layout")
+    layout.tag(layout.image([base, top]), "v1")
+    target = f"{registry.host}/app:v1"
+    ok("obd", "copy", f"oci:{directory}/layout:v1", f"http://{target}")
+    ok("obd", "convert", f"http://{target}", f"http://{target}-obd")

@@ -1,0 +1,288 @@
+"""The snapshotter under Debian's containerd and runc: pulled lazily, run, written to, killed, removed."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import obd.attach
+from obd.attach.ways import way
+from obd.containerd.client import Containerd
+from obd.errors import ObdError
+from obd.snapshotter import labels as L
+from tests.e2e.commands import run
+from tests.e2e.containerd import Node, build, missing
+from tests.e2e.servers import Registry
+from tests.e2e.snapshotter import Client, Refused, mounted, tree
+
+pytestmark = pytest.mark.skipif(
+    bool(lack := missing() or way("fuse").missing()), reason=f"no containers here: {lack}"
+)
+
+APP = "app:v1-obd"
+PLAIN = "app:v1"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    directory = tmp_path_factory.mktemp("registry")
+    with Registry(directory) as registry:
+        build(directory, registry)
+        yield registry
+
+
+@pytest.fixture
+def node(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A node on which nothing has been pulled; after the test nothing of it is left."""
+    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
+    # Short, since sockets have short names.
+    directory = Path(f"/tmp/obd-{os.getpid()}-{tmp_path.name[-8:]}")
+    directory.mkdir()
+    try:
+        with Node(directory, registry) as node:
+            yield node
+    finally:
+        for point in Path("/proc/mounts").read_text().split():
+            if point.startswith(f"{directory}/"):
+                subprocess.run(["umount", "-l", point], check=False)
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def client(node: Node) -> Iterator[Client]:
+    client = Client(str(node.directory / "snapshotter.sock"))
+    yield client
+    client.close()
+
+
+def top(client: Client) -> str:
+    """The topmost layer that was pulled."""
+    (base,) = client.names("kind==committed,parent==")
+    found = [name for name in client.names("kind==committed") if name != base]
+    return found[-1] if found else base
+
+
+def test_a_container_starts_without_its_layers(node: Node) -> None:
+    assert node.pull(APP) == {"lazy": 2, "fetched": 0, "present": 0}
+    assert node.run(APP, "first", "/bin/cat", "/etc/name", "/etc/more") == "two\nmore\n"
+    fetched = sum(512 * file.stat().st_blocks for file in node.directory.glob("cache/**/*") if file.is_file())
+    assert 0 < fetched < 8 << 20, "the image has more than 16 MiB"
+    listed = node.ok("content", "ls", "-q").split()
+    assert len(listed) == 2, "manifest and configuration"
+    assert node.pull(APP) == {"lazy": 0, "fetched": 0, "present": 2}
+
+
+def test_containers_share_a_device_and_nothing_else(node: Node) -> None:
+    node.pull(APP)
+    keep = ("--detach",)
+    for name in ("one", "two"):
+        node.run(APP, name, "/bin/sh", "-c", f"echo {name} > /etc/name; sleep 1000", options=keep)
+    assert len(node.attached()) == 1
+    for name in ("one", "two"):
+        said = ""
+        while said != f"{name}\n":
+            said = node.ok("task", "exec", "--exec-id", "look", name, "/bin/cat", "/etc/name")
+    for name in ("one", "two"):
+        node.ok("task", "kill", "--signal", "KILL", name)
+        node.ok("task", "delete", "--force", name)
+        node.ok("container", "delete", name)
+    assert node.run(APP, "three", "/bin/cat", "/etc/name") == "two\n"
+
+
+def test_ordinary_images_run_beside_others(node: Node) -> None:
+    node.pull(APP)
+    node.ok("images", "pull", "--plain-http", "--snapshotter", "overlaybd", node.image(PLAIN))
+    assert node.run(PLAIN, "plain", "/bin/cat", "/etc/name") == "two\n"
+    assert node.run(APP, "lazy", "/bin/cat", "/etc/name") == "two\n"
+    words = ["--address", str(node.socket), "--http", "--namespace", "other", node.image(PLAIN)]
+    assert "2 were fetched" in run("obd", "rpull", *words).out
+
+
+def test_nothing_is_left_of_what_is_removed(node: Node) -> None:
+    node.pull(APP)
+    node.run(APP, "first", "/bin/true")
+    assert node.attached()
+    assert node.mounts()
+    node.ok("images", "rm", "--sync", node.image(APP))
+    assert node.snapshots() == set()
+    assert (node.attached(), node.mounts(), list((node.root / "snapshots").iterdir())) == ([], [], [])
+
+
+def test_layers_in_use_are_not_removed(node: Node, client: Client) -> None:
+    node.pull(APP)
+    name = top(client)
+    with mounted(client.view("look", name), node.directory / "at") as root:
+        with pytest.raises(Refused, match="parent of look"):
+            client.remove(name)
+        with pytest.raises(Refused, match=r"in use|busy") as caught:
+            node_devices_release(client, "look", name)
+        assert caught.value.code == "FAILED_PRECONDITION"
+        assert (root / "etc/name").read_text() == "two\n"
+
+
+def node_devices_release(client: Client, view: str, name: str) -> None:
+    client.remove(view)  # the record goes; what is mounted stays
+    client.remove(name)
+
+
+def test_what_runs_survives_all_who_serve_it(node: Node) -> None:
+    node.pull(APP)
+    wanted = node.run(APP, "first", "/bin/md5sum", "/big")
+    node.run(APP, "long", "/bin/sleep", "1000", options=("--detach",))
+    node.end("snapshotter", signal.SIGKILL)
+    assert node.ok("task", "exec", "--exec-id", "a", "long", "/bin/md5sum", "/big") == wanted
+    node.start("snapshotter")
+    assert len(node.attached()) == 1
+    node.end("containerd", signal.SIGKILL)
+    node.start("containerd")
+    assert node.ok("task", "exec", "--exec-id", "b", "long", "/bin/md5sum", "/big") == wanted
+    assert node.run(APP, "second", "/bin/cat", "/etc/name") == "two\n"
+    node.ok("task", "kill", "--signal", "KILL", "long")
+    node.ok("task", "delete", "--force", "long")
+    node.ok("container", "delete", "long")
+
+
+def test_a_device_whose_server_died_is_served_again(node: Node, client: Client) -> None:
+    node.pull(APP)
+    with mounted(client.view("look", top(client)), node.directory / "at") as root:
+        (known,) = obd.attach.attachments()
+        os.kill(known.pid, signal.SIGKILL)
+        while not obd.attach.attachments()[0].dead:
+            pass
+        client.mounts("look")
+        (again,) = obd.attach.attachments()
+        assert (again.path, again.dead) == (known.path, False)
+        assert (root / "etc/more").read_text() == "more\n"
+        os.kill(again.pid, signal.SIGKILL)
+        while not obd.attach.attachments()[0].dead:
+            pass
+        node.end("snapshotter")
+        node.start("snapshotter")
+        assert hashlib.md5((root / "big").read_bytes()).digest()
+
+
+def test_a_registry_that_is_away_is_told_of(node: Node, registry: Registry) -> None:
+    node.pull(APP)
+    registry.kill()
+    try:
+        done = node.ctr("run", "--rm", "--snapshotter", "overlaybd", node.image(APP), "c", "/bin/true")
+        assert done.returncode
+        assert "no device" in done.stderr
+        assert "refused" in done.stderr.lower()
+        assert run("obd", "rpull", "--address", str(node.socket), "--http", node.image("app:v2")).status
+    finally:
+        registry.start()
+    assert node.run(APP, "d", "/bin/cat", "/etc/name") == "two\n"
+
+
+def test_a_hundred_rounds_leave_nothing_behind(node: Node, client: Client) -> None:
+    node.pull(APP)
+    name = top(client)
+    found = set()
+    for number in range(100):
+        client.prepare(f"key {number}", name)
+        client.remove(f"key {number}")
+        devices = tuple(each.path for each in obd.attach.attachments())
+        found.add((*client.names(), *node.mounts(), *devices, len(os.listdir(node.root / "snapshots"))))
+    assert len(found) == 1, found
+    assert len(devices) == 1
+
+
+def test_many_at_once_get_one_device(node: Node, client: Client) -> None:
+    node.pull(APP)
+    name = top(client)
+    with ThreadPoolExecutor(32) as pool:
+        mounts = list(pool.map(lambda number: client.prepare(f"key {number}", name), range(32)))
+    assert len(node.attached()) == len(node.mounts()) == 1
+    assert len({mount.options[-1] for (mount,) in mounts}) == 1
+
+
+def test_a_device_of_ones_own_is_written_to_and_committed(node: Node, client: Client) -> None:
+    node.pull(APP)
+    at = node.directory / "at"
+    with mounted(client.prepare("key", top(client), **{L.WRITABLE: "dir"}), at) as root:
+        (root / "etc/name").write_text("three\n")
+        (root / "new").write_text("new\n")
+        with pytest.raises(Refused) as caught:
+            client.commit("name", "key")
+        assert caught.value.code == "FAILED_PRECONDITION", "it is in use"
+    client.commit("name", "key")
+    assert client.stat("name").labels[L.COMMIT_PATH].endswith("/fs/overlaybd.sealed")
+    assert L.WRITABLE not in client.stat("name").labels
+    with mounted(client.view("look", "name"), at) as root:
+        assert (root / "etc/name").read_text() == "three\n"
+        assert (root / "new").read_text() == "new\n"
+        assert (root / "etc/more").read_text() == "more\n"
+        assert hashlib.md5((root / "big").read_bytes()).hexdigest() in node.run(
+            APP, "c", "/bin/md5sum", "/big"
+        )
+
+
+def test_a_device_from_nothing(node: Node, client: Client) -> None:
+    at = node.directory / "at"
+    with mounted(client.prepare("key", **{L.WRITABLE: "dir", L.SIZE_GIB: "1"}), at) as root:
+        assert [path.name for path in root.iterdir()] == ["lost+found"]
+        (root / "a").write_text("1")
+    client.commit("base", "key")
+    with mounted(client.prepare("next", "base", **{L.WRITABLE: "dir"}), at) as root:
+        assert (root / "a").read_text() == "1"
+        (root / "a").write_text("2")
+    (device,) = client.prepare("raw", "base", **{L.WRITABLE: "dev"})
+    assert (device.type, list(device.options)) == ("ext4", ["rw", "discard"])
+    with mounted([device], at) as root:
+        assert (root / "a").read_text() == "1"
+    with mounted(client.mounts("next"), at) as root:
+        assert (root / "a").read_text() == "2"
+
+
+def test_layers_upon_a_device_are_ordinary_ones(node: Node, client: Client) -> None:
+    node.pull(APP)
+    at = node.directory / "at"
+    with mounted(client.prepare("key", top(client)), at) as root:
+        (root / "etc/name").write_text("three\n")
+        (root / "etc/more").unlink()
+    client.commit("name", "key")
+    with mounted(client.prepare("again", "name"), at) as root:
+        assert tree(root / "etc") == {"name": "three\n"}
+    with mounted(client.view("look", "name"), at) as root:
+        assert tree(root / "etc") == {"name": "three\n"}
+
+
+def test_accesses_are_recorded_by_label(node: Node, client: Client) -> None:
+    node.pull(APP)
+    trace = node.directory / "trace"
+    trace.touch()
+    labels = {L.RECORD_TRACE: "yes", L.TRACE_PATH: str(trace)}
+    with mounted(client.prepare("key", top(client), **labels), node.directory / "at") as root:
+        assert (root / "etc/more").read_text() == "more\n"
+    client.remove("key")
+    assert trace.stat().st_size > 0
+
+
+def test_containerd_is_asked_where_a_layer_comes_from(node: Node, client: Client) -> None:
+    node.pull(APP)
+    with Containerd(str(node.socket), "default") as containerd:
+        info = client.stat(client.names("kind==committed,parent==")[0])
+        blob = {name: info.labels[name] for name in (L.BLOB_DIGEST, L.BLOB_SIZE)}
+        with pytest.raises(ObdError, match="already exists"):
+            containerd.snapshots(
+                "Prepare", "overlaybd", key="extract", labels={**blob, L.TARGET: "sha256:" + "0" * 64}
+            )
+        unknown = {**blob, L.BLOB_DIGEST: "sha256:" + "1" * 64, L.TARGET: "sha256:" + "2" * 64}
+        made = containerd.snapshots("Prepare", "overlaybd", key="another", labels=unknown)
+    assert [mount.type for mount in made.mounts] == ["bind"]
+
+
+def test_blobs_are_fetched_if_that_is_wanted(node: Node) -> None:
+    assert node.pull(APP, "--download-blobs") == {"lazy": 0, "fetched": 2, "present": 0}
+    node.registry.kill()
+    try:
+        assert node.run(APP, "c", "/bin/cat", "/etc/name") == "two\n"
+    finally:
+        node.registry.start()
