@@ -76,3 +76,14 @@ def find(config: str | os.PathLike[str]) -> Attachment | None:
     from obd.attach.control import find_attachment
 
     return find_attachment(os.fspath(config))
+
+
+def abandon(config: str | os.PathLike[str]) -> None:
+    """Lets go of a FUSE device whose server died and that is in use: its users get errors, it goes with them.
+
+    The image can then be attached anew, as another device. Does nothing if the image is not attached so.
+    Raises `OSError`.
+    """
+    from obd.attach.control import abandon_attachment
+
+    abandon_attachment(os.fspath(config))

@@ -205,6 +205,27 @@ def find_attachment(config: str) -> Attachment | None:
     return _look(StateDirectory(KIND, os.path.realpath(config)))
 
 
+def abandon_attachment(config: str) -> None:
+    """See `obd.attach.abandon`."""
+    place = StateDirectory(KIND, os.path.realpath(config))
+    if not place.acquire_existing():
+        return
+    try:
+        known = place.read()
+        if known is not None and known.via == "fuse" and known.path:
+            from obd.attach import loop
+
+            descriptor = os.open(known.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                loop.detach(descriptor)  # now, or with its last user
+            finally:
+                os.close(descriptor)
+            way(known.via).clear(place)
+            place.remove()
+    finally:
+        place.release()
+
+
 def _listed() -> Iterator[Attachment]:
     for place in state_directories(KIND):
         if (found := _look(place)) is not None:

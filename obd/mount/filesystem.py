@@ -95,6 +95,17 @@ def is_mount_point(directory: str) -> bool:
     return any(point == directory for _, point in mounts())
 
 
+def type_at(directory: str) -> str:
+    """The kind of file system that is mounted at the absolute path `directory`, "" if none is."""
+    found = ""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            words = line.split(" ")
+            if unescape(words[4]) == directory:
+                found = words[words.index("-") + 1]
+    return found
+
+
 def unescape(word: str) -> str:
     """The path that a word of mountinfo stands for, where blanks are in octal."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word)

@@ -8,7 +8,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
@@ -48,6 +48,8 @@ class Devices:
         self._lock: Final = threading.Lock()
         self._turns: Final[dict[int, tuple[threading.Lock, int]]] = {}
         self._pool: Final = ThreadPoolExecutor(THREADS, "device")
+        self.on_attached: Callable[[], None] = lambda: None
+        """Called after a device was attached."""
 
     @contextmanager
     def turn(self, number: int, deadline: float = float("inf")) -> Iterator[None]:
@@ -106,6 +108,9 @@ class Devices:
     def _provide_in_turn(
         self, number: int, rw: bool, fs_type: str, mkfs: bool, mount: bool
     ) -> tuple[str, bool]:
+        known = attachments.find(self._layout.config(number))
+        if known is not None and known.dead and known.via == "fuse" and not self._survives(number):
+            self._abandon(number, known.path)
         path = self.attached(number)
         made = not path
         if made:
@@ -131,8 +136,32 @@ class Devices:
     def serve_again(self, number: int, *, rw: bool) -> None:
         """Has a device whose server died served again, where the kernel lets it. Raises `SnapshotError`."""
         with self.turn(number):
-            if not self.attached(number):
+            known = attachments.find(self._layout.config(number))
+            if known is None or not known.dead:
+                return
+            if known.via == "fuse" and not self._survives(number):
+                self._abandon(number, known.path)
                 self._attach(number, rw)
+                self._mount(self.attached(number), self._layout.mount_point(number), rw, "")
+            else:
+                self._attach(number, rw)
+
+    def _survives(self, number: int) -> bool:
+        """Whether the file system of a device is still good once a loop device has got another file.
+
+        The kernel shuts down those that can be, such as ext4; EROFS knows nothing of it.
+        """
+        return filesystem.type_at(self._layout.mount_point(number)) in ("", "erofs")
+
+    def _abandon(self, number: int, path: str) -> None:
+        """Leaves a dead device to those who use it; others get another one."""
+        what = "snapshot %d: %s has died with its file system: start containers that use it anew"
+        _log.error(what, number, path)
+        filesystem.unmount_lazily(self._layout.mount_point(number))
+        try:
+            attachments.abandon(self._layout.config(number))
+        except OSError as error:
+            raise SnapshotError(UNAVAILABLE, f"snapshot {number}: {line_of(error)}") from error
 
     def _attach(self, number: int, rw: bool) -> str:
         config = self._layout.config(number)
@@ -143,6 +172,7 @@ class Devices:
         except (ObdError, OSError) as error:
             raise SnapshotError(UNAVAILABLE, f"snapshot {number}: no device: {line_of(error)}") from error
         replace_file(self._layout.mark(number), made.path.encode(), 0o644)
+        self.on_attached()
         _log.info("snapshot %d: %s by %s (%s)", number, made.path, made.via, made.why)
         return made.path
 

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -21,9 +20,10 @@ from obd.exporter import listen
 from obd.http_server import Answer, HttpServer, Request
 from obd.snapshotter.config import SnapshotterConfig
 from obd.snapshotter.metrics import CONTENT_TYPE, Calls
-from obd.snapshotter.reconcile import reconcile
+from obd.snapshotter.reconcile import reconcile, servers
 from obd.snapshotter.service import Service
 from obd.snapshotter.snapshots import Snapshots
+from obd.snapshotter.watch import Watch
 
 _log: Final = logging.getLogger("overlaybd.snapshotter")
 
@@ -31,7 +31,7 @@ _log: Final = logging.getLogger("overlaybd.snapshotter")
 THREADS: Final = 128
 # How long calls that are under way may take to end.
 GRACE_S: Final = 30.0
-# How often the devices are looked at.
+# How often it is looked for what is wrong, besides.
 LOOK_S: Final = 10.0
 _LEVELS: Final = {"trace": "DEBUG", "fatal": "CRITICAL", "panic": "CRITICAL", "warn": "WARNING"}
 
@@ -41,12 +41,14 @@ def serve(config: SnapshotterConfig) -> None:
     level = config.verbose
     logging.basicConfig(format="%(levelname)s %(message)s", level=_LEVELS.get(level, level.upper()))
     no_core_dumps()
-    stop = threading.Event()
+    watch = Watch()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, watch.stop)
     with Running(config) as running, running.notifier():
         _log.info("serving %s at %s", config.root, config.address)
-        while not stop.wait(LOOK_S):
+        running.snapshots.devices.on_attached = watch.wake
+        while not watch.stopped:
+            watch.wait(servers(running.snapshots), LOOK_S)
             reconcile(running.snapshots)
         _log.info("ending; devices stay")
 

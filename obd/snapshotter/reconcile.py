@@ -26,6 +26,12 @@ def reconcile(snapshots: Snapshots) -> None:
             _log.error("looking for what is wrong: %s", line_of(error))
 
 
+def servers(snapshots: Snapshots) -> list[int]:
+    """The processes that serve our devices."""
+    ours = (each for each in attachments.attachments() if _number(snapshots, each.config) >= 0)
+    return [each.pid for each in ours if each.pid and not each.dead]
+
+
 def _serve_again(snapshots: Snapshots) -> None:
     """Devices whose server died are served again, under their users."""
     known = {each.id for each in snapshots.records.all()}
