@@ -16,6 +16,8 @@ COMMANDS = [
     "overlaybd-zfile",
     "overlaybd-merge",
     "overlaybd-resize",
+    "overlaybd-snapshotter",
+    "overlaybd-snapshotter configure-containerd",
     "overlaybd-tcmu",
     "overlaybd-ublk",
     *(f"overlaybd-ublk {name}" for name in ("add", "list", "del", "recover")),
