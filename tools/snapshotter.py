@@ -43,7 +43,7 @@ def configure(args: Namespace) -> int:
 
 
 CONFIGURE = Command(
-    "configure-containerd",
+    "overlaybd-snapshotter configure-containerd",
     "Adds the snapshotter to containerd's configuration, of 1.6, 1.7 and 2; restarts nothing.",
     options=[
         flag("--cri", help="Kubernetes' containers use it"),
@@ -55,13 +55,11 @@ CONFIGURE = Command(
             "--snapshotter-config",
             metavar="FILE",
             default=DEFAULT_FILE,
-            help=f"of the snapshotter (default {DEFAULT_FILE})",
+            help="of the snapshotter",
         ),
     ],
     positionals=[
-        positional(
-            "config", required=False, default=CONTAINERD_FILE, help=f"file (default {CONTAINERD_FILE})"
-        )
+        positional("config", required=False, default=CONTAINERD_FILE, help="containerd's configuration")
     ],
     details="A copy of the file is kept beside it.",
     run=configure,

@@ -50,9 +50,9 @@ COMMAND = Command(
     "rpull",
     "Brings an image to containerd without its layers, which overlaybd-snapshotter has read lazily.",
     options=[
-        option("--address", default=ADDRESS, help=f"containerd's socket (default {ADDRESS})"),
-        option("-n", "--namespace", default="default", help="of containerd (default: default)"),
-        option("--snapshotter", default="overlaybd", help="its name in containerd (default overlaybd)"),
+        option("--address", default=ADDRESS, metavar="SOCKET", help="containerd's"),
+        option("-n", "--namespace", default="default", metavar="NAME", help="of containerd"),
+        option("--snapshotter", default="overlaybd", metavar="NAME", help="its name in containerd"),
         flag("--download-blobs", help="fetch the blobs of the layers all the same"),
         option(
             "--platform", metavar="OS/ARCH", default="", help="of an image for several (default: this one)"
