@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm check bench bench-vm fuzz sim rigs soak mutants wheel install uninstall deb lock clean
-.PHONY: $(addprefix system-,build check test fuzz rigs demo bench install deb)
+.PHONY: help build demo test test-vm check bench bench-vm fuzz sanitize models sim rigs soak mutants wheel install uninstall deb lock
+.PHONY: clean
 
 # Debian's own Python, 3.11 or newer: what a version manager puts first on the PATH may be any other.
 PYTHON ?= /usr/bin/python3
@@ -36,6 +36,7 @@ test: build | system-test system-fuzz ## every test: the core's, fuzz targets an
 	$(cargo) test --manifest-path core/Cargo.toml --locked --package overlaybd
 	PATH="$$(scripts/rust-path)" core/fuzz/run.sh
 	PATH="$$(scripts/rust-path)" core/sim/run.sh 1-300
+	PATH="$$(scripts/rust-path)" core/sim/models.sh quick
 	$(BIN)/python -m pytest
 
 test-vm: build | system-test ## the tests for a real kernel, all of them in User Mode Linux and in QEMU
@@ -65,6 +66,12 @@ soak: build | system-test ## 16 devices in use, kills and outages for MINUTES=co
 
 fuzz: | system-build system-fuzz ## fuzz the parsers; TARGET=name and RUNS=count if wanted
 	PATH="$$(scripts/rust-path)" core/fuzz/run.sh "$(TARGET)" $(RUNS)
+
+models: | system-build ## explore the schedules of models of what runs at the same time; MODEL=name for one
+	PATH="$$(scripts/rust-path)" core/sim/models.sh $(or $(MODEL),deep)
+
+sanitize: | system-build ## the core's tests under sanitisers, with a nightly compiler; ONLY=address, thread or miri
+	core/sanitize.sh $(ONLY)
 
 sim: | system-build ## run the core in simulated worlds where all goes wrong; SEEDS=FROM-TO, or one with its trace
 	PATH="$$(scripts/rust-path)" core/sim/run.sh $(SEEDS)

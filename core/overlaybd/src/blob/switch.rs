@@ -1,8 +1,8 @@
 //! A remote blob that a local file takes over while it is being read: once, and back for good if the file fails.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::OnceLock;
 
 use super::Blob;

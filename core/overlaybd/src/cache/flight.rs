@@ -1,8 +1,8 @@
 //! One fetch under way: whoever else wants its chunks waits for it, and reads its bytes from memory.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
 
 use crate::error::{Error, Kind, Result};

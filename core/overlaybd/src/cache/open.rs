@@ -4,10 +4,10 @@
 //! blob, and only that one repairs, shrinks or removes its files.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::sync::atomic::AtomicU64;
 use crate::sync::Mutex;
 
 use super::map::{Map, Shape};

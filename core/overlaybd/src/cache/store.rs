@@ -1,9 +1,9 @@
 //! One blob in the cache: where its chunks lie, and what is known of each.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 
 use super::flight::Flight;

@@ -10,12 +10,16 @@ pub mod sim;
 #[cfg(not(feature = "sim"))]
 mod machine {
     pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
-    pub use std::sync::OnceLock;
+    pub use std::sync::{atomic, OnceLock};
     pub use std::thread;
     pub use std::time::Instant;
+
+    /// Says that the order with other threads may matter here: for the simulator.
+    #[inline(always)]
+    pub fn point() {}
 }
 
 #[cfg(not(feature = "sim"))]
-pub use machine::{thread, Condvar, Instant, Mutex, MutexGuard, OnceLock, RwLock};
+pub use machine::{atomic, point, thread, Condvar, Instant, Mutex, MutexGuard, OnceLock, RwLock};
 #[cfg(feature = "sim")]
-pub use sim::{thread, Condvar, Instant, Mutex, MutexGuard, OnceLock, RwLock};
+pub use sim::{atomic, point, thread, Condvar, Instant, Mutex, MutexGuard, OnceLock, RwLock};

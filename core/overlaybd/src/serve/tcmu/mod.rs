@@ -19,7 +19,7 @@ pub use ring::{entry, mailbox, Command, Response, Ring};
 pub use server::{Link, Options, Server};
 pub use uio::start;
 
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "sim"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Error, Kind, Result};
+use crate::sync::point;
 
 /// A page: what a mapping is aligned to, and what memory in its place is.
 const PAGE: usize = 4096;
@@ -95,6 +96,7 @@ impl Region {
 
     /// Copies bytes in.
     pub fn put(&self, offset: usize, from: &[u8]) -> Result<()> {
+        point();
         let at = self.address(offset, from.len(), 1)?;
         // SAFETY: as in `get`.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), at, from.len()) };
@@ -104,11 +106,13 @@ impl Region {
     /// The number at a multiple of 4 that another writes after all that it announces: what was written before it
     /// can be read after this.
     pub fn load_acquire(&self, offset: usize) -> Result<u32> {
+        point();
         self.atomic(offset).map(|number| number.load(Ordering::Acquire))
     }
 
     /// Writes a number at a multiple of 4 that announces to another all that was written before.
     pub fn store_release(&self, offset: usize, value: u32) -> Result<()> {
+        point();
         self.atomic(offset).map(|number| number.store(value, Ordering::Release))
     }
 

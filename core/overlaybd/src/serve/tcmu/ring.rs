@@ -5,13 +5,12 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
+use std::time::Duration;
 
 use super::region::Region;
 use super::scsi::{Cdb, Sense};
 use crate::error::{Error, Kind, Result};
+use crate::sync::{Condvar, Instant, Mutex};
 
 /// The mailbox at the start of the region: places of its fields.
 pub mod mailbox {
@@ -247,7 +246,7 @@ impl Ring {
             if now >= deadline {
                 return false;
             }
-            self.idle.wait_until(&mut state, deadline.min(now + LOOK));
+            self.idle.wait_for(&mut state, deadline.saturating_duration_since(now).min(LOOK));
         }
     }
 

@@ -1,12 +1,8 @@
 //! The server of one ring: a thread that takes commands, the workers for slow ones, the stop.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-
-use parking_lot::{Mutex, RwLock};
+use std::time::Duration;
 
 use super::carry::{Carrier, Failed};
 use super::data::Data;
@@ -20,6 +16,9 @@ use crate::serve::pool::Pool;
 use crate::serve::report::{Report, Reporter};
 use crate::serve::stats::{Counters, Stats};
 use crate::serve::{guarded, is_ready, pool_of, write_is_quick};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Instant, Mutex, RwLock};
 
 /// Writes up to this length are carried out on the spot when nothing has to be read for them.
 const QUICK_WRITE_BYTES: u64 = 64 << 10;
@@ -107,7 +106,7 @@ impl Server {
     pub fn start(device: Arc<dyn BlockDevice>, ring: Ring, link: Arc<dyn Link>, options: Options) -> Result<Server> {
         let shared = Shared::new(device, ring, link, options)?;
         let (stats, server) = (Arc::clone(&shared.stats), Arc::clone(&shared));
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("tcmu".into())
             .spawn(move || server.run())
             .map_err(|e| Error::io("starting a thread for a TCMU ring", e))?;
@@ -172,7 +171,7 @@ impl Drop for Server {
 impl Shared {
     fn new(device: Arc<dyn BlockDevice>, ring: Ring, link: Arc<dyn Link>, options: Options) -> Result<Arc<Shared>> {
         let Options { block_bytes, serial, name, workers, report } = options;
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
         Ok(Arc::new(Shared {
             lun: Lun::new(block_bytes, &serial, &name, device.size(), ring.data_bytes())?,
             ring,

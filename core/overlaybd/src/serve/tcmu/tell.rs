@@ -1,10 +1,9 @@
 //! Telling the kernel of completions: once for all that come while a thread is at it.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
 use super::server::Link;
 use crate::error::Result;
 use crate::serve::stats::Counters;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Who tells, and of how many.
 pub struct Teller {

@@ -1,15 +1,14 @@
-//! The kernel's side of a ring, for tests: writes commands, and reads completions when it is told of them.
+//! The kernel's side of a ring, for tests and models: writes commands, and reads completions when it is told of them.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::{entry, mailbox, Link, Options, Region, Ring, Server};
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::serve::report::Report;
+use crate::sync::{Condvar, Mutex};
 
 /// Bytes of data for all commands.
 pub const DATA_BYTES: usize = 4 << 20;
@@ -20,6 +19,7 @@ pub const STALE: u8 = 0xaa;
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
+    /// SCSI status.
     pub status: u8,
     /// Key, code, qualifier.
     pub sense: (u8, u8, u8),
@@ -39,6 +39,7 @@ impl Completion {
 
 /// A ring, and those who wait for either side.
 pub struct Kernel {
+    /// The memory that both sides share.
     pub region: Arc<Region>,
     ring_bytes: usize,
     state: Mutex<State>,
@@ -61,12 +62,17 @@ struct State {
 impl Kernel {
     /// A ring of so many bytes, empty, that begins its second round soon.
     pub fn new(ring_bytes: usize) -> Arc<Kernel> {
-        let region = Region::in_memory(mailbox::BYTES + ring_bytes + DATA_BYTES).unwrap();
+        Kernel::with_data(ring_bytes, DATA_BYTES)
+    }
+
+    /// As [`Kernel::new`], with so many bytes of data.
+    pub fn with_data(ring_bytes: usize, data_bytes: usize) -> Arc<Kernel> {
+        let region = Region::in_memory(mailbox::BYTES + ring_bytes + data_bytes).unwrap();
         region.put(mailbox::VERSION, &2u16.to_ne_bytes()).unwrap();
         region.put(mailbox::FLAGS, &(mailbox::OUT_OF_ORDER | mailbox::READ_LEN).to_ne_bytes()).unwrap();
         region.put(mailbox::RING_OFFSET, &(mailbox::BYTES as u32).to_ne_bytes()).unwrap();
         region.put(mailbox::RING_BYTES, &(ring_bytes as u32).to_ne_bytes()).unwrap();
-        region.put(mailbox::BYTES + ring_bytes, &vec![STALE; DATA_BYTES]).unwrap();
+        region.put(mailbox::BYTES + ring_bytes, &vec![STALE; data_bytes]).unwrap();
         let (state, changed) = Default::default();
         Arc::new(Kernel { region: Arc::new(region), ring_bytes, state, changed })
     }
@@ -85,11 +91,13 @@ impl Kernel {
         start..start + len
     }
 
+    /// Writes into the data area.
     pub fn write(&self, place: &Range<usize>, bytes: &[u8]) {
         assert_eq!(place.len(), bytes.len());
         self.region.put(place.start, bytes).unwrap();
     }
 
+    /// Reads from the data area.
     pub fn read(&self, place: &Range<usize>) -> Vec<u8> {
         let mut bytes = vec![0; place.len()];
         self.region.get(place.start, &mut bytes).unwrap();
@@ -126,6 +134,16 @@ impl Kernel {
         self.region.put(at, &(len as u32 | operation).to_ne_bytes()).unwrap();
         self.advance(len);
         at
+    }
+
+    /// Puts an entry into the ring that aborts a command.
+    pub fn put_abort(&self, id: u16) {
+        let len = entry::BYTES;
+        let at = self.reserve(len);
+        self.region.put(at, &(len as u32 | entry::ABORT).to_ne_bytes()).unwrap();
+        self.region.put(at + entry::IDS, &1u32.to_ne_bytes()).unwrap();
+        self.region.put(at + entry::ID_LIST, &id.to_ne_bytes()).unwrap();
+        self.advance(len);
     }
 
     /// Makes the server look.

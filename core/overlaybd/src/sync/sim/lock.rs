@@ -245,6 +245,7 @@ impl Condvar {
 
     /// Wakes one that waits.
     pub fn notify_one(&self) {
+        super::point();
         match here() {
             Some((world, _)) => world.notify(self.key(), false),
             None => drop(self.real.notify_one()),
@@ -253,6 +254,7 @@ impl Condvar {
 
     /// Wakes all that wait.
     pub fn notify_all(&self) {
+        super::point();
         match here() {
             Some((world, _)) => world.notify(self.key(), true),
             None => drop(self.real.notify_all()),

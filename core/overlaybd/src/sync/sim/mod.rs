@@ -5,14 +5,18 @@
 //! killed: each of their threads then unwinds from where it stands, and what it does meanwhile must not show (see
 //! [`is_dead`]).
 
+pub mod atomic;
+mod explore;
 mod lock;
 mod state;
 pub mod thread;
 mod time;
 mod world;
 
+pub use explore::{explore, follow, Explored};
 pub use lock::{Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard, WaitTimeoutResult};
 pub use time::Instant;
 pub use world::{
-    draw, is_dead, is_inside, kill, note, now, run, sleep, spawn_process, step, wait_for_process, Outcome, Process,
+    draw, is_dead, is_inside, kill, note, now, point, run, sleep, spawn_process, step, wait_for_process, Outcome,
+    Process,
 };

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::explore::{Path, MAX_DECISIONS};
+
 /// Steps after which a run is taken for one that has no end.
 const MAX_STEPS: u64 = 20_000_000;
 
@@ -22,6 +24,8 @@ pub struct Thread {
 
 pub struct State {
     pub random: u64,
+    /// Takes the decisions in place of the seed, where all schedules are explored.
+    pub path: Option<Path>,
     pub now: Duration,
     pub running: usize,
     pub threads: Vec<Thread>,
@@ -34,6 +38,22 @@ pub struct State {
 }
 
 impl State {
+    /// A number below `end`, which is at least 1.
+    pub fn pick(&mut self, end: u64) -> u64 {
+        if self.path.is_some() {
+            return self.decide(end as usize, false) as u64;
+        }
+        self.draw() % end
+    }
+
+    fn decide(&mut self, options: usize, preempts: bool) -> usize {
+        let Some(path) = &mut self.path else { return 0 };
+        path.choose(options, preempts).unwrap_or_else(|| {
+            self.fail("the same decisions lead elsewhere: something is left to chance".into());
+            0
+        })
+    }
+
     pub fn draw(&mut self) -> u64 {
         // splitmix64
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -49,7 +69,7 @@ impl State {
 
     pub fn count(&mut self) {
         self.steps += 1;
-        if self.steps == MAX_STEPS {
+        if self.steps == if self.path.is_some() { MAX_DECISIONS } else { MAX_STEPS } {
             self.fail("no end in sight".into());
         }
     }
@@ -69,14 +89,22 @@ impl State {
         }
     }
 
-    /// Who runs next: one of those that are ready; if none is, time leaps to where one will be.
-    pub fn choose(&mut self) -> usize {
+    /// Who runs next after `me`: one of those that are ready; if none is, time leaps to where one will be.
+    pub fn choose(&mut self, me: usize) -> usize {
         self.count();
         loop {
-            let ready: Vec<usize> =
+            let mut ready: Vec<usize> =
                 (0..self.threads.len()).filter(|n| self.threads[*n].status == Status::Ready).collect();
             if !ready.is_empty() {
-                let next = ready[self.draw() as usize % ready.len()];
+                let next = if self.path.is_some() {
+                    // Who ran comes first, the others in their order.
+                    let goes_on = ready.iter().position(|n| *n == me);
+                    goes_on.into_iter().for_each(|at| ready[..=at].rotate_right(1));
+                    let chosen = self.decide(ready.len(), goes_on.is_some());
+                    ready[chosen]
+                } else {
+                    ready[self.draw() as usize % ready.len()]
+                };
                 self.mix(next as u64);
                 return next;
             }

@@ -1,6 +1,7 @@
 //! Threads of a world; outside of one, the machine's.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,17 @@ use super::world::{self, here, World};
 pub fn sleep(time: Duration) {
     if !world::sleep(time) {
         std::thread::sleep(time);
+    }
+}
+
+/// As `std::thread::available_parallelism`; the same for all worlds.
+///
+/// # Errors
+/// That of the machine.
+pub fn available_parallelism() -> io::Result<NonZeroUsize> {
+    match here() {
+        Some(_) => Ok(NonZeroUsize::MIN.saturating_add(1)),
+        None => std::thread::available_parallelism(),
     }
 }
 

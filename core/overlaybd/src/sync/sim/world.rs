@@ -7,6 +7,7 @@ use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::explore::Path;
 use super::state::{State, Status, Thread};
 
 /// Lines of the trace that are kept, the last ones.
@@ -58,10 +59,20 @@ pub fn is_inside() -> bool {
 /// Runs `main` as the first thread of a new world, and returns when all threads have ended. Worlds come one after the
 /// other: what is static in the program is shared by all of them.
 pub fn run(seed: u64, main: impl FnOnce() + Send + 'static) -> Outcome {
+    run_by(seed, None, main).0
+}
+
+/// As [`run`], by the decisions of a path, which is completed by those that it did not have yet.
+pub(super) fn run_along(path: Path, main: impl FnOnce() + Send + 'static) -> (Outcome, Path) {
+    run_by(0, Some(path), main)
+}
+
+fn run_by(seed: u64, path: Option<Path>, main: impl FnOnce() + Send + 'static) -> (Outcome, Path) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let state = State {
         random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d,
+        path,
         now: Duration::from_secs(1),
         running: 0,
         threads: Vec::new(),
@@ -88,20 +99,30 @@ pub fn run(seed: u64, main: impl FnOnce() + Send + 'static) -> Outcome {
         steps: state.steps,
         time: state.now,
     };
+    let path = state.path.take().unwrap_or_default();
     drop(state);
     let _ = first.join();
-    outcome
+    (outcome, path)
 }
 
 /// A number below `end` (at least 1), drawn from the seed. Outside of a world 0.
 pub fn draw(end: u64) -> u64 {
-    here().map_or(0, |(world, _)| world.lock().draw() % end.max(1))
+    here().map_or(0, |(world, _)| world.lock().pick(end.max(1)))
 }
 
 /// Lets others run, perhaps: a thread calls it wherever the order of things may matter.
 pub fn step() {
     if let Some((world, me)) = here() {
         world.step(me);
+    }
+}
+
+/// As [`step`], where all schedules are explored; else nothing.
+pub fn point() {
+    if let Some((world, me)) = here() {
+        if world.lock().path.is_some() && !std::thread::panicking() {
+            world.step(me);
+        }
     }
 }
 
@@ -226,7 +247,7 @@ impl World {
     pub fn step(&self, me: usize) {
         let mut state = self.lock();
         // Mostly the same goes on: what is interesting needs few changes, and each costs time.
-        if state.draw() % 4 == 0 {
+        if state.path.is_some() || state.draw() % 4 == 0 {
             self.hand_on(me, state);
         } else {
             state.count();
@@ -256,7 +277,7 @@ impl World {
         let waits = |t: &Thread| matches!(t.status, Status::Waiting { key: k, .. } if k == key);
         let mut waiting: Vec<usize> = (0..state.threads.len()).filter(|n| waits(&state.threads[*n])).collect();
         if !all && waiting.len() > 1 {
-            let chosen = state.draw() as usize % waiting.len();
+            let chosen = state.pick(waiting.len() as u64) as usize;
             waiting = vec![waiting[chosen]];
         }
         for number in waiting {
@@ -300,7 +321,7 @@ impl World {
 
     /// Gives the baton to a thread that is ready, and returns when it comes back.
     fn hand_on(&self, me: usize, mut state: MutexGuard<'_, State>) {
-        let next = state.choose();
+        let next = state.choose(me);
         if next != me {
             state.running = next;
             self.turns()[next].notify_one();
@@ -335,7 +356,7 @@ impl World {
             self.turns().iter().for_each(|turn| turn.notify_all());
             return;
         }
-        let next = state.choose();
+        let next = state.choose(me);
         state.running = next;
         self.turns()[next].notify_one();
     }
