@@ -1,9 +1,9 @@
 //! Room on disk: how much is used and promised, what time it is for the LRU, and when to stop trying.
 
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, OnceLock};
 
 use super::store::Home;
@@ -36,7 +36,7 @@ pub(super) struct Space {
     pause_until: AtomicU64,
     /// Held while room is made, so that it is made once.
     pub making: Mutex<()>,
-    /// Held while `used` is changed along with what it is the sum of.
+    /// Held while `used` is changed along with what it is the sum of, or with `promised`; and while both are read.
     pub account: Mutex<()>,
     /// Set once the directory has been looked at.
     looked: OnceLock<()>,
@@ -110,12 +110,11 @@ impl Shared {
         self.look();
         let _making = space.making.lock();
         let bytes = bytes.next_multiple_of(BLOCK);
-        let wanted = bytes + space.promised.load(Ordering::Relaxed);
         let rescan = (self.options.capacity_bytes / RESCAN_PART).max(RESCAN_BYTES);
-        let (mut over, mut lack) = self.shortage(wanted);
+        let (mut over, mut lack) = self.shortage(bytes);
         if over + lack > 0 || space.stored.load(Ordering::Relaxed) > rescan {
-            self.make_room(|shared| shared.excess(wanted));
-            (over, lack) = self.shortage(wanted);
+            self.make_room(|shared| shared.excess(bytes));
+            (over, lack) = self.shortage(bytes);
         }
         if over + lack > 0 {
             let why = if lack > 0 { "the disk is nearly full".into() } else { format!("no room for {bytes} bytes") };
@@ -126,18 +125,21 @@ impl Shared {
         true
     }
 
-    /// Bytes by which the directory would exceed its capacity with `wanted` more, and bytes that would then
-    /// be missing on the file system.
-    pub fn shortage(&self, wanted: u64) -> (u64, u64) {
+    /// Bytes by which the directory would exceed its capacity with what is promised and `bytes` more, and bytes that
+    /// would then be missing on the file system.
+    pub fn shortage(&self, bytes: u64) -> (u64, u64) {
+        let account = self.space.account.lock();
+        let wanted = bytes + self.space.promised.load(Ordering::Relaxed);
         let over = (self.space.used() + wanted).saturating_sub(self.options.capacity_bytes);
+        drop(account);
         // A disk that does not tell is left to refuse the write.
         let free = self.disk.free_bytes(self.directory()).unwrap_or(u64::MAX);
         (over, (self.options.min_free_bytes + wanted).saturating_sub(free))
     }
 
-    /// Bytes to free before `wanted` more are stored: 0 if they fit.
-    fn excess(&self, wanted: u64) -> u64 {
-        let (over, lack) = self.shortage(wanted);
+    /// Bytes to free before so many more are stored: 0 if they fit.
+    fn excess(&self, bytes: u64) -> u64 {
+        let (over, lack) = self.shortage(bytes);
         let spare = (self.options.capacity_bytes / 10).min(MOST_SPARE_BYTES);
         lack.max(if over > 0 { over + spare } else { 0 })
     }
@@ -153,8 +155,8 @@ impl Shared {
             Home::Layer(..) => return,
             Home::Pool(pool) => return self.settle_lines(pool, bytes),
         }
-        self.space.promised.fetch_sub(bytes.next_multiple_of(BLOCK), Ordering::Relaxed);
         let _account = self.space.account.lock();
+        self.space.promised.fetch_sub(bytes.next_multiple_of(BLOCK), Ordering::Relaxed);
         let growth = store.growth();
         self.space.used.fetch_add(growth, Ordering::Relaxed);
         self.space.stored.fetch_add(growth.max(0) as u64, Ordering::Relaxed);
