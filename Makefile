@@ -4,8 +4,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm check bench bench-vm fuzz sanitize models sim rigs soak mutants wheel install uninstall deb lock
-.PHONY: clean
+.PHONY: help build demo test test-vm check bench bench-vm fuzz sim models sanitize rigs soak mutants wheel
+.PHONY: install uninstall deb lock clean
+.PHONY: $(addprefix system-,build check test fuzz rigs demo bench install deb)
 
 # Debian's own Python, 3.11 or newer: what a version manager puts first on the PATH may be any other.
 PYTHON ?= /usr/bin/python3
