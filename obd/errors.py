@@ -22,6 +22,10 @@ ERRNO: Final = {
 }
 
 
+# A message names what it is about, and quotes no more than a terminal can show.
+MAX_LINE_CHARACTERS: Final = 1500
+
+
 class ObdError(OSError):
     """A failure above the core. `kind` is stable and one of `ERRNO`; `file` is "" where none is concerned.
 
@@ -40,10 +44,12 @@ class ObdError(OSError):
 
 
 def printable(text: str) -> str:
-    """`text` as one line that does no harm to a log or a terminal, whoever it quotes: the rest is escaped.
+    """`text` as one line, not endless, that does no harm to a log or a terminal, whoever it quotes.
 
     What stands for bytes of a name that are no UTF-8 stays: it is written as those bytes.
     """
+    if len(text) > MAX_LINE_CHARACTERS:
+        text = f"{text[:MAX_LINE_CHARACTERS]}…"
     if text.isprintable():
         return text
     return "".join(

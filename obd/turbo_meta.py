@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-import zlib
 from contextlib import closing
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -142,9 +141,11 @@ def unpack(stream: BinaryIO, directory: str, where: str, most: int | None = None
                     shutil.copyfileobj(content, file, _PIECE_BYTES)
                     file.flush()
                     os.fsync(file.fileno())
-    # The last three for headers of headers of headers, for numbers that are none, and for what the module
-    # itself stumbles over where the first bytes of gzip are wrong.
-    except (tarfile.TarError, EOFError, zlib.error, RecursionError, ValueError, AttributeError) as error:
+    except OSError:
+        raise  # of the stream, of the disk, or ours
+    # Besides its own errors `tarfile` raises what it stumbles over: RecursionError for headers of headers,
+    # ValueError for numbers that are none, AttributeError and TypeError where gzip breaks off.
+    except Exception as error:
         raise ObdError("corrupt", f"not an archive of metadata: {error}", where) from None
     # The digest is known to be right only at the end.
     while stream.read(_PIECE_BYTES):

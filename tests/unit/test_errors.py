@@ -34,6 +34,7 @@ def test_what_a_stranger_wrote_stays_one_line_and_moves_no_cursor() -> None:
     error = ObdError("not-found", "there are: \x1b[2J\r\n\u2028\ud800/é", os.fsdecode(b"/caf\xe9"))
     line = "not-found: /caf\udce9: there are: \\x1b[2J\\r \\u2028\\ud800/é"
     assert str(error) == line_of(error) == describe(error) == line
+    assert len(str(ObdError("corrupt", "x" * 100_000))) < 2000
 
 
 def test_errno_and_line() -> None:
