@@ -26,6 +26,7 @@ from tests.vm.guest.tcmu_disk import Disk, Gate, attach, clear, modules, of_zero
 pytestmark = [pytest.mark.timeout(240), pytest.mark.guest("uml")]
 
 UNIT = "overlaybd-tcmu"
+SERVE = "obd-serve@"
 CONFIGURATION = Path("/etc/overlaybd/overlaybd.json")
 WAIT_S = 60.0
 LOOK_S = 0.1
@@ -160,17 +161,46 @@ def test_the_lines_of_readme_run_as_they_stand(node: Systemd, tmp_path: Path) ->
     assert node.sh("findmnt /mnt", check=False).returncode
 
 
+def assert_confined(node: Systemd, unit: str, kept: str) -> None:
+    """That the process of a unit has these capabilities and could not get others, nor all system calls."""
+    status = node.sh(f"cat /proc/{node.show(unit, 'MainPID')}/status").stdout
+    for each in ("Bnd", "Prm", "Eff"):
+        bits = re.findall(f"Cap{each}:(.*)", status)[0].strip()
+        assert node.sh(f"capsh --decode={bits}").stdout.strip().split("=")[1] == kept, each
+    assert re.search(r"CapAmb:\s*0+\n", status) and re.search(r"CapInh:\s*0+\n", status)
+    assert re.search(r"NoNewPrivs:\s*1\n", status) and re.search(r"Seccomp:\s*2\n", status)
+    assert re.search(r"Umask:\s*0027\n", status)
+
+
 @pytest.mark.guest("qemu")
 def test_it_may_do_only_what_it_needs(node: Systemd) -> None:
-    status = node.sh(f"cat /proc/{main_pid(node)}/status").stdout
-    capabilities = node.sh(f"capsh --decode={re.findall('CapBnd:(.*)', status)[0].strip()}").stdout.strip()
-    assert capabilities.split("=")[1] == KEPT
-    assert re.search(r"NoNewPrivs:\s*1\n", status) and re.search(r"Seccomp:\s*2\n", status)
+    assert_confined(node, UNIT, KEPT)
     within = f"echo $$ >/sys/fs/cgroup/system.slice/{UNIT}.service/cgroup.procs; "
     within += f"nsenter --target={main_pid(node)} --mount "
     for forbidden in ("head -c 1 /dev/mem", "touch /usr/new", "touch /proc/sys/kernel/hostname"):
         node.sh(forbidden)  # everyone else may
         assert node.sh(within + forbidden, check=False).returncode, forbidden
+
+
+def test_who_serves_one_image_may_do_still_less(node: Systemd, tmp_path: Path) -> None:
+    app(node, tmp_path)
+    unit = f"{SERVE}app.service"
+    alone = systemd.UNITS / f"{SERVE}.service.d/test.conf"
+    alone.parent.mkdir()
+    alone.write_text("[Unit]\nDefaultDependencies=no\n")  # else all of a boot comes with it
+    node.sh("systemctl daemon-reload")
+    socket = Path("/run/overlaybd/nbd/app/socket")
+    node.sh(f"systemctl start {unit}")
+    until(lambda: node.sh(f"test -S {socket}", check=False).returncode == 0)
+    assert_confined(node, unit, "cap_chown,cap_dac_override,cap_fowner")
+    assert node.sh(f"stat -c %a {socket} {socket.parent}").stdout.split() == ["600", "700"]
+    # It serves all the same.
+    assert node.sh(f"nbdinfo --size 'nbd+unix:///?socket={socket}'").stdout == f"{8 << 20}\n"
+    head = (
+        f"nbdcopy 'nbd+unix:///?socket={socket}' - | head -c 4096 | tail -c +1081 | head -c 2 | od -An -tx1"
+    )
+    assert node.sh(head).stdout.split() == ["53", "ef"]
+    node.sh(f"systemctl stop {unit}")
 
 
 def attach_and_detach_by_api(node: Systemd, config: str) -> None:
