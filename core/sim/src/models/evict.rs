@@ -11,8 +11,8 @@ use crate::source::{check, Remote, CHUNK, KEY};
 use crate::Model;
 
 pub const MODELS: &[&Model] = &[
-    &Model { name: "evict", story: shrink, quick: 1, deep: 3 },
-    &Model { name: "evict-fetch", story: against_fetch, quick: 1, deep: 3 },
+    &Model { name: "evict", story: shrink, quick: 2, deep: 3 },
+    &Model { name: "evict-fetch", story: against_fetch, quick: 2, deep: 3 },
     &Model { name: "evict-crowded", story: crowded, quick: 1, deep: 2 },
     &Model { name: "evict-closed", story: closed, quick: 1, deep: 2 },
 ];

@@ -15,7 +15,7 @@ pub const MODELS: &[&Model] = &[
     &Model { name: "flight", story: shared, quick: 1, deep: 3 },
     &Model { name: "flight-behind", story: behind, quick: 1, deep: 2 },
     &Model { name: "flight-fails", story: fails, quick: 1, deep: 3 },
-    &Model { name: "flight-fill", story: fill, quick: 1, deep: 3 },
+    &Model { name: "flight-fill", story: fill, quick: 2, deep: 3 },
 ];
 
 const ROOM: u64 = 1 << 20;

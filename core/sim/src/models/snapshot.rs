@@ -19,7 +19,7 @@ use crate::disk::ModelDisk;
 use crate::Model;
 
 pub const MODELS: &[&Model] = &[
-    &Model { name: "snapshot", story: append, quick: 1, deep: 2 },
+    &Model { name: "snapshot", story: append, quick: 2, deep: 2 },
     &Model { name: "snapshot-sparse", story: sparse, quick: 1, deep: 2 },
     &Model { name: "snapshot-flush", story: flushed, quick: 1, deep: 2 },
     &Model { name: "writes", story: writes, quick: 1, deep: 3 },
