@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,6 @@ def run(
     """Try mutants, a line of the log each."""
     with ThreadPoolExecutor(workers) as pool, log.open("a") as out:
         jobs = [pool.submit(attempt, number, mutant, tests, tree, budget_s) for number, mutant in mutants]
-        for job in jobs:
+        for job in as_completed(jobs):
             out.write(json.dumps(job.result()) + "\n")
             out.flush()

@@ -6,6 +6,10 @@ mod memory;
 mod slice;
 mod sparing;
 mod switch;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use file::FileBlob;
 pub use heal::heal;

@@ -117,6 +117,33 @@ fn a_cold_read_is_one_request_and_a_warm_one_none() {
 }
 
 #[test]
+fn what_is_copied_is_right_and_is_not_kept() {
+    let bench = Bench::new();
+    let server = Server::new(pattern(50_000));
+    let blob = open(&bench.cache(), &server);
+    check(&*blob, &server, 2 * CHUNK, 1);
+    check(&*blob, &server, 5 * CHUNK, 2 * CHUNK);
+    let copied = |offset: usize, len: usize| {
+        let before = server.requests();
+        let mut buf = vec![0xAA; len];
+        blob.copy_at(&mut buf, offset as u64).unwrap();
+        assert!(buf == server.bytes[offset..offset + len], "wrong bytes at {offset}+{len}");
+        let ranges = server.seen.lock()[before..].iter().map(|(first, last, _)| (*first, *last)).collect::<Vec<_>>();
+        ranges
+    };
+    let chunk = CHUNK as u64;
+    let gaps = [(0, 2 * chunk - 1), (3 * chunk, 5 * chunk - 1), (7 * chunk, 49_999)];
+    assert_eq!(copied(0, 50_000), gaps, "one request for each gap");
+    assert_eq!(copied(CHUNK + 7, 2 * CHUNK), [(chunk + 7, 2 * chunk - 1), (3 * chunk, 3 * chunk + 6)]);
+    assert_eq!(copied(2 * CHUNK + 1, CHUNK - 1), []);
+    assert_eq!(copied(49_990, 10), [(49_990, 49_999)]);
+    assert_eq!(copied(50_000, 0), []);
+    let kept: Vec<bool> = (0..13).map(|i| blob.is_ready(i * chunk, 1)).collect();
+    assert_eq!(kept, (0..13).map(|i| matches!(i, 2 | 5 | 6)).collect::<Vec<_>>());
+    assert_eq!(blob.copy_at(&mut [0; 2], 49_999).unwrap_err().kind(), Kind::OutOfBounds);
+}
+
+#[test]
 fn two_hundred_readers_of_one_chunk_make_one_request() {
     for behind in [0, 1 << 20] {
         let bench = Bench { behind, ..Bench::new() };

@@ -118,3 +118,48 @@ impl Appender {
         Error::new(Kind::NoSpace, what)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::MemoryDevice;
+
+    #[test]
+    fn what_is_appended_is_there_whatever_was_there_before() {
+        for zeros in [0, 1, 4096, FEW_ZEROS, FEW_ZEROS + 1, FEW_ZEROS + 4096, 300_001] {
+            for head in [0, 1, 4095, 4096, 5000] {
+                let device = Arc::new(MemoryDevice::new(1 << 20).unwrap());
+                device.write_at(&vec![0xEE; 1 << 20], 0).unwrap();
+                let mut appender = Appender::new(device.clone(), 8192);
+                appender.write(&vec![1; head]).unwrap();
+                appender.zeros(zeros).unwrap();
+                appender.write(&[2; 100]).unwrap();
+                assert_eq!(appender.position(), 8192 + head as u64 + zeros + 100);
+                appender.align().unwrap();
+                assert_eq!(appender.position() % BLOCK, 0);
+                appender.flush().unwrap();
+                let mut bytes = vec![0; 1 << 20];
+                device.read_at(&mut bytes, 0).unwrap();
+                let end = appender.position() as usize;
+                let mut expected = [vec![0xEE; 8192], vec![1; head], vec![0; zeros as usize], vec![2; 100]].concat();
+                expected.resize(end, 0);
+                expected.resize(1 << 20, 0xEE);
+                assert!(bytes == expected, "{zeros} zeros behind {head} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_what_just_fits_is_not() {
+        let device = Arc::new(MemoryDevice::new(1 << 20).unwrap());
+        let mut appender = Appender::new(device, (1 << 20) - 8192);
+        assert_eq!(appender.zeros(8193).unwrap_err().kind(), Kind::NoSpace);
+        assert_eq!(appender.skip(3).unwrap_err().kind(), Kind::NoSpace);
+        assert_eq!(appender.block(8192).unwrap(), 254);
+        appender.skip(1).unwrap();
+        assert_eq!(appender.block(4096).unwrap(), 255);
+        assert_eq!(appender.block(4097).unwrap_err().kind(), Kind::NoSpace);
+        appender.write(&[1; 4096]).unwrap();
+        assert_eq!(appender.write(&[1]).unwrap_err().kind(), Kind::NoSpace);
+    }
+}

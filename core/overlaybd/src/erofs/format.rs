@@ -189,3 +189,28 @@ pub(super) fn mode_of(stored: u8) -> Option<u16> {
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_devices_are_those_of_the_kernel() {
+        for (major, minor) in [(0, 0), (8, 1), (1, 3), (259, 255), (259, 256), (4095, 0xF_FFFF), (0x123, 0x4_5678)] {
+            let stored = device_number(major, minor).unwrap();
+            // As `new_decode_dev` of the kernel takes them apart.
+            assert_eq!(((stored & 0xF_FF00) >> 8, (stored & 0xFF) | ((stored >> 12) & 0xF_FF00)), (major, minor));
+        }
+        assert_eq!((device_number(4096, 0), device_number(0, 1 << 20)), (None, None));
+    }
+
+    #[test]
+    fn types_of_directories_and_modes_say_the_same() {
+        for (stored, mode) in
+            [(1, 0x8000), (2, 0x4000), (3, 0x2000), (4, 0x6000), (5, 0x1000), (6, 0xC000), (7, 0xA000)]
+        {
+            assert_eq!((type_of(mode | 0o7777), mode_of(stored)), (stored, Some(mode)));
+        }
+        assert_eq!((type_of(0o644), mode_of(0), mode_of(8)), (0, None, None));
+    }
+}

@@ -165,3 +165,85 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     value.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    fn header() -> Header {
+        Header {
+            zlib: true,
+            level: 6,
+            span: 1 << 20,
+            points: 2,
+            packed_bytes: 1000,
+            index_bytes: 5000,
+            plain_bytes: 3000,
+            area: (4000, 1000),
+        }
+    }
+
+    #[test]
+    fn headers_that_contradict_themselves_are_refused() {
+        let parse = |bytes: &[u8; HEADER_BYTES]| Header::parse(bytes, 5000).map_err(|e| e.kind());
+        assert_eq!(parse(&header().encode()), Ok(header()));
+        let least = HEADER_BYTES as u64;
+        let whole = Header { area: (least, 5000 - least), ..header() };
+        assert_eq!(parse(&whole.encode()), Ok(whole), "points right behind the header");
+        let most = Header { points: MAX_GZIP_POINTS, plain_bytes: MAX_BLOB_BYTES, ..header() };
+        assert_eq!(parse(&most.encode()), Ok(most));
+        let bad = [
+            (Kind::Corrupt, Header { index_bytes: 5001, ..header() }),
+            (Kind::Corrupt, Header { area: (least - 1, 5001 - least), ..header() }),
+            (Kind::Corrupt, Header { area: (4000, 999), ..header() }),
+            (Kind::Corrupt, Header { area: (4000, u64::MAX), ..header() }),
+            (Kind::Limit, Header { points: MAX_GZIP_POINTS + 1, ..header() }),
+            (Kind::Limit, Header { plain_bytes: MAX_BLOB_BYTES + 1, ..header() }),
+            (Kind::Limit, Header { packed_bytes: MAX_BLOB_BYTES + 1, ..header() }),
+        ];
+        for (kind, header) in bad {
+            assert_eq!(parse(&header.encode()), Err(kind), "{header:?}");
+        }
+        // Version, compression, and the sizes of windows and points.
+        for at in [8, 10, 17, 21] {
+            let mut bytes = header().encode();
+            bytes[at] += 3;
+            let sum = crc::raw(crc::START, &bytes[..CRC_AT]);
+            bytes[CRC_AT..].copy_from_slice(&sum.to_le_bytes());
+            assert_eq!(parse(&bytes), Err(Kind::Unsupported), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn points_that_cannot_be_are_refused() {
+        let least = HEADER_BYTES as u64;
+        let first = Point { plain: 0, packed: 10, window: (least, 100), bits: 0 };
+        let point = Point { plain: 500, packed: 300, window: (3900, 100), bits: 7 };
+        let check = |point: Point, before: Option<&Point>| point.check(&header(), before).is_ok();
+        assert!(check(first, None) && check(point, Some(&first)) && check(point, Some(&point)));
+        assert!(check(Point { plain: 3000, packed: 1000, ..point }, Some(&point)), "at the end");
+        assert!(!check(Point { plain: 1, ..first }, None), "the first begins at the start");
+        let longest = Header { index_bytes: 1 << 20, area: (1 << 20, 0), ..header() };
+        let window = |header: &Header, len| Point { window: (least, len), ..first }.check(header, None).is_ok();
+        assert!(window(&longest, MAX_GZIP_WINDOW_BYTES) && !window(&longest, MAX_GZIP_WINDOW_BYTES + 1));
+        let plain = Header { zlib: false, ..longest };
+        let len = WINDOW as u32;
+        assert!(window(&plain, len) && !window(&plain, len - 1) && !window(&plain, len + 1));
+        let bad = [
+            Point { plain: 3001, ..point },
+            Point { packed: 1001, ..point },
+            Point { window: (3901, 100), ..point },
+            Point { window: (u64::MAX, 100), ..point },
+            Point { window: (least - 1, 100), ..point },
+            Point { bits: 8, ..point },
+        ];
+        for bad in bad {
+            assert!(!check(bad, Some(&first)), "{bad:?}");
+        }
+        assert!(!check(Point { packed: 0, ..first }, None), "a point lies in the file");
+        assert!(!check(Point { plain: 499, ..point }, Some(&point)), "plain bytes go on");
+        assert!(!check(Point { packed: 299, ..point }, Some(&point)), "packed bytes go on");
+        assert_eq!(Point::parse(&point.encode()), point);
+    }
+}

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::*;
+use crate::blob::testing::Asked;
 use crate::blob::{check_range, Blob, MemoryBlob};
 use crate::error::{Kind, Result};
 use crate::limits::GZIP_SPAN_BYTES;
@@ -320,4 +321,38 @@ proptest! {
             prop_assert!(read(&view, at as u64, len).unwrap() == plain[at..at + len]);
         }
     }
+}
+
+#[test]
+fn hints_reach_what_has_to_be_inflated_for_them() {
+    let plain = lines(200_000);
+    let gzip = packed(&plain, 6);
+    let asked = Arc::new(Asked::new(gzip.clone()));
+    let index = Arc::new(Index::open(blob(&build(&gzip, SPAN).unwrap())).unwrap());
+    let view = View::new(asked.clone(), index.clone()).unwrap();
+    assert_eq!((view.name(), view.len()), ("asked", plain.len() as u64));
+    asked.take();
+    let points: Vec<_> = index.points().iter().map(|point| (point.plain, point.packed)).collect();
+    let second = points[1].0;
+    assert!(view.prefetch(0, second).unwrap() >= points[1].1 - points[0].1, "all up to the second point");
+    assert!(view.prefetch(second, 1).unwrap() > 0);
+    let seen = asked.take();
+    assert!(seen[0].1 <= points[0].1 && seen[0].1 + seen[0].2 >= points[1].1, "{seen:?}");
+    assert!(seen[1].1 <= points[1].1 && seen[1].1 + 1 >= points[1].1, "{seen:?}: from the point on");
+    assert_eq!((view.prefetch(7, 0).unwrap(), asked.take()), (0, vec![]));
+    assert_eq!(view.prefetch(plain.len() as u64, 1).unwrap_err().kind(), Kind::OutOfBounds);
+    assert!(!view.is_ready(0, 1) && view.is_ready(second, 1) && view.is_ready(0, 0));
+    assert!(view.distrust(0, 1).unwrap() && !view.distrust(second, 1).unwrap() && !view.distrust(0, 0).unwrap());
+}
+
+#[test]
+fn the_key_of_an_index_is_of_its_digest_and_all_of_its_bytes() {
+    let gzip = packed(&lines(200_000), 6);
+    let index = build(&gzip, SPAN).unwrap();
+    let key = |index: &[u8], digest: &str| Index::open(blob(index)).unwrap().key(digest).unwrap();
+    let all = [b"sha256:ab\0".as_slice(), &index].concat();
+    let hex: String =
+        ring::digest::digest(&ring::digest::SHA256, &all).as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(key(&index, "sha256:ab"), format!("sha256:{hex}"));
+    assert_ne!(key(&index, "sha256:ac"), key(&index, "sha256:ab"));
 }

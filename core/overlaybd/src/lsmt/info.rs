@@ -185,3 +185,47 @@ fn describe_log(blob: &dyn Blob) -> Result<IndexInfo> {
     }
     Ok(index)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::MemoryBlob;
+    use crate::lsmt::Uuid;
+
+    #[test]
+    fn an_index_file_is_described_by_all_of_its_records() {
+        for count in [0, 1, 10, WINDOW_BYTES / 16, WINDOW_BYTES / 16 + 3] {
+            let mut bytes = Header::new(HEADER, 1 << 30, Uuid::NULL, Uuid::NULL, b"").unwrap().to_block().to_vec();
+            let mut expected = IndexInfo::default();
+            for n in 0..count {
+                let length = n as u32 % 7;
+                let record = match n % 5 {
+                    0 => Segment::INVALID,
+                    tag => Segment { offset: n, length, moffset: 8 + n, zeroed: tag == 1, tag: 0 },
+                };
+                bytes.extend_from_slice(&record.to_bytes());
+                let bytes = u64::from(length) * 512;
+                match n % 5 {
+                    0 => expected.padding += 1,
+                    _ if length == 0 => expected.padding += 1,
+                    1 => {
+                        (expected.zeroed, expected.zeroed_bytes) = (expected.zeroed + 1, expected.zeroed_bytes + bytes)
+                    }
+                    _ => expected.mapped_bytes += bytes,
+                }
+                if n % 5 > 0 && length > 0 {
+                    expected.segments += 1;
+                    expected.longest_sectors = expected.longest_sectors.max(length);
+                }
+            }
+            // The start of a record that a crash has cut short.
+            bytes.extend_from_slice(&[7; 9]);
+            let info = describe(&(Arc::new(MemoryBlob::new("index", bytes)) as Arc<dyn Blob>)).unwrap();
+            assert_eq!(
+                (info.kind, info.trailer, info.index),
+                (FileKind::Index, None, Some(expected)),
+                "{count} records"
+            );
+        }
+    }
+}

@@ -8,6 +8,8 @@ pub mod info;
 pub mod layer;
 pub mod segment;
 pub mod stack;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod upper;
 pub mod uuid;
 pub mod warp;

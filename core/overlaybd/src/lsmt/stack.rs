@@ -141,3 +141,30 @@ pub(super) fn take<'a>(rest: &mut &'a mut [u8], count: u64) -> &'a mut [u8] {
     *rest = behind;
     part
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+    use crate::blob::testing::Asked;
+    use crate::lsmt::testing::layer_of;
+
+    #[test]
+    fn what_is_ready_is_what_the_layers_say_of_the_pieces() {
+        // Eight sectors below, of which the top hides the first two.
+        let layers = [[1; 4096].as_slice(), [2; 1024].as_slice()].map(|device| Arc::new(Asked::new(layer_of(device))));
+        let stack = Stack::new(layers.iter().map(|blob| Layer::open(blob.clone()).unwrap()).collect()).unwrap();
+        let ready = |bottom: u64, top: u64, offset, len| {
+            layers[0].ready.store(4096 + bottom, Relaxed);
+            layers[1].ready.store(4096 + top, Relaxed);
+            stack.is_ready(offset, len)
+        };
+        assert!(ready(0, 0, 0, 4096));
+        assert!(!ready(0, 1, 0, 512) && ready(0, 512, 512, 512) && !ready(0, 512, 511, 1));
+        assert!(!ready(1025, 0, 1024, 512), "its first byte is not");
+        assert!(ready(1024, 0, 0, 1025) && ready(9999, 0, 0, 1024) && !ready(9999, 0, 0, 1025));
+        assert!(!ready(3072, 0, 2048, 1536) && ready(3072, 0, 3072, 1024) && !ready(3073, 0, 3072, 1024));
+        assert!(ready(9999, 9999, 4096, 1 << 20) && ready(9999, 9999, 0, 0), "holes are there");
+    }
+}

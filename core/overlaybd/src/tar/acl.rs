@@ -93,6 +93,8 @@ mod tests {
         let lines = "# a remark\nother:---\nuser:somebody:r--:1000\nu::rw-\ngroup::r-- #effective\nmask:rw-\n";
         assert_eq!(hex(lines).as_deref(), Some(wanted));
         assert_eq!(hex("user::rw-,group::r--,other::r--").as_deref(), Some(""));
+        let all = "0200000001000700ffffffff02000100e803000004000200ffffffff10000700ffffffff20000500ffffffff";
+        assert_eq!(hex("user::rwx,user:1000:--x,group::-w-,mask::rwx,other::r-x").as_deref(), Some(all));
         for bad in [
             "user::rw-",
             "user::rw-,user:joe:r--,group::r--,mask::r--,other::r--",

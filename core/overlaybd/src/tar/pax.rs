@@ -237,6 +237,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn base_64_is_read_in_both_alphabets_with_and_without_padding() {
+        for len in 0..100 {
+            let plain: Vec<u8> = (0..len).map(|i| (i * 89 + len) as u8).collect();
+            for last in ["+/", "-_"] {
+                let alphabet: Vec<u8> =
+                    (b'A'..=b'Z').chain(b'a'..=b'z').chain(b'0'..=b'9').chain(last.bytes()).collect();
+                let mut text = Vec::new();
+                for group in plain.chunks(3) {
+                    let bits = group.iter().chain(&[0; 3]).take(3).fold(0, |bits, byte| bits << 8 | usize::from(*byte));
+                    let digits = [bits >> 18, bits >> 12 & 63, bits >> 6 & 63, bits & 63];
+                    text.extend(digits[..=group.len()].iter().map(|digit| alphabet[*digit]));
+                }
+                assert_eq!(base64(&text).as_ref(), Some(&plain));
+                text.resize(text.len().next_multiple_of(4), b'=');
+                assert_eq!(base64(&text).as_ref(), Some(&plain));
+            }
+        }
+        for bad in ["A", "AAAAA", "AA*A", "A=AA", "\n"] {
+            assert_eq!(base64(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn percent_signs_stand_for_bytes() {
+        assert_eq!(percent(b"user.a%3Db%00%fF%25"), Some(b"user.a=b\0\xff%".to_vec()));
+        for bad in ["%", "a%4", "%4g", "%g4"] {
+            assert_eq!(percent(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn times_before_and_after_1970() {
         let of = |text: &str| time(text.as_bytes()).map(|t| (t.seconds, t.nanos));
         assert_eq!(of("1600000000.123456789"), Some((1_600_000_000, 123_456_789)));

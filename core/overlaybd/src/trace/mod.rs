@@ -7,6 +7,8 @@ mod plan;
 mod recorder;
 mod replay;
 mod seen;
+#[cfg(test)]
+mod tests;
 
 pub use format::{encode, is_trace, parse, Record, HEADER_BYTES, RECORD_BYTES};
 #[cfg(fuzzing)]

@@ -220,6 +220,7 @@ mod tests {
         read(&taps[1], 0, 4096);
         recorder.start().unwrap();
         assert_eq!(recorder.start().unwrap_err().kind(), Kind::Busy);
+        assert!(recorder.is_recording());
         read(&taps[1], 8192, 4096);
         read(&taps[0], 2048, 8192);
         read(&taps[1], 8192, 512);
@@ -227,9 +228,9 @@ mod tests {
         assert!(taps[1].read_at(&mut [0; 512], LEN as u64).is_err(), "what failed was not read");
         read(&taps[1], LEN as u64, 100);
         let expected = [record(0, 0, 4096), record(1, 8192, 4608), record(0, 4096, 6144), record(1, LEN as u64, 100)];
-        assert_eq!(recorder.so_far(), (expected.to_vec(), false));
+        assert_eq!((recorder.so_far(), recorder.count()), ((expected.to_vec(), false), 4));
         assert_eq!(recorder.stop().unwrap(), expected);
-        assert_eq!(recorder.stop().unwrap_err().kind(), Kind::Invalid);
+        assert_eq!((recorder.stop().unwrap_err().kind(), recorder.is_recording()), (Kind::Invalid, false));
         read(&taps[0], 1 << 20, 512);
         recorder.start().unwrap();
         read(&taps[1], 8192, 512);

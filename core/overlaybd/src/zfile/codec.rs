@@ -191,6 +191,7 @@ mod tests {
                 assert_eq!(e.kind(), Kind::Corrupt, "{algorithm:?} {e}");
             }
             assert_eq!(codec.decompress(&[], &mut back).unwrap_err().kind(), Kind::Corrupt);
+            assert_eq!(codec.compress(&plain, &mut [0; 20]).unwrap_err().kind(), Kind::Limit, "it has no room");
         }
     }
 

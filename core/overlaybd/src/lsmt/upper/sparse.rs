@@ -227,3 +227,46 @@ impl Upper {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lsmt::upper::{create, CreateOptions};
+    use crate::sys::fault::FaultDisk;
+    use crate::sys::os::OsDisk;
+
+    #[test]
+    fn what_is_discarded_is_zeros_also_where_files_have_no_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, index) = (dir.path().join("data"), dir.path().join("index"));
+        let disk = FaultDisk::without_holes(Arc::new(OsDisk));
+        let options = CreateOptions { size: 8 << 20, sparse: true, ..CreateOptions::default() };
+        create(&disk, &data, &index, &options).unwrap();
+        let mut model = vec![0; 8 << 20];
+        let content: Vec<u8> = (0..5 << 20).map(|i: u32| (i / 512 % 251 + 1) as u8).collect();
+        let upper = Upper::open(&disk, &data, &index).unwrap();
+        let below = |part: &mut [u8], _: u64| {
+            part.fill(0);
+            Ok(())
+        };
+        upper.write_at(&content, 1 << 20, below).unwrap();
+        model[1 << 20..6 << 20].copy_from_slice(&content);
+        // A little, more than is written at a time, and beyond what was ever written.
+        for (sector, count) in [(2051, 3), (4099, 5003), (12_000, 2000)] {
+            upper.discard(sector * SECTOR, count * SECTOR).unwrap();
+            model[(sector * SECTOR) as usize..][..(count * SECTOR) as usize].fill(0);
+        }
+        let device = |upper: &Upper| {
+            let mut device = vec![0xEE; 8 << 20];
+            upper.read_at(&mut device, 0, below).unwrap();
+            device
+        };
+        assert!(device(&upper) == model);
+        drop(upper);
+        assert!(device(&Upper::open(&disk, &data, &index).unwrap()) == model, "opened again");
+        // Upstream knows the layer by its data file alone.
+        let file = std::fs::read(&data).unwrap();
+        let there = &file[(FIRST_DATA_SECTOR * SECTOR) as usize..];
+        assert!(there[..6 << 20] == model[..6 << 20] && there[6 << 20..].iter().all(|byte| *byte == 0));
+    }
+}

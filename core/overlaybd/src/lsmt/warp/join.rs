@@ -211,3 +211,48 @@ impl Blob for Join {
         Ok(dropped)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::testing::Asked;
+    use crate::error::Kind;
+
+    #[test]
+    fn both_parts_are_asked_for_what_is_in_them_and_nothing_between() {
+        let (meta, target) = (Arc::new(Asked::new(vec![1; 600])), Arc::new(Asked::new(vec![2; 1000])));
+        let join = Join::new(meta.clone(), Target::new(target.clone()));
+        assert_eq!((join.name(), join.len()), ("asked", 2048));
+
+        assert_eq!(join.prefetch(500, 1000).unwrap(), 100 + 476);
+        assert_eq!((meta.take(), target.take()), (vec![("prefetch", 500, 100)], vec![("prefetch", 0, 476)]));
+        assert_eq!(join.prefetch(600, 424).unwrap(), 0, "between them");
+        assert_eq!(join.prefetch(1024 + 900, 124).unwrap(), 100, "at the end of the tar");
+        assert_eq!((meta.take(), target.take()), (vec![], vec![("prefetch", 900, 100)]));
+        assert_eq!(join.prefetch(2048, 1).unwrap_err().kind(), Kind::OutOfBounds);
+
+        assert!(!join.is_ready(599, 1) && join.is_ready(600, 424) && !join.is_ready(600, 425));
+        assert!(!join.is_ready(1723, 1) && join.is_ready(1724, 1));
+
+        assert!(join.distrust(499, 1).unwrap());
+        assert!(!join.distrust(500, 524).unwrap());
+        assert!(join.distrust(599, 426).unwrap(), "the target's first byte may be another");
+        assert!(!join.distrust(1024 + 500, 1).unwrap());
+        let of_meta = vec![("distrust", 499, 1), ("distrust", 500, 100), ("distrust", 599, 1)];
+        assert_eq!((meta.take(), target.take()), (of_meta, vec![("distrust", 0, 1), ("distrust", 500, 1)]));
+
+        for from in ["read", "copy"] {
+            let read = |buf: &mut [u8], at| match from {
+                "copy" => join.copy_at(buf, at),
+                _ => join.read_at(buf, at),
+            };
+            let mut bytes = [9; 600];
+            read(&mut bytes, 500).unwrap();
+            assert!(bytes[..100] == [1; 100] && bytes[100..524] == [0; 424] && bytes[524..] == [2; 76]);
+            assert_eq!((meta.take(), target.take()), (vec![(from, 500, 100)], vec![(from, 0, 76)]));
+            read(&mut bytes[..100], 1948).unwrap();
+            assert!(bytes[..76] == [2; 76] && bytes[76..100] == [0; 24], "a tar is filled up with zeros");
+            target.take();
+        }
+    }
+}

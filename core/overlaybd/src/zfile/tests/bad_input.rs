@@ -53,6 +53,46 @@ fn fields_of_the_trailer_that_contradict_the_file_are_refused() {
 }
 
 #[test]
+fn a_trailer_that_is_no_end_of_a_finished_file_is_refused() {
+    let whole = build(&sample(50_000), options(Algorithm::Lz4, 4096)).unwrap();
+    let at = whole.len() - HEADER_BYTES;
+    // The flags, of which a finished file's trailer has data (2), sealed (4) and digest (16): see the format.
+    assert_eq!(whole[at + 32], 0x16);
+    for flags in [0x12, 0x14, 0x17, 0x10] {
+        let mut bytes = whole.clone();
+        bytes[at + 32] = flags;
+        let e = error_of(bytes);
+        assert_eq!(e.kind(), Kind::Corrupt, "{flags:#x}");
+        assert!(e.to_string().contains("not those of a finished zfile"), "{flags:#x}: {e}");
+    }
+    assert!(error_of(whole[..whole.len() - 1].to_vec()).to_string().contains("cut off"));
+}
+
+#[test]
+fn a_check_of_the_whole_file_asks_for_the_trailer_that_belongs_to_its_header() {
+    let mut whole = build(&sample(50_000), options(Algorithm::Lz4, 4096)).unwrap();
+    let check = |bytes: &[u8]| {
+        let reader = open(bytes.to_vec()).unwrap();
+        assert!(read_all(&reader).unwrap() == sample(50_000));
+        reader.check_trailer().map_err(|e| e.to_string())
+    };
+    check(&whole).unwrap();
+    // A header that says all that a trailer does is enough to read.
+    let at = whole.len() - HEADER_BYTES;
+    let header = Header::parse(whole[at..].try_into().unwrap()).unwrap();
+    whole[..HEADER_BYTES].copy_from_slice(&header.encode(Role::FinalHeader));
+    check(&whole).unwrap();
+    assert!(check(&[&whole[..], b"x"].concat()).unwrap_err().contains("something follows"));
+    whole[at..].copy_from_slice(&header.encode(Role::FirstHeader));
+    assert!(check(&whole).unwrap_err().contains("no trailer"));
+    let other = Header { original_size: header.original_size - 1, ..header };
+    whole[at..].copy_from_slice(&other.encode(Role::Trailer));
+    assert!(check(&whole).unwrap_err().contains("different things"));
+    whole[at + 100] ^= 1;
+    assert!(check(&whole).unwrap_err().contains("wrong digest"));
+}
+
+#[test]
 fn a_jump_table_as_large_as_allowed_needs_a_file_as_large() {
     let e = error_of(with_trailer(|h| {
         h.blocks = 1_000_000_000;

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::blob::testing::Asked;
 
 /// Runs of noise, of one byte and of words, so that blocks of every kind occur.
 fn contents() -> impl Strategy<Value = Vec<u8>> {
@@ -113,4 +114,26 @@ fn no_single_flip_goes_unnoticed() {
             }
         }
     }
+}
+
+#[test]
+fn hints_reach_the_stored_blocks_that_they_are_about() {
+    let asked = Arc::new(Asked::new(build(&sample(50_000), options(Algorithm::Lz4, 4096)).unwrap()));
+    let reader = Reader::open(asked.clone()).unwrap();
+    let block = |n: u64| {
+        asked.take();
+        reader.prefetch(n * 4096, 1).unwrap();
+        asked.take()[0]
+    };
+    let (first, second, third) = (block(0), block(1), block(2));
+    assert_eq!(first.1 + first.2, second.1, "blocks lie one behind the other");
+    assert_eq!(reader.prefetch(4095, 2).unwrap(), first.2 + second.2);
+    assert_eq!(reader.prefetch(4096, 8192).unwrap(), second.2 + third.2);
+    assert_eq!(asked.take(), [("prefetch", first.1, first.2 + second.2), ("prefetch", second.1, second.2 + third.2)]);
+    assert_eq!((reader.prefetch(50_000, 1).unwrap(), reader.prefetch(7, 0).unwrap()), (0, 0));
+    assert!(!reader.distrust(50_000, 1).unwrap());
+    assert_eq!(asked.take(), [], "nothing is there");
+    assert_eq!((reader.is_ready(0, 1), reader.is_ready(4096, 1), reader.is_ready(50_000, 1)), (false, true, true));
+    assert!(!reader.distrust(4096, 4096).unwrap());
+    assert_eq!(asked.take(), [("distrust", second.1, second.2)]);
 }
