@@ -22,6 +22,7 @@ from tests.rigs.stamps import BASE
 from tests.vm.guest.tcmu_disk import Daemon, Disk, attach, running
 
 SIZE = 8 * MIB
+LINES = 40  # of the log, when something is wrong
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Soak:
     disks: list[Disk]
     loads: list[Load]
     samples: list[tuple[float, dict[str, int]]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
     kills: int = 0
     outages: int = 0
     deletions: int = 0
@@ -57,8 +59,9 @@ class Soak:
             elif what < 0.8:
                 self.store.delete_cache()
                 self.deletions += 1
+            self.said = (self.said + self.daemon.listen())[-LINES:]
             for load in self.loads:
-                assert not load.problem, load.problem
+                assert not load.problem, "\n".join([load.problem, *self.said])
             if not self.samples or now > self.samples[-1][0] + SAMPLE_S:
                 self.samples.append((now, held(self.daemon.process.pid)))
 
@@ -87,7 +90,10 @@ def soak(directory: Path, minutes: float, seed: int, rate: float) -> list[str]:
         disks, loads = [], []
         for number in range(DEVICES):
             image = store.image(directory / f"vol{number}", KINDS[number % 2])
-            disks.append(attach(image.directory.name, f"overlaybd/{image.config}"))
+            try:
+                disks.append(attach(image.directory.name, f"overlaybd/{image.config}"))
+            except OSError as error:
+                raise AssertionError("\n".join([str(error), *daemon.listen()])) from error
             loads += spread(disks[-1].node, SIZE, parts=1, seed=seed * 100 + number, base=BASE, rate=rate)
         run = Soak(daemon, store, disks, loads)
         with working(loads):

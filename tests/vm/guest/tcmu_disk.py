@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from select import select
 
 import tcmu
 import tcmu.configfs
@@ -79,6 +80,15 @@ class Daemon:
             self._heard.append(line.strip())
         self._heard.remove(found[0])
         return found[0]
+
+    def listen(self) -> list[str]:
+        """The lines that it has written and nobody has read. One that writes much waits for that."""
+        assert self.process.stdout is not None
+        lines = []
+        while select([self.process.stdout], [], [], 0)[0] and (line := self.process.stdout.readline()):
+            lines.append(line.decode().strip())
+        self._heard += lines
+        return lines
 
     def heard(self, words: str) -> list[str]:
         """The lines that hold these words, of those that have been read."""
