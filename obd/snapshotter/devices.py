@@ -9,11 +9,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from obd import attach as attachments
+from obd.daemon.work import Pool
 from obd.errors import ObdError, line_of
 from obd.mount import filesystem
 from obd.snapshotter.errors import DEADLINE_EXCEEDED, FAILED_PRECONDITION, UNAVAILABLE, SnapshotError
@@ -47,7 +47,7 @@ class Devices:
         self._layout: Final = layout
         self._lock: Final = threading.Lock()
         self._turns: Final[dict[int, tuple[threading.Lock, int]]] = {}
-        self._pool: Final = ThreadPoolExecutor(THREADS, "device")
+        self._pool: Final = Pool("device", THREADS)
         self.on_attached: Callable[[], None] = lambda: None
         """Called after a device was attached."""
 

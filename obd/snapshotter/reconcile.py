@@ -49,9 +49,10 @@ def _serve_again(snapshots: Snapshots) -> None:
 
 def _forget_devices(snapshots: Snapshots) -> None:
     """Devices of snapshots that are no more are taken away, unless somebody uses them."""
+    known = {each.id for each in snapshots.records.all()}
     for attachment in attachments.attachments():
         number = _number(snapshots, attachment.config)
-        if number < 0:
+        if number < 0 or number in known:
             continue
         with snapshots.devices.turn(number):
             if not _is_known(snapshots, number):
@@ -68,7 +69,8 @@ def _release(snapshots: Snapshots, number: int) -> None:
 
 def _forget_directories(snapshots: Snapshots) -> None:
     """Directories of snapshots that are no more are deleted, unless something is mounted there."""
-    for number in snapshots.layout.numbers():
+    known = {each.id for each in snapshots.records.all()}
+    for number in set(snapshots.layout.numbers()) - known:
         with snapshots.devices.turn(number), snapshots.records.transaction():
             if _is_known(snapshots, number):
                 continue

@@ -92,7 +92,7 @@ class Service:
 
     def Remove(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Forgets a snapshot."""
-        self._snapshots.remove(request.key)
+        self._snapshots.remove(request.key, _caller(context))
         return MESSAGES[""]()
 
     def Stat(self, request: Any, context: grpc.ServicerContext) -> Any:

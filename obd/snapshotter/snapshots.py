@@ -139,10 +139,7 @@ class Snapshots:
             return False
         if labels.get(L.DOWNLOAD) == "download" or not (above is None or self.images.is_block(above)):
             return False
-        reference = L.first(labels, L.IMAGE_REFERENCES)
-        reference = reference or repository_of(
-            labels[L.BLOB_DIGEST], self.config.containerd, caller.namespace
-        )
+        reference = self._image(labels, caller)
         if not reference:
             _log.info("%s: nobody knows of which image it is: it is downloaded", labels[L.BLOB_DIGEST])
             return False
@@ -156,6 +153,11 @@ class Snapshots:
                 raise
             self._undo(made.name)  # another pull of the same layer was first
         return True
+
+    def _image(self, labels: Mapping[str, str], caller: Caller) -> str:
+        """The image that a layer is of, or its repository; "" if nobody knows."""
+        told, digest = L.first(labels, L.IMAGE_REFERENCES), labels.get(L.BLOB_DIGEST, "")
+        return told or (repository_of(digest, self.config.containerd, caller.namespace) if digest else "")
 
     # Root file systems.
 
@@ -235,10 +237,12 @@ class Snapshots:
             raise SnapshotError(FAILED_PRECONDITION, f"snapshot {key} is not active")
         with self.devices.turn(found.id, caller.deadline):
             kept = dict(labels)
-            self._finish(found, {**found.labels, **labels}, kept)
+            self._finish(found, {**found.labels, **labels}, kept, caller)
             self.records.commit(key, name, kept, self._measure(found.id))
 
-    def _finish(self, found: Snapshot, labels: Mapping[str, str], kept: dict[str, str]) -> None:
+    def _finish(
+        self, found: Snapshot, labels: Mapping[str, str], kept: dict[str, str], caller: Caller
+    ) -> None:
         """Has the configuration of a device there, if there is to be a device. Can be repeated."""
         number = found.id
         above = self.records.get(found.parent).id if found.parent else None
@@ -249,7 +253,7 @@ class Snapshots:
             self.images.write(number, above, lower={"dir": self.layout.fs(number)})
         elif L.is_turbo(labels):
             lower = turbo_lower(labels, self.layout.fs(number), self.images.turbo_types(above))
-            reference = L.first(labels, L.IMAGE_REFERENCES)
+            reference = self._image(labels, caller)
             url = blobs_url(reference, self.config.mirrors) if reference else ""
             self.images.write(number, above, url=url, lower=lower)
         elif above is None or self.images.is_block(above):
@@ -258,11 +262,12 @@ class Snapshots:
             elif self.images.has_layer(number):
                 self.images.write(number, above, lower={"dir": self.layout.fs(number)})
 
-    def remove(self, key: str) -> None:
+    def remove(self, key: str, caller: Caller | None = None) -> None:
         """Forgets a snapshot that nobody was made from, with its device and its files."""
+        deadline = caller.deadline if caller else float("inf")
         found = self.records.get(key)
         above = self.records.get(found.parent) if found.parent else None
-        with self.devices.turn(found.id):
+        with self.devices.turn(found.id, deadline):
             if children := self.records.children(key):
                 what = f"snapshot {key} is the parent of {children[0].name}"
                 raise SnapshotError(FAILED_PRECONDITION, what)
