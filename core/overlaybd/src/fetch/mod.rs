@@ -20,7 +20,7 @@ mod tests;
 
 pub use blob::RemoteBlob;
 #[cfg(fuzzing)]
-pub use http::fuzzing::answer as fuzzed_answer;
+pub use http::fuzzing::{answer as fuzzed_answer, texts as fuzzed_texts};
 pub use http::{Client, ClientOptions, TlsOptions};
 pub use intake::Stream;
 pub use lane::{Lane, Urgent, LANE};

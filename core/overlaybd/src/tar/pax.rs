@@ -45,11 +45,16 @@ impl Pax {
             let at = record.iter().position(|b| *b == b'=');
             let at = at.ok_or_else(|| Error::corrupt("a PAX record without a value"))?;
             self.set(&record[..at], &record[at + 1..])?;
+            // Each is looked for among all: not only at the end, when it has taken its time.
+            if self.xattrs.len() > MAX_TAR_ATTRIBUTES {
+                let what = format!("more than {MAX_TAR_ATTRIBUTES} extended attributes of one member");
+                return Err(Error::new(Kind::Limit, what));
+            }
             body = rest;
         }
         // Headers for all members add up.
         let bytes: usize = self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if bytes as u64 > MAX_PAX_BYTES || self.xattrs.len() > MAX_TAR_ATTRIBUTES {
+        if bytes as u64 > MAX_PAX_BYTES {
             let what = format!("{} extended attributes of {bytes} bytes", self.xattrs.len());
             return Err(Error::new(Kind::Limit, what));
         }
@@ -290,6 +295,15 @@ mod tests {
         for bad in [&b"999 path=a\n"[..], b"5 abc", b"6 abc\n", b"99999999999999999999 a=b\n", b"9 size=x\n"] {
             assert_eq!(read(bad).unwrap_err().kind(), Kind::Corrupt, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn attributes_are_counted_as_they_come() {
+        // What follows the one too many is not looked at: it would be found to be no record.
+        let mut body: Vec<u8> =
+            (0..=MAX_TAR_ATTRIBUTES).flat_map(|n| format!("31 SCHILY.xattr.user.x{n:07}=\n").into_bytes()).collect();
+        body.extend(b"no record");
+        assert_eq!(Pax::default().take(&body).unwrap_err().kind(), Kind::Limit);
     }
 
     #[test]

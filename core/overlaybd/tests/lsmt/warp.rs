@@ -259,3 +259,20 @@ fn tags_in_the_log_follow_the_number_of_lowers() {
     fs::write(&files.1, index).unwrap();
     assert_eq!(open_as_meta(&OsDisk, &files.0, &files.1).err().unwrap().kind(), Kind::Corrupt);
 }
+
+#[test]
+fn maps_do_not_become_metadata_when_a_torn_end_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = new_pair(dir.path(), 1 << 20);
+    let record = |offset, tag| Segment { offset, length: 1, moffset: offset, zeroed: false, tag }.to_bytes();
+    // A log of another writer, which begins with a map; a record that a crash has left as zeros; metadata behind it.
+    let mut index = fs::read(&files.1).unwrap();
+    index.extend([record(8, 4), [0; 16], record(16, 3)].concat());
+    fs::write(&files.1, &index).unwrap();
+    for _ in 0..2 {
+        assert_eq!(open_as_meta(&OsDisk, &files.0, &files.1).err().unwrap().kind(), Kind::Corrupt);
+        let opened = Upper::open_warp(&OsDisk, &files.0, &files.1, None, 3);
+        assert_eq!(opened.err().unwrap().kind(), Kind::Corrupt);
+    }
+    assert_eq!(fs::read(&files.1).unwrap(), index, "nothing is cut off");
+}

@@ -186,15 +186,20 @@ fn replay(index: &dyn File) -> Result<(Replay, Option<u8>)> {
     })?;
     let first = first_tag.unwrap_or(0);
     let survey = log::survey(index, false, |record| judge(record, first))?;
-    let (mut map, mut numbered) = (MutableIndex::default(), None);
+    let (mut map, mut least) = (MutableIndex::default(), None);
     log::scan(index, survey.records, |_, record| {
         if !record.is_invalid() {
             map.insert(Segment { tag: record.tag - first, ..record });
-            numbered = Some(first);
+            least = Some(least.map_or(record.tag, |tag: u8| tag.min(record.tag)));
         }
         Ok(())
     })?;
-    Ok((Replay { map, survey }, numbered))
+    if least.is_some_and(|least| least != first) {
+        // Without what is to be cut off, all maps into the target would pass for metadata.
+        let what = "the torn end of the log alone says which of its records are metadata";
+        return Err(Error::corrupt(what).in_file(index.path()));
+    }
+    Ok((Replay { map, survey }, least))
 }
 
 /// What a crash may leave in the place of a record.

@@ -177,7 +177,7 @@ impl Ring {
         let mut state = self.state.lock();
         let head = self.head()?;
         while state.taken != head {
-            let header = self.header(state.taken)?;
+            let header = self.header(state.taken, head)?;
             let command = match header.operation {
                 entry::CMD => Some(self.command(header)?),
                 entry::PAD => None,
@@ -215,8 +215,8 @@ impl Ring {
             return Err(Error::new(Kind::Invalid, "no command is outstanding"));
         }
         self.pass(&mut state)?;
-        let header = self.header(state.tail)?;
-        if state.tail == state.taken || header.operation != entry::CMD {
+        let header = self.header(state.tail, state.taken)?;
+        if header.operation != entry::CMD {
             return Err(Error::corrupt("the TCMU ring has changed behind its head").at(state.tail as u64));
         }
         self.region.put(header.at + entry::ID, &id.to_ne_bytes())?;
@@ -262,7 +262,7 @@ impl Ring {
     fn pass(&self, state: &mut State) -> Result<()> {
         let before = state.tail;
         while state.tail != state.taken {
-            let header = self.header(state.tail)?;
+            let header = self.header(state.tail, state.taken)?;
             if header.operation == entry::CMD {
                 break;
             }
@@ -278,13 +278,15 @@ impl Ring {
         (place + header.len) % self.size
     }
 
-    fn header(&self, place: usize) -> Result<Header> {
+    /// The entry at `place`. It ends at `end` or before: else entries that miss it would go round for ever.
+    fn header(&self, place: usize, end: usize) -> Result<Header> {
         let at = self.start + place;
         let word = self.region.get_u32(at)?;
         let (len, operation) = ((word & !entry::OPERATION) as usize, word & entry::OPERATION);
         let least = if operation == entry::CMD { entry::BYTES } else { 8 };
-        if len < least || place + len > self.size {
-            let what = format!("TCMU entry of {len} bytes, operation {operation}, in a ring of {}", self.size);
+        let room = (end + self.size - place) % self.size;
+        if len < least || place + len > self.size || len > room {
+            let what = format!("TCMU entry of {len} bytes, operation {operation}, room for {room} in {}", self.size);
             return Err(Error::corrupt(what).at(place as u64));
         }
         Ok(Header { at, len, operation })

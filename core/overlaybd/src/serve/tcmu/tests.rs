@@ -285,6 +285,20 @@ fn a_ring_that_makes_no_sense_is_refused() {
 }
 
 #[test]
+fn entries_that_miss_the_head_do_not_go_round_for_ever() {
+    for (operation, len) in [(entry::PAD, 16), (entry::CMD, 128), (7, 16)] {
+        let kernel = Kernel::new(8192);
+        let put = |at: usize, word: u32| kernel.region.store_release(at, word).unwrap();
+        (0..8192 / len).for_each(|number| put(mailbox::BYTES + number * len, len as u32 | operation));
+        // The second entry ends behind it.
+        put(mailbox::HEAD, len as u32 + 8);
+        let ring = Ring::new(Arc::clone(&kernel.region)).unwrap();
+        let outcome = ring.take().and_then(|_| ring.take());
+        assert_eq!(outcome.map(drop).unwrap_err().kind(), Kind::Corrupt);
+    }
+}
+
+#[test]
 fn entries_that_make_no_sense_end_the_service() {
     for word in [0, 1, 8 | 1, 104 | 1, 9000 | 1, 16384, u32::MAX] {
         let (report, heard) = hearer();

@@ -8,6 +8,8 @@
 mod abi;
 mod carry;
 mod control;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod memory;
 mod port;
 mod queue;

@@ -61,7 +61,7 @@ impl Bell {
     }
 
     /// Waits until it is rung, in the place of a ring.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn wait(&self) {
         let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let mut count = [0u8; 8];
