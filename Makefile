@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm check bench bench-vm fuzz sim models sanitize rigs soak mutants wheel
+.PHONY: help build demo test test-vm check bench bench-vm fuzz sim sweep crash models sanitize rigs soak mutants wheel
 .PHONY: install uninstall deb lock clean
 .PHONY: $(addprefix system-,build check test fuzz rigs demo bench install deb)
 
@@ -79,6 +79,15 @@ sim: | system-build ## run the core in simulated worlds where all goes wrong; SE
 
 mutants: .venv/.deps | system-build ## try the tests on mutants of formats and cache; MODULE=name and SHARD=1/4 if wanted
 	PATH="$$(scripts/rust-path)" $(BIN)/python -m tests.mutation --module "$(MODULE)" --shard "$(SHARD)"
+
+sweep: build | system-test ## let each call of a script to disk and network fail in each way, one in each run
+	$(call both,sweep)
+
+crash: build | system-test ## open what a loss of power at each moment may have left of a script's files
+	$(call both,crash)
+
+# Two processors share the work.
+both = $(BIN)/python -m tests.sweep.$(1) --part 0/2 & $(BIN)/python -m tests.sweep.$(1) --part 1/2 && wait $$!
 
 wheel: .venv/.deps ## a wheel in dist/, tried in an environment of its own
 	rm -rf dist

@@ -126,6 +126,20 @@ class Partial:
         _remove(self._record_path)
         _remove(os.path.join(self.directory, MAP_NAME))
 
+    @classmethod
+    def tidy(cls, directory: str) -> None:
+        """Removes what a process left that was killed just after it had put the layer in place."""
+        with contextlib.suppress(OSError):  # a directory that others may write to, not we
+            partial = cls.lock(directory)
+            if partial is None:
+                return
+            try:
+                if os.path.exists(partial.commit_path):
+                    _remove(partial._record_path)
+                    _remove(os.path.join(directory, MAP_NAME))
+            finally:
+                partial.release()
+
     def discard(self) -> None:
         """Removes what is there so far."""
         _remove(self._record_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -43,11 +44,22 @@ def _start_trace(device: Device, service: Service) -> Companion | None:
 
 
 def _start_downloads(device: Device, service: Service) -> Companion | None:
+    _tidy(device)
     if device.is_local or device.recording:
         return None
     from obd.downloads import start_downloads
 
     return start_downloads(device, service)
+
+
+def _tidy(device: Device) -> None:
+    """Removes what downloads left in the directories of layers, whose processes were killed at their end."""
+    for source in device.sources:
+        for part in source.parts:
+            if part.lower.dir and os.path.exists(os.path.join(part.lower.dir, ".download.lock")):
+                from cache.partial import Partial
+
+                Partial.tidy(part.lower.dir)
 
 
 # Each looks whether its work is wanted: None if not. Started in this order, stopped in the other.

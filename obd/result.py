@@ -52,7 +52,10 @@ def _replace(path: str, content: str) -> None:
             return
     except FileNotFoundError:
         pass
-    temporary = os.path.join(os.path.dirname(path), f".result-{os.urandom(6).hex()}")
+    # Of one name, so that nothing is left of processes that were killed but what the next one takes away.
+    temporary = os.path.join(os.path.dirname(path), f".result-{os.path.basename(path)}.new")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
     try:
         with open(temporary, "xb") as file:
             file.write(data)

@@ -138,14 +138,17 @@ class _Replacement:
         self._in_place = not self._path
         if self._in_place:
             return
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._temporary)
         try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary)
             with open(self._temporary, "xb") as file:
                 file.write(content)
                 os.fchmod(file.fileno(), os.stat(like).st_mode & 0o777)
                 file.flush()
                 os.fsync(file.fileno())
+        except OSError as error:
+            self.drop()
+            raise self._failure("cannot be written", error) from None
         except BaseException:
             self.drop()
             raise
@@ -153,17 +156,26 @@ class _Replacement:
     def announce(self) -> None:
         """Has the snapshot finished by whoever opens the configuration next, durably."""
         if self._path:
-            os.rename(self._temporary, announced(self._path))
-            self._name = announced(self._path)
-            sync_directory(self._path)
+            try:
+                os.rename(self._temporary, announced(self._path))
+                self._name = announced(self._path)
+                sync_directory(self._path)
+            except OSError as error:
+                raise self._failure("cannot be announced", error) from None
 
     def publish(self) -> None:
         """Puts the content in place, durably. May be called again after a failure."""
-        if not self._in_place:
-            os.replace(self._name, self._path)
-            self._in_place = True
-        if self._path:
-            sync_directory(self._path)
+        try:
+            if not self._in_place:
+                os.replace(self._name, self._path)
+                self._in_place = True
+            if self._path:
+                sync_directory(self._path)
+        except OSError as error:
+            raise self._failure("cannot be put in place", error) from None
+
+    def _failure(self, what: str, error: OSError) -> ObdError:
+        return ObdError(kind_of(error), f"the new configuration {what}: {error.strerror}", self._path)
 
     def drop(self) -> None:
         """Leaves all as it was."""

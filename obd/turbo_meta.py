@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import tarfile
@@ -12,6 +14,7 @@ from obd.config import Lower
 from obd.errors import ObdError, kind_of
 from obd.oci.layers import target_of
 from obd.oci.media import compression
+from obd.oci.temporary import sync_directory
 from obd.turbo.pack import GZIP_INDEX, MARKER
 
 if TYPE_CHECKING:
@@ -34,6 +37,10 @@ MAX_MEMBERS: Final = 16
 # A header that has more of a member than its own fits: a name, a size.
 MAX_HEADER_BYTES: Final = 64 << 10
 _PIECE_BYTES: Final = 1 << 20
+# Of the names of directories that are not whole.
+_SUFFIX: Final = ".tmp"
+_RANDOM_BYTES: Final = 8
+_ATTEMPTS: Final = 100
 _EXTENDED: Final = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -88,12 +95,13 @@ class Metas:
         if layer.size > MAX_PACKED_BYTES:
             what = f"{layer.size} bytes are more than metadata can have ({MAX_PACKED_BYTES})"
             raise ObdError("limit", what, where)
-        temporary = f"{home}.{os.urandom(8).hex()}.tmp"
-        os.makedirs(temporary, mode=0o755)
+        clear(self._directory)
+        temporary, lock = _own_directory(home)
         try:
             with closing(self._source.blob(layer)) as stream:
                 most = min(max(layer.size * MAX_RATIO, MIN_UNPACKED_BYTES), MAX_UNPACKED_BYTES)
                 unpack(stream, temporary, where, most)
+            sync_directory(temporary)
             os.rename(temporary, home)
         except OSError as error:
             # Another process may have been faster; then what is there is the same.
@@ -101,6 +109,39 @@ class Metas:
                 raise ObdError(kind_of(error), str(error), where) from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            os.close(lock)
+
+
+def _own_directory(home: str) -> tuple[str, int]:
+    """A new directory beside `home`, and the lock that tells it from those of the dead."""
+    for _ in range(_ATTEMPTS):
+        path = f"{home}.{os.urandom(_RANDOM_BYTES).hex()}{_SUFFIX}"
+        os.makedirs(path, mode=0o755)
+        with contextlib.suppress(OSError):  # taken for one of the dead before it was locked
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.isdir(path):
+                    return path, fd
+            os.close(fd)
+    raise ObdError("busy", "others keep removing new directories", home)
+
+
+def clear(directory: str) -> None:
+    """Removes the directories of processes that were killed while they made the metadata of a layer."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(directory):
+            number = name.removesuffix(_SUFFIX).rpartition(".")[2]
+            if not name.endswith(_SUFFIX) or len(number) != 2 * _RANDOM_BYTES:
+                continue
+            path = os.path.join(directory, name)
+            with contextlib.suppress(OSError):
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    os.close(fd)
 
 
 class _Member(tarfile.TarInfo):

@@ -1,7 +1,8 @@
 """The one way to write an output file: whole under its final name, or not there at all.
 
 The bytes go to a file of another name in the same directory, which gets the final name when they are all on
-disk. Whatever goes wrong before that (an error, a full disk, SIGINT, SIGTERM, SIGHUP) removes it.
+disk. Whatever goes wrong before that (an error, a full disk, SIGINT, SIGTERM, SIGHUP) removes it. Its writer
+holds a lock on it: what a killed command left has none, and the next one that writes this output removes it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 # What `signal` wraps in enumerations, which take more time to make than a small layer to commit.
 import _signal  # type: ignore[import-not-found]
 import errno
+import fcntl
 import os
 import stat
 import sys
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
+_SUFFIX = ".tmp"
+_RANDOM_BYTES = 6
+# New files that others took for those of a dead command, before this one had locked them.
+_ATTEMPTS = 100
 
 
 class Output:
@@ -49,6 +55,7 @@ class Output:
     def __enter__(self) -> Output:
         self._catch_signals()
         try:
+            self._clear()
             self._check()
             self._open()
         except BaseException as error:
@@ -64,7 +71,6 @@ class Output:
     ) -> None:
         try:
             if kind is None:
-                os.fsync(self.fd)
                 self._publish()
         finally:
             os.close(self.fd)
@@ -92,19 +98,59 @@ class Output:
             if os.path.exists(name) and os.path.samestat(os.stat(name), found):
                 raise OSError(errno.EINVAL, f"is also an input ({name})", self.path)
 
-    def _open(self) -> None:
-        directory, name = os.path.split(self.path)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    def _prefix(self) -> str:
         # The name of the target may use up the 255 bytes that a name can have.
-        stem = os.fsdecode(os.fsencode(name)[:200])
-        self._temporary = os.path.join(directory, f".{stem}.{os.urandom(6).hex()}.tmp")
+        return f".{os.fsdecode(os.fsencode(os.path.basename(self.path))[:200])}."
+
+    def _clear(self) -> None:
+        """Removes the files of commands that were killed. What cannot be removed disturbs nobody."""
+        directory, prefix = os.path.dirname(self.path), self._prefix()
         try:
-            self.fd = os.open(self._temporary, flags, self.mode)
+            names = os.listdir(directory or ".")
         except OSError:
+            return
+        for name in names:
+            number = name.removeprefix(prefix).removesuffix(_SUFFIX)
+            if name != f"{prefix}{number}{_SUFFIX}" or len(number) != 2 * _RANDOM_BYTES:
+                continue
+            path = os.path.join(directory, name)
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+            except OSError:
+                pass  # somebody's who lives, or not ours to remove
+            finally:
+                os.close(fd)
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        for _ in range(_ATTEMPTS):
+            name = f"{self._prefix()}{os.urandom(_RANDOM_BYTES).hex()}{_SUFFIX}"
+            path = os.path.join(os.path.dirname(self.path), name)
+            self.fd = os.open(path, flags, self.mode)
+            self._temporary = path
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass  # just being removed
+            except OSError:
+                return  # a file system without locks: nobody removes it there
+            else:
+                if os.fstat(self.fd).st_nlink:
+                    return
+            os.close(self.fd)
             self._temporary = ""
-            raise
+        raise OSError(errno.EBUSY, "others keep removing new files", self.path)
 
     def _publish(self) -> None:
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.path) from None
         if self.replace:
             os.rename(self._temporary, self.path)
             self._temporary = ""

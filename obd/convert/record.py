@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from obd.config.image import is_digest
+from obd.oci.temporary import Temporary, clear, write_all
 
 # Records and layers that nobody asked for in so long are dropped.
 KEEP_S: Final = 90 * 24 * 3600
@@ -37,6 +38,7 @@ class Records:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         os.makedirs(directory, mode=0o700, exist_ok=True)
+        clear(directory)
 
     def get(self, key: str) -> Made | None:
         """What is recorded under `key`; None for nothing, or nothing that makes sense."""
@@ -58,15 +60,9 @@ class Records:
             made = Made(made.digest, made.size, made.diff_id, made.kind, places)
             if made == old:
                 return
-        temporary = f"{self._path(key)}.{os.urandom(6).hex()}.tmp"
-        try:
-            with open(temporary, "x") as file:
-                json.dump(asdict(made), file)
-            os.replace(temporary, self._path(key))
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+        with Temporary(self._directory) as file:
+            write_all(file.fd, json.dumps(asdict(made)).encode(), 0)
+            file.publish(self._path(key), replace=True)
 
     def _path(self, key: str) -> str:
         return os.path.join(self._directory, f"{key}.json")

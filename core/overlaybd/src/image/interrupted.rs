@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::live::Publish;
 use crate::error::{Kind, Result};
+use crate::lsmt::upper::clear_unfinished;
 use crate::lsmt::Upper;
 use crate::sys::Disk;
 
@@ -22,6 +23,9 @@ pub fn finish_snapshot(
     new: (&Path, &Path),
     publish: &mut dyn Publish,
 ) -> Result<bool> {
+    if clear_unfinished(disk, new.0, new.1)? {
+        return Ok(false);
+    }
     // Both are held until all is done, and the new one first: who takes a snapshot holds that to its end.
     let _upper = match Upper::open(disk, new.0, new.1) {
         Ok(upper) => upper,

@@ -27,7 +27,7 @@ use crate::blob::FileBlob;
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
 use crate::limits::{CUT_DEADLINE, CUT_REST, CUT_WAIT, MAX_LAYERS};
-use crate::lsmt::upper::{create, CreateOptions};
+use crate::lsmt::upper::{clear_unfinished, create, remove_new, CreateOptions};
 use crate::lsmt::{Layer, Stack, Upper};
 use crate::sync::Instant;
 use crate::sys::{Disk, Mode};
@@ -131,8 +131,7 @@ impl Image {
         cut.inspect_err(|_| {
             if created {
                 // The error that led here says more than one from tidying up.
-                drop(disk.remove(new.data));
-                drop(disk.remove(new.index));
+                drop(remove_new(disk, new.data, new.index));
             }
         })
     }
@@ -241,8 +240,10 @@ fn retire(upper: Arc<Upper>) {
     }
 }
 
-/// Creates the files of the new upper, unless both are there; whether it did.
+/// Creates the files of the new upper, unless both are there; whether it did. Those that an earlier attempt had begun
+/// when its process died are made anew.
 fn make_files(disk: &dyn Disk, new: &NewUpper<'_>, size: u64, old: &Upper) -> Result<bool> {
+    clear_unfinished(disk, new.data, new.index)?;
     match (exists(disk, new.data)?, exists(disk, new.index)?) {
         (true, true) => Ok(false),
         (false, false) => {

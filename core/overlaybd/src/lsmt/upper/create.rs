@@ -1,15 +1,18 @@
-//! Makes the two files of a new writable layer.
+//! Makes the two files of a new writable layer, and clears away those that nobody finished.
+//!
+//! A data file gets its header last, when all else is durable: one without is of no use to anybody yet.
 //!
 //! Format: lsmt, "Writable append-only layer", "Writable sparse layer" and "Warp files".
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::directory;
 use crate::error::{Error, Kind, Result};
 use crate::limits::SECTOR;
 use crate::lsmt::header::{Header, BLOCK_BYTES, DATA, HEADER, SPARSE};
 use crate::lsmt::uuid::Uuid;
-use crate::sys::{write_all, Disk, Mode};
+use crate::sys::{read_exact, write_all, Disk, File, Mode};
 
 /// What a new writable layer is to be.
 #[derive(Clone, Debug, Default)]
@@ -48,30 +51,73 @@ pub fn create(disk: &dyn Disk, data: &Path, index: &Path, options: &CreateOption
 
     let data_file = disk.open(data, Mode::New)?;
     let index_file = disk.open(index, Mode::New).inspect_err(|_| drop(disk.remove(data)))?;
+    let sync = |file: &Arc<dyn File>| file.sync_data().map_err(|e| Error::io("flush", e).in_file(file.path()));
+    let set_len = |len| data_file.set_len(len).map_err(|e| Error::io("set the length", e).in_file(data));
     let fill = || {
-        let set_len = |len| data_file.set_len(len).map_err(|e| Error::io("set the length", e).in_file(data));
+        if !sparse {
+            write_all(&*index_file, &index_header.to_block(), 0)?;
+        }
+        sync(&index_file)?;
+        disk.sync_dir(directory(data))?;
+        if directory(index) != directory(data) {
+            disk.sync_dir(directory(index))?;
+        }
+        if sparse {
+            set_len(sparse_len)?;
+        }
         if *warp {
             set_len(*size)?;
         } else {
             write_all(&*data_file, &data_header.to_block(), 0)?;
         }
-        if sparse {
-            set_len(sparse_len)?;
-        } else {
-            write_all(&*index_file, &index_header.to_block(), 0)?;
-        }
-        for (file, path) in [(&data_file, data), (&index_file, index)] {
-            file.sync_data().map_err(|e| Error::io("flush", e).in_file(path))?;
-        }
-        disk.sync_dir(directory(data))?;
-        if directory(index) == directory(data) {
-            return Ok(());
-        }
-        disk.sync_dir(directory(index))
+        sync(&data_file)
     };
-    fill().inspect_err(|_| {
-        // The error that led here says more than one from tidying up.
-        drop(disk.remove(data));
-        drop(disk.remove(index));
-    })
+    // The error that led there says more than one from tidying up.
+    fill().inspect_err(|_| drop(remove_new(disk, data, index)))
+}
+
+/// Removes the files of a layer that nothing has been written to; whoever is killed meanwhile leaves an unfinished one.
+///
+/// # Errors
+/// `Io`, `Denied`. Files that are not there are none.
+pub fn remove_new(disk: &dyn Disk, data: &Path, index: &Path) -> Result<()> {
+    match disk.open(data, Mode::Write) {
+        Ok(file) => file.set_len(0).map_err(|e| Error::io("empty", e).in_file(data))?,
+        Err(e) if e.kind() == Kind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    for path in [index, data] {
+        match disk.remove(path) {
+            Err(e) if e.kind() != Kind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes what somebody left who died while he created (or removed) a layer: a data file that holds nothing, not even
+/// a header, with an index file without records, or none. True if that was so. Not for layers of turboOCI.
+///
+/// # Errors
+/// `Io`, `Denied`.
+pub fn clear_unfinished(disk: &dyn Disk, data: &Path, index: &Path) -> Result<bool> {
+    let open = |path| match disk.open(path, Mode::Write) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == Kind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    };
+    let Some(file) = open(data)? else { return Ok(false) };
+    let fail = |e| Error::io("look for data", e).in_file(data);
+    // A header that was not written out when the power was lost reads as zeros.
+    let mut head = vec![0; BLOCK_BYTES.min(file.len().map_err(fail)? as usize)];
+    read_exact(&*file, &mut head, 0)?;
+    if head.iter().any(|byte| *byte != 0) || file.next_data(BLOCK_BYTES as u64).map_err(fail)?.is_some() {
+        return Ok(false);
+    }
+    if let Some(log) = open(index)? {
+        if log.len().map_err(|e| Error::io("length", e).in_file(index))? > BLOCK_BYTES as u64 {
+            return Ok(false);
+        }
+    }
+    remove_new(disk, data, index).map(|()| true)
 }

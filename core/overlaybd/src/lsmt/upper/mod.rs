@@ -30,7 +30,7 @@ mod seal;
 mod sparse;
 mod warp;
 
-pub use create::{create, CreateOptions};
+pub use create::{clear_unfinished, create, remove_new, CreateOptions};
 use log::Log;
 pub use warp::open_as_meta;
 

@@ -99,6 +99,18 @@ fn rewrite_log(disk: &dyn Disk, data: &dyn File, header: &Header, path: &Path, m
         Err(e) if e.kind() != crate::Kind::NotFound => return Err(e),
         _ => {}
     }
+    // Nothing is left of one that cannot be finished.
+    make_log(disk, data, header, path, fresh, map).inspect_err(|_| drop(disk.remove(fresh)))
+}
+
+fn make_log(
+    disk: &dyn Disk,
+    data: &dyn File,
+    header: &Header,
+    path: &Path,
+    fresh: &Path,
+    map: &MutableIndex,
+) -> Result<Log> {
     let file = disk.open(fresh, Mode::New)?;
     let head = Header { flags: HEADER | SPARSE, index_offset: BLOCK_BYTES as u64, ..header.clone() };
     write_all(&*file, &head.to_block(), 0)?;

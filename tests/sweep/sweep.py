@@ -1,0 +1,201 @@
+"""The fault sweep: the script again and again, each time with another call that fails, and then a clean run.
+
+    python -m tests.sweep.sweep [--every N] [--only WORD] [--part I/N]
+
+Every N-th fault of those with WORD in them; of these the part I of N.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tests.sweep import shim
+from tests.sweep.children import Say, child, learn_modules, wrongs
+from tests.sweep.model import Event, Model
+from tests.sweep.script import Run
+from tests.sweep.setting import ensure_shim, setting
+from tests.sweep.shim import Fault, Shim, calls_of, faults_of
+from tests.sweep.world import BASE, DEVICE_BYTES, make_template, settle
+
+# How long threads and descriptors may take to go after all is closed.
+_SETTLE_S: Final = 5.0
+# What a download that has not ended has in its directory.
+_UNDER_WAY: Final = frozenset({"layer/.download", "layer/.download.progress", "layer/.download.lock"})
+
+
+def main() -> int:
+    """Sweeps, prints what is wrong and counts; 0 if nothing is."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--part", default="0/1")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--layouts", default="log,sparse")
+    wanted = parser.parse_args()
+    part, parts = map(int, wanted.part.split("/"))
+    failures = 0
+    with setting() as (home, url):
+        for layout in wanted.layouts.split(","):
+            sweep = Sweep(home, url, sparse=layout == "sparse", verbose=wanted.verbose)
+            faults = [fault for fault in sweep.faults() if wanted.only in str(fault)]
+            chosen = faults[part :: wanted.every * parts]
+            begin = time.monotonic()
+            for fault in chosen:
+                for line in sweep.case(fault):
+                    failures += 1
+                    print(f"{layout}: {fault}: {line}", flush=True)
+            took = f"{len(chosen)} of {len(faults)} faults in {time.monotonic() - begin:.1f} s"
+            print(f"{layout}: {sweep.calls} calls, {took}: {sweep.tally()}", flush=True)
+    print(f"{failures} failures")
+    return 1 if failures else 0
+
+
+class Sweep:
+    """The sweep over one layout of the upper."""
+
+    def __init__(self, home: Path, url: str, *, sparse: bool, verbose: bool) -> None:
+        self._home: Final = home
+        self._sparse: Final = sparse
+        self._verbose: Final = verbose
+        self._template: Final = make_template(home, url, sparse=sparse)
+        self._shim: Final = Shim()
+        self._names: set[str] = set()
+        self._held: list[str] = []
+        self._threads = 0
+        self.calls = 0
+        self._outcomes: dict[str, int] = {}
+
+    def tally(self) -> str:
+        """How the runs ended, in numbers."""
+        return ", ".join(f"{count} {what}" for what, count in sorted(self._outcomes.items()))
+
+    def faults(self) -> list[Fault]:
+        """Runs the script once without a fault, and returns all that can be done to it."""
+        place = self._world()
+        log = self._home / "log"
+        with log.open("wb") as file:
+            said, status = self._child(
+                place, Run.story, [], lambda: self._shim.record(str(place), file.fileno(), shim.TELL)
+            )
+        unwanted = [event for event in said if event[0] in ("wrong", "error")]
+        assert status == 0 and not unwanted, f"without a fault: status {status}: {unwanted}"
+        [left] = [event for event in said if event[0] == "left"]
+        self._held, self._threads = json.loads(str(left[1])), int(left[2])
+        after, status = self._child(place, Run.clean, said, lambda: None)
+        assert status == 0 and not wrongs(after), after
+        learn_modules(said + after)
+        self._names = _names(place)
+        shutil.rmtree(place)
+        calls = calls_of(log.read_bytes())
+        self.calls = len(calls)
+        return [fault for call in calls for fault in faults_of(call)]
+
+    def case(self, fault: Fault) -> list[str]:
+        """What is wrong with a run that has this fault, and the clean one after it."""
+        place = self._world()
+        try:
+            said, status = self._child(place, Run.story, [], lambda: self._shim.arm(str(place), fault))
+            lines = wrongs(said)
+            errors = [event for event in said if event[0] == "error"]
+            lines += [f"says not enough: {event[1]}: {event[3]}" for event in errors if not event[2]]
+            killed = fault.kind in ("kill", "torn") and status == shim.KILLED_STATUS
+            if status != 0 and not killed:
+                lines.append(f"ended with {status}")
+            self._count("killed" if killed else "went on with an error" if errors else "went on")
+            for event in errors if self._verbose else ():
+                print(f"    {fault}: {event[1:]}")
+            return lines + self._left(said, fault) + self._clean(place, said)
+        finally:
+            shutil.rmtree(place)
+
+    def _left(self, said: list[Event], fault: Fault) -> list[str]:
+        """What a run that was not killed still holds or leaves."""
+        left = next((event for event in said if event[0] == "left"), None)
+        if left is None:
+            return []
+        held, threads, fired, names = (
+            json.loads(str(left[1])),
+            int(left[2]),
+            left[3],
+            json.loads(str(left[4])),
+        )
+        if not fired:
+            self._count("never came")
+        lines = [f"holds {name}" for name in held if name not in self._held]
+        if threads > self._threads:
+            lines.append(f"{threads} threads, not {self._threads}")
+        if fault.call.op not in ("unlink", "rmdir"):
+            lines += [f"leaves {name}" for name in names if name not in self._names | _UNDER_WAY]
+        return lines
+
+    def _clean(self, place: Path, said: list[Event]) -> list[str]:
+        after, status = self._child(place, Run.clean, said, lambda: None)
+        lines = [f"clean run: {what}" for what in wrongs(after)]
+        if status == 0:
+            lines += [f"clean run leaves {name}" for name in sorted(_names(place) - self._names)]
+        return lines
+
+    def _count(self, what: str) -> None:
+        self._outcomes[what] = self._outcomes.get(what, 0) + 1
+
+    def _world(self) -> Path:
+        place = Path(tempfile.mkdtemp(dir=self._home)) / "w"
+        settle(self._template, place)
+        return place
+
+    def _child(
+        self, place: Path, work: Callable[[Run], None], before: list[Event], arm: Callable[[], None]
+    ) -> tuple[list[Event], int]:
+        def run(say: Say) -> None:
+            model = Model(DEVICE_BYTES, BASE)
+            for event in before:
+                model.feed(event)
+            arm()
+            work(Run(str(place), say, model, sparse=self._sparse))
+            fired = int(self._shim.fired)
+            self._shim.disarm()
+            held, threads = self._settled(place)
+            say(["left", json.dumps(held), threads, fired, json.dumps(sorted(_names(place)))])
+
+        return child(run)
+
+    def _settled(self, place: Path) -> tuple[list[str], int]:
+        """What of the world this process holds open, and its threads: when few enough, or at last."""
+        end = time.monotonic() + _SETTLE_S
+        while True:
+            gc.collect()
+            held, threads = _held(place), len(os.listdir("/proc/self/task"))
+            good = threads <= self._threads and set(held) <= set(self._held)
+            if good or time.monotonic() > end or not self._threads:
+                return held, threads
+            time.sleep(0.01)
+
+
+def _held(place: Path) -> list[str]:
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if target.startswith(f"{place}/"):
+                found.append(target.removeprefix(f"{place}/"))
+    return sorted(found)
+
+
+def _names(place: Path) -> set[str]:
+    return {shim.pattern_of(str(path.relative_to(place))) for path in place.rglob("*")}
+
+
+if __name__ == "__main__":
+    ensure_shim("tests.sweep.sweep")
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""A part of the fault sweep and of the crash states; `make sweep` and `make crash` have all of them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.sweep import shim
+from tests.sweep.model import ZEROS, Event, Model
+from tests.sweep.oplog import File, Op
+
+
+def program(name: str, *words: str) -> str:
+    """What a program of the sweep says, which must find nothing wrong."""
+    command = [sys.executable, "-m", f"tests.sweep.{name}", *words]
+    done = subprocess.run(
+        command, env=shim.environment(shim.build()), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("layout", ["log", "sparse"])
+def test_any_call_may_fail(layout: str) -> None:
+    assert "0 failures" in program("sweep", "--layouts", layout, "--every", "41")
+
+
+@pytest.mark.parametrize("layout", ["log", "sparse"])
+def test_the_power_may_go_at_any_moment(layout: str) -> None:
+    assert "0 failures" in program("crash", "--layouts", layout, "--every", "29", "--more", "1")
+
+
+def test_the_model_knows_what_flushed_means() -> None:
+    model = Model(2 * 512, b"")
+    events: list[Event] = [["write", 0, 1, 7], ["done", 0, 1, 7], ["flush"], ["write", 1, 1, 8], ["flushed"]]
+    for event in events:
+        model.feed(event)
+    seven, eight = (bytes([number, *bytes(7), sector, *bytes(7)]) * 32 for number, sector in ((7, 0), (8, 1)))
+    assert not model.wrong(seven + eight) and not model.wrong(seven + bytes(512))
+    assert model.wrong(bytes(512) + eight)
+    model.lose_power()
+    assert not model.wrong(seven + bytes(512)), "the second write was not flushed"
+    assert "sector 0 reads as zeros" in model.wrong(bytes(512) + eight)
+    model.feed(["zero", 0, 1, ZEROS])
+    assert not model.wrong(bytes(512))
+
+
+def test_a_file_has_what_was_synced() -> None:
+    file = File()
+    file.apply(Op("write", 1, 0, 3, "f", "", b"abc"))
+    assert (bytes(file.now), file.sure) == (b"abc", b"")
+    file.sync()
+    file.apply(Op("truncate", 1, 0, 1, "f", "", b""))
+    file.apply(Op("write", 1, 2, 1, "f", "", b"d"))
+    assert (bytes(file.now), file.sure) == (b"a\0d", b"abc")
