@@ -85,6 +85,7 @@ sweep: build | system-test ## let each call of a script to disk and network fail
 
 crash: build | system-test ## open what a loss of power at each moment may have left of a script's files
 	$(call both,crash)
+	$(BIN)/python -m tests.sweep.ext4 --every 5
 
 # Two processors share the work.
 both = $(BIN)/python -m tests.sweep.$(1) --part 0/2 & $(BIN)/python -m tests.sweep.$(1) --part 1/2 && wait $$!

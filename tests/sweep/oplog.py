@@ -161,12 +161,9 @@ class Disk:
                 if not lost:
                     self._change_sure(names, op)
             # One choice for a file under all its names.
-            chosen: dict[int, bytes] = {}
-            yield State(
-                cut,
-                f"some of it, {number}",
-                self._content(names, lambda file: chosen.setdefault(id(file), _some(file, numbers))),  # noqa: B023
-            )
+            chosen = {id(file): _some(file, numbers) for file in names.values() if file is not None}
+            content = {name: None if file is None else chosen[id(file)] for name, file in names.items()}
+            yield State(cut, f"some of it, {number}", content)
 
     @staticmethod
     def _content(names: Names, of: Callable[[File], bytes]) -> dict[str, bytes | None]:

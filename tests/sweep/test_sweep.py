@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.e2e.test_fuse_loop import needs_fuse, needs_loop
 from tests.sweep import shim
 from tests.sweep.model import ZEROS, Event, Model
 from tests.sweep.oplog import File, Op
@@ -28,6 +29,12 @@ def test_any_call_may_fail(layout: str) -> None:
 @pytest.mark.parametrize("layout", ["log", "sparse"])
 def test_the_power_may_go_at_any_moment(layout: str) -> None:
     assert "0 failures" in program("crash", "--layouts", layout, "--every", "29", "--more", "1")
+
+
+@needs_fuse
+@needs_loop
+def test_ext4_recovers_with_what_was_synced() -> None:
+    assert "0 failures" in program("ext4", "--layouts", "log", "--every", "90", "--more", "1")
 
 
 def test_the_model_knows_what_flushed_means() -> None:
