@@ -121,7 +121,7 @@ def lsmt_commit(
     """
 
 def lsmt_merge(
-    lowers: Sequence[str | RemoteBlob | TurboLayer],
+    lowers: Sequence[str | tuple[str, MerkleTree] | RemoteBlob | TurboLayer],
     output: int,
     *,
     upper: tuple[str, str] | tuple[str, str, str] | tuple[str, str, str, str | None] | None = None,
@@ -355,8 +355,36 @@ class Locator(Protocol):
     def distrusted(self, target: Target) -> None:
         """Bytes that came from `target` proved wrong: prefer another endpoint."""
 
+    def mismatched(self, target: Target, offset: int, length: int) -> None:
+        """As `distrusted`, of bytes that do not match the tree of the blob and were thrown away: say so."""
+
     def describe(self) -> str:
         """Which credentials were tried, for messages."""
+
+class MerkleTree:
+    """The list of the leaves of a blob, held against its root: docs/formats/merkle.md."""
+
+    def __init__(self, leaves: bytes, root: str) -> None:
+        """`root`: 64 hex digits. A list that does not come down to it is "corrupt"."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the blob."""
+
+    @property
+    def root(self) -> str: ...
+    def cache_name(self, digest: str) -> str:
+        """What the cache calls the blob `digest` as proved by this tree."""
+
+class MerkleBuilder:
+    """Makes the list of leaves of a blob that comes in pieces."""
+
+    def __init__(self) -> None: ...
+    def update(self, data: bytes) -> None:
+        """The next bytes."""
+
+    def finish(self) -> tuple[bytes, str]:
+        """List and root, of all bytes since the last call. "limit" for a blob without any, or beyond 64 GiB."""
 
 class HttpClient:
     """A pool of connections with its identity; those who bring none share one.
@@ -405,7 +433,8 @@ class ChunkCache:
     def stats(self) -> dict[str, int]:
         """Reads: hits, misses. Fetches: fetches, fetched_bytes, uncached (served, not kept).
 
-        Chunks: repairs (found wrong, dropped), evictions. `used_bytes`: what the directory takes on disk.
+        Chunks: repairs (found wrong, dropped), mismatches (runs that did not match their tree), evictions.
+        `used_bytes`: what the directory takes on disk.
         Of the bytes fetched, `ahead_bytes` were by readahead or from traces, and `ahead_used_bytes` wanted later.
         """
 
@@ -442,11 +471,13 @@ class RemoteBlob:
         cache: ChunkCache | None = None,
         client: HttpClient | None = None,
         media: str | None = None,
+        tree: MerkleTree | None = None,
     ) -> None:
         """`name` is for messages. Size 0: learnt from the registry (or the cache), at once.
 
         `media` is a file in a layer directory: the blob is kept there, with its map beside it, instead of in the
-        directory of `cache`; nothing limits or evicts it.
+        directory of `cache`; nothing limits or evicts it. With a `tree` nothing is used before it was held against
+        that, wherever it comes from.
         """
 
     @property
@@ -492,7 +523,10 @@ class RemoteBlob:
         """
 
     def stats(self) -> dict[str, Any]:
-        """`requests`; `failures` of them, and these by status (`statuses`, 0: none came); `fetched_bytes`."""
+        """`requests`; `failures` of them, and these by status (`statuses`, 0: none came); `fetched_bytes`.
+
+        `mismatches`: answers thrown away because the tree said so.
+        """
 
 # ---- image: core/python/src/image.rs
 
@@ -602,7 +636,7 @@ class Image:
 
     def __init__(
         self,
-        lowers: Sequence[str | RemoteBlob | TurboLayer],
+        lowers: Sequence[str | tuple[str, MerkleTree] | RemoteBlob | TurboLayer],
         upper: tuple[str, str] | tuple[str, str, str] | tuple[str, str, str, str | None] | None = None,
         *,
         engine: int | None = None,

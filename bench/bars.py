@@ -122,6 +122,11 @@ BARS: dict[str, dict[str, Bar]] = {
         "cache.open_1m_chunks_s": value_at_most(1),
         "cache.bytes_per_chunk": value_at_most(32),
     },
+    # Peer: the same reads of the same blob with `verifyChunks` off.
+    "merkle": {
+        "merkle.warm_4k": at_least(0.87),
+        "merkle.warm_1m": at_least(0.87),
+    },
     # Peer: `tar x` of the same archive onto ext4 on a loop device, with a sync.
     "apply": {
         "apply.speed": at_least(1.0),

@@ -132,6 +132,17 @@ class BlobLocator:
         if len(self._routes) > 1:
             self._avoid(self._routes[target.endpoint], LYING_S, "it sent wrong bytes")
 
+    def mismatched(self, target: obdcore.Target, offset: int, length: int) -> None:
+        """Takes note that bytes from `target` do not match the hash tree of the blob."""
+        _log.warning(
+            "%s: at %d: %d bytes that %s sent do not match the hash tree of the layer: thrown away",
+            without_secrets(self._url),
+            offset,
+            length,
+            self._routes[target.endpoint].endpoint.name,
+        )
+        self.distrusted(target)
+
     def describe(self) -> str:
         """Which credentials were tried, for messages."""
         return self._registry.describe_credentials(self._url)

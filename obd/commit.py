@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import obdcore
@@ -20,6 +20,15 @@ from obd.oci.layers import BLOB_DIGEST, BLOB_SIZE, FS_TYPE, NATIVE_VERSION, VERS
 from obd.oci.limits import MAX_MANIFEST_BYTES
 from obd.oci.manifest import Manifest, parse_manifest
 from obd.oci.media import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
+from obd.oci.trees import (
+    TREE_KEYS,
+    LayerTree,
+    add_tree,
+    can_have_tree,
+    carry_leaves,
+    put_referrer,
+    tree_of,
+)
 
 if TYPE_CHECKING:
     from obd.config import ImageConfig
@@ -66,6 +75,7 @@ class CommittedLayer:
     digest: str
     size: int
     how: str
+    tree: LayerTree | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +131,26 @@ def commit_image(
     platform: Platform,
     compress: Mapping[str, Any],
     upper: bool = True,
+    merkle: bool = False,
 ) -> Committed:
     """Makes an image of the layers that `config` names, the upper (unless `upper` is false) as the last.
 
     base: what to extend; without one there is no configuration of the image but `platform` and the changes.
+    merkle: layers get hash trees, as they do where those of the base have them.
     lowers: the repository of remote lowers. What the destination has is not sent again; its tag changes last.
     Raises `OSError`: "busy" for an upper in use, "invalid" for layers that are not those of `base`.
     """
     layers, cut = _Plan(config, work, base, lowers, compress, told).layers(upper=upper)
-    done = tuple(_place(layer, destination, _sources(base, lowers), told) for layer in layers)
+    sources = _sources(base, lowers)
+    merkle = merkle or any(tree_of(layer.blob) for layer in layers)
+    done = tuple(_place(layer, destination, sources, told) for layer in layers)
+    blobs = [_proven(layer, destination, sources) if merkle else layer.blob for layer in layers]
+    done = tuple(replace(one, tree=tree_of(blob)) for one, blob in zip(done, blobs, strict=True))
     made = encode(_image_config(base, platform, layers, changes))
     annotations = base.annotations if base else {}
     manifest = Manifest(
         Descriptor.of(made, OCI_CONFIG),
-        tuple(layer.blob for layer in layers),
+        tuple(blobs),
         # It is no longer what a conversion made.
         {key: value for key, value in annotations.items() if key not in (SOURCE, PARAMETERS)},
         OCI_MANIFEST,
@@ -142,6 +158,7 @@ def commit_image(
     data = manifest.encode()
     root = Descriptor.of(data, OCI_MANIFEST)
     destination.put_blob(manifest.config, made)
+    put_referrer(destination, root, blobs)
     destination.put_manifest(root, data, destination.tag)
     return Committed(root.digest, root.size, done, cut)
 
@@ -283,6 +300,15 @@ def _place(
     with sources[0].blob(blob) as stream:
         destination.put_blob(blob, stream, tell("copying"))
     return outcome("copied")
+
+
+def _proven(layer: _Layer, destination: ImageDestination, sources: list[ImageSource]) -> Descriptor:
+    """The layer with its hash tree, whose leaves are in the destination now."""
+    if not can_have_tree(layer.blob) or any(carry_leaves(each, destination, layer.blob) for each in sources):
+        return layer.blob
+    bare = {key: value for key, value in layer.blob.annotations.items() if key not in TREE_KEYS}
+    content = open(layer.path, "rb") if _is_blob(layer) else sources[0].blob(layer.blob)  # noqa: SIM115
+    return add_tree(destination, replace(layer.blob, annotations=bare), content)
 
 
 def _is_blob(layer: _Layer) -> bool:

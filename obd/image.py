@@ -242,7 +242,7 @@ def _open(config: ImageConfig, service: Service, sparing: bool) -> Device:
     first: OpenError | None = None
     while True:
         try:
-            natives = [source.native(blob, service.gzip_cache) for source in sources]
+            natives = [source.native(blob, service.gzip_cache, service.tree) for source in sources]
             native = obdcore.Image(natives, upper_files(config), engine=service.config.io_engine)
             for line in obdcore.engine_notices():
                 _log.warning("%s", line)

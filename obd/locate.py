@@ -73,11 +73,16 @@ class Source:
         self,
         blob: Callable[[Source], obdcore.RemoteBlob],
         unpacked: Callable[[], obdcore.ChunkCache | None] = lambda: None,
-    ) -> str | obdcore.RemoteBlob | obdcore.TurboLayer:
-        """What the core opens; `blob` gives those of remote parts, `unpacked` the cache behind gzip."""
+        tree: Callable[[str, Lower], obdcore.MerkleTree | None] = lambda _url, _lower: None,
+    ) -> str | tuple[str, obdcore.MerkleTree] | obdcore.RemoteBlob | obdcore.TurboLayer:
+        """What the core opens; `blob` gives those of remote parts, `unpacked` the cache behind gzip.
+
+        `tree`: what the files of local layers are held against, as `Service.tree`.
+        """
+        proof = tree(self.url, self.lower) if self.path else None
         layer, *targets = [part.path or blob(part) for part in self.parts]
         if not targets:
-            return layer
+            return (self.path, proof) if proof else layer
         import obdcore
 
         cache = unpacked() if self.unpacks else None

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import fields as fields_of
 from typing import TYPE_CHECKING, Any
 
-from obd.config import ImageConfig, Lower
+from obd.config import ImageConfig, Lower, Merkle
 from obd.config.image import is_digest
 from obd.errors import ObdError
 from obd.oci import fields
 from obd.oci.layers import NATIVE_ARTIFACT, layer_kind
 from obd.oci.manifest import Index, Manifest, parse_manifest
 from obd.oci.registry_source import RegistrySource
+from obd.oci.trees import LayerTree, tree_of
 from obd.turbo_meta import META_DIR, Metas
 
 if TYPE_CHECKING:
@@ -59,18 +60,30 @@ def image_config(
     with RegistrySource(registry, image) as source:
         metas = Metas(source, directory)
         lowers = [
-            metas.lower(layer)
-            if layer_kind(layer) == "turboOCI"
-            else Lower(digest=layer.digest, size_bytes=layer.size)
+            metas.lower(layer) if layer_kind(layer) == "turboOCI" else lower_of(layer)
             for layer in overlaybd_layers(source, wanted)
         ]
     return ImageConfig(repo_blob_url=f"{image.url}/blobs", lowers=tuple(lowers))
 
 
+def lower_of(layer: Descriptor) -> Lower:
+    """A native layer as an image configuration has it, with the tree that its descriptor names."""
+    return lower(layer.digest, layer.size, tree_of(layer))
+
+
+def lower(digest: str, size_bytes: int, tree: LayerTree | None) -> Lower:
+    """A native layer of a registry as an image configuration has it."""
+    merkle = Merkle(root=tree.root, leaves=tree.leaves.digest, size_bytes=tree.leaves.size) if tree else None
+    return Lower(digest=digest, size_bytes=size_bytes, merkle=merkle)
+
+
 def document_of(config: ImageConfig) -> dict[str, Any]:
     """What the file of such a configuration holds."""
-    lowers = [
-        {field.metadata["key"]: value for field in fields_of(lower) if (value := getattr(lower, field.name))}
-        for lower in config.lowers
-    ]
-    return {"repoBlobUrl": config.repo_blob_url, "lowers": lowers}
+    return {"repoBlobUrl": config.repo_blob_url, "lowers": [_members(lower) for lower in config.lowers]}
+
+
+def _members(table: Lower | Merkle) -> dict[str, Any]:
+    values = {field.metadata["key"]: getattr(table, field.name) for field in fields_of(table)}
+    return {
+        key: _members(value) if isinstance(value, Merkle) else value for key, value in values.items() if value
+    }

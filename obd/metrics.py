@@ -46,6 +46,7 @@ _COUNTERS: Final = (
 _LAYER_COUNTERS: Final = (
     ("requests", "overlaybd_fetch_requests", "Requests to registries for a device, repetitions included."),
     ("fetched_bytes", "overlaybd_fetch_bytes", "Bytes that these brought."),
+    ("mismatches", "overlaybd_fetch_mismatches", "Answers thrown away: they did not match the hash tree."),
 )
 _CACHE_COUNTERS: Final = (
     ("hits", "overlaybd_cache_hits", "Reads that the cache answered alone."),
@@ -54,6 +55,7 @@ _CACHE_COUNTERS: Final = (
     ("fetched_bytes", "overlaybd_cache_fetched_bytes", "Bytes that these brought."),
     ("evictions", "overlaybd_cache_evictions", "Chunks dropped to make room."),
     ("repairs", "overlaybd_cache_repairs", "Chunks found wrong, dropped and fetched again."),
+    ("mismatches", "overlaybd_cache_mismatches", "Leaves in the cache that did not match the hash tree."),
     ("uncached", "overlaybd_cache_uncached", "Fetches whose bytes could not be kept."),
 )
 _CACHE_GAUGES: Final = (

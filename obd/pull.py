@@ -47,13 +47,13 @@ def layers_of_image(image: Reference, service: Service, platform: Platform) -> W
 
     Of a turboOCI layer that is its target: metadata is small, and has no place in the cache.
     """
-    from obd.manifest import image_layers
+    from obd.manifest import image_layers, lower_of
     from obd.oci.layers import target_of
 
     remote = []
     for position, layer in enumerate(image_layers(service.registry(), image, platform)):
         target = target_of(layer.annotations)[0]
-        lower = Lower(digest=target) if target else Lower(digest=layer.digest, size_bytes=layer.size)
+        lower = Lower(digest=target) if target else lower_of(layer)
         part = Source(position, lower, "", f"{image.url}/blobs/{lower.digest}", is_target=bool(target))
         remote.append(copy_of(part, service.blob(part.url, lower), service))
     return Wanted([], remote)

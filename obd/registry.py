@@ -94,11 +94,13 @@ class Registry:
         size: int = 0,
         cache: obdcore.ChunkCache | None = None,
         media: str | None = None,
+        tree: obdcore.MerkleTree | None = None,
     ) -> obdcore.RemoteBlob:
         """The blob at `url` (`<scheme>://<host>/v2/<repository>/blobs/<digest>`) for reading by ranges.
 
         `size` 0: asked for now, unless the cache knows it; else nothing is sent before the first read.
-        `media` is a file in a layer directory to keep it in. Raises `obdcore.Error`.
+        `media` is a file in a layer directory to keep it in; its bytes are held against `tree`.
+        Raises `obdcore.Error`.
         """
         digest = urlsplit(url).path.rpartition("/")[2]
         locator = BlobLocator(self, url, self.endpoints(url))
@@ -110,6 +112,7 @@ class Registry:
             cache=cache,
             client=self._client,
             media=media,
+            tree=tree,
         )
 
     def endpoints(self, url: str) -> list[Endpoint]:

@@ -101,10 +101,23 @@ class Service:
         media = layer_media(settings, lower)
         through = None if settings.type == "download" and media is None else cache
         try:
-            return self._registries().open_blob(url, size=lower.size_bytes, cache=through, media=media)
+            tree = self.tree(url, lower)
+            return self._registries().open_blob(
+                url, size=lower.size_bytes, cache=through, media=media, tree=tree
+            )
         finally:
             for line in cache.notices():
                 _log.warning("%s", line)
+
+    def tree(self, url: str, lower: Lower) -> obdcore.MerkleTree | None:
+        """What the bytes of a layer are held against, if anything; `url` as for `blob`. Raises `OSError`."""
+        from obd.trees import wanted_tree
+
+        mode, settings = self.config.verify_chunks, self.config.cache
+        if mode == "off" or (lower.merkle is None and mode == "on"):
+            return None
+        through = self.cache() if url and settings.type != "download" else None
+        return wanted_tree(mode, lower, url, self._registries(), through)
 
     def cache(self) -> obdcore.ChunkCache:
         """The chunk cache of the configured directory, which is created if need be. Raises `OSError`."""

@@ -45,7 +45,9 @@ def resize(args: Namespace) -> int:
 
 
 def _resize(
-    lowers: list[str | obdcore.RemoteBlob | obdcore.TurboLayer], upper: tuple[str, str], gib: int
+    lowers: list[str | tuple[str, obdcore.MerkleTree] | obdcore.RemoteBlob | obdcore.TurboLayer],
+    upper: tuple[str, str],
+    gib: int,
 ) -> str:
     """Changes the size of the layer and of an ext4 file system in it; what was done, for the last line."""
     from tools.resize_ext4 import has_ext4, resize_ext4, why_not

@@ -19,7 +19,7 @@ class Stack:
 
     def __init__(
         self,
-        lowers: list[str | obdcore.RemoteBlob | obdcore.TurboLayer],
+        lowers: list[str | tuple[str, obdcore.MerkleTree] | obdcore.RemoteBlob | obdcore.TurboLayer],
         upper: Upper | None,
         local: list[str],
     ) -> None:
@@ -54,7 +54,7 @@ def load_stack(config_path: str, service_path: str | None) -> Stack:
 
 def _lowers(
     config: ImageConfig, sources: list[Source], service_path: str | None
-) -> list[str | obdcore.RemoteBlob | obdcore.TurboLayer]:
+) -> list[str | tuple[str, obdcore.MerkleTree] | obdcore.RemoteBlob | obdcore.TurboLayer]:
     parts = [part for source in sources for part in source.parts]
     for part in parts:
         if part.nowhere:

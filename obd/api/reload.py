@@ -41,6 +41,7 @@ _WHEN: Final = {
     "certConfig": OPENED,
     "userAgent": OPENED,
     "outageTimeout": OPENED,
+    "verifyChunks": OPENED,
     "ioEngine": OPENED,
     "cacheConfig": RESTART,
     "gzipCacheConfig": RESTART,

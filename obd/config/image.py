@@ -10,6 +10,8 @@ from obd.config.strict_json import read_object
 
 # Layer tags are eight bits wide and one value is the writable layer's.
 MAX_LOWERS: Final = 255
+# The leaves of a layer of 64 GiB, the largest that can have a tree.
+MAX_LEAVES_BYTES: Final = 24 + (32 << 20)
 
 _HEX: Final = frozenset("0123456789abcdef")
 
@@ -27,6 +29,16 @@ class Download(Table):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Merkle(Table):
+    """The hash tree of a layer: its root, and where its leaves are: in `file`, or a blob beside the layer."""
+
+    root: str = text("root")
+    leaves: str = text("leaves")
+    size_bytes: int = integer("size", 0, 0, MAX_LEAVES_BYTES)
+    file: str = text("file")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Lower(Table):
     """One read-only layer: where to look for it, locally and in the registry."""
 
@@ -37,6 +49,7 @@ class Lower(Table):
     target_file: str = text("targetFile")
     target_digest: str = text("targetDigest")
     gzip_index: str = text("gzipIndex")
+    merkle: Merkle | None = table("merkle", Merkle, optional=True)
 
     @property
     def has_target(self) -> bool:
@@ -146,6 +159,8 @@ def _check_lower(lower: Lower, where: str, has_url: bool) -> None:
             )
     if lower.gzip_index and not lower.has_target:
         raise ConfigError(f"{where}.gzipIndex: {shown(lower.gzip_index)} needs targetFile or targetDigest")
+    if lower.merkle:
+        _check_merkle(lower.merkle, f"{where}.merkle")
     if not lower.file and not lower.dir:
         if not lower.digest:
             raise ConfigError(f"{where}: none of file, dir and digest says where the layer is")
@@ -153,6 +168,18 @@ def _check_lower(lower: Lower, where: str, has_url: bool) -> None:
             raise ConfigError(f"empty repoBlobUrl: {where} has neither file nor dir, so it must be remote")
     if lower.target_digest and not lower.target_file and not has_url:
         raise ConfigError(f"empty repoBlobUrl: {where}.targetDigest is remote")
+
+
+def _check_merkle(merkle: Merkle, where: str) -> None:
+    for key, digest in (("root", merkle.root), ("leaves", merkle.leaves)):
+        if not is_digest(digest) and (digest or key == "root"):
+            raise ConfigError(
+                f"{where}.{key}: {shown(digest)} is not allowed: must be sha256:<64 hex digits>"
+            )
+    if not merkle.leaves and not merkle.file:
+        raise ConfigError(f"{where}: neither leaves nor file says where the leaves are")
+    if merkle.leaves and not merkle.size_bytes:
+        raise ConfigError(f"{where}.size: the leaves of a registry have a size")
 
 
 def is_digest(value: str) -> bool:

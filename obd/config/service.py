@@ -205,6 +205,8 @@ class ServiceConfig(Table):
     registries: Mapping[str, RegistryConfig] = tables("registries", RegistryConfig)
     """By host, with the port if one is in the URLs of blobs."""
     outage_timeout_s: int = integer("outageTimeout", 60, 0, MAX_OUTAGE_S)
+    verify_chunks: str = choice("verifyChunks", "off", ("off", "on", "required"))
+    """Whether layers are held against hash trees: where there is one, or all that have a digest."""
     enable_thread: bool = flag("enableThread", False)
     registry_fs_version: str = text("registryFsVersion", "v2")
     user_agent: str = text("userAgent")

@@ -17,6 +17,7 @@ from obd.convert.options import LayerResult, Options
 from obd.convert.plan import MAX_VSIZE_BYTES, ImagePlan, Step, first_vsize
 from obd.convert.record import Made
 from obd.errors import ObdError, kind_of, line_of
+from obd.oci.trees import LayerTree, make_tree
 
 if TYPE_CHECKING:
     from obd.convert.crew import Crew
@@ -31,7 +32,8 @@ class Watch(Protocol):
     def work(self, name: str, doing: str, done: int, total: int) -> None:
         """What is done with a layer (or a disk), in bytes of all (0: not known). By any thread.
 
-        `fetching`, `applying`, `compressing`, `pushing`; of each at last that all is done, if it is known.
+        `fetching`, `applying`, `compressing`, `pushing`, `hashing`; of each at last that all is done, if that
+        is known.
         """
 
     def tick(self) -> None:
@@ -91,6 +93,8 @@ class Build:
         self._watch = watch
         self.vsize_bytes = options.vsize_bytes or first_vsize(plan)
         self.layers: list[Layer] = []
+        self.trees: tuple[LayerTree | None, ...] = ()
+        """Those of the finished layers, if any were asked for."""
 
     def run(self) -> list[tuple[Made, LayerResult]]:
         """The finished layers, bottom first, all of which are in the target.
@@ -102,6 +106,7 @@ class Build:
                 self._begin()
                 self._make()
                 self._settle()
+                self._prove()
                 return [self._outcome(layer) for layer in self.layers]
             except FullError as error:
                 self._settle()
@@ -254,6 +259,24 @@ class Build:
             if layer.sealed:
                 os.unlink(layer.sealed)
                 layer.sealed = ""
+
+    def _prove(self) -> None:
+        """Makes the hash trees of all layers, and puts their leaves into the target."""
+        if not self.options.merkle:
+            return
+        making = [self.crew.submit(self.crew.pushes, self._tree, layer) for layer in self.layers]
+        self.trees = tuple(each.result() for each in making)
+
+    def _tree(self, layer: Layer) -> LayerTree | None:
+        assert layer.made is not None
+        total, told = layer.made.size, self._told(layer, "hashing")
+        with of_layer(layer.step), self.target.open(layer.made, layer.path) as stream:
+            found = make_tree(stream, lambda done: told(done, total))
+            if found is None:
+                return None
+            tree, leaves = found
+            self.target.destination.put_blob(tree.leaves, leaves)
+        return tree
 
     def _outcome(self, layer: Layer) -> tuple[Made, LayerResult]:
         made = layer.made

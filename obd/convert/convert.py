@@ -52,7 +52,7 @@ def convert(source: ImageSource, target: Target, options: Options, watch: Watch)
                 raise
             layers = [each.result() for each in running]
         finished = [
-            Finished(plan, build.vsize_bytes, tuple(build.notes), tuple(made))
+            Finished(plan, build.vsize_bytes, tuple(build.notes), tuple(made), build.trees)
             for plan, build, made in zip(plans, builds, layers, strict=True)
         ]
         result = publish(source, target.destination, wanted, finished, options)

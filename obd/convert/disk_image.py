@@ -16,6 +16,7 @@ from obd.oci.layers import BLOB_DIGEST, BLOB_SIZE, FS_TYPE, NATIVE_VERSION, VERS
 from obd.oci.manifest import Manifest
 from obd.oci.media import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from obd.oci.platform import Platform, own_platform
+from obd.oci.trees import add_tree, put_referrer
 
 if TYPE_CHECKING:
     from obd.convert.options import Options
@@ -50,7 +51,10 @@ def convert_disk(path: str, target: Target, options: Options, told: Told, *, roo
         digest = digest_of_file(layer, lambda _done, _total: told("importing", 0, 0))
         made = Made(digest, done["stored_size"], digest, "native")
         config = encode(_config(platform, digest))
-        manifest = Manifest(Descriptor.of(config, OCI_CONFIG), (_layer(made, done),), {}, OCI_MANIFEST)
+        blob = _layer(made, done)
+        if options.merkle:
+            blob = add_tree(destination, blob, open(layer, "rb"))  # noqa: SIM115 - it closes it
+        manifest = Manifest(Descriptor.of(config, OCI_CONFIG), (blob,), {}, OCI_MANIFEST)
         data = manifest.encode()
         root = Descriptor.of(data, OCI_MANIFEST)
         there = options.reuse and target.has(made)
@@ -60,6 +64,7 @@ def convert_disk(path: str, target: Target, options: Options, told: Told, *, roo
     unchanged = there and before == data and destination.has_blob(manifest.config)
     if not unchanged:
         destination.put_blob(manifest.config, config)
+        put_referrer(destination, root, manifest.layers)
         destination.put_manifest(root, data, destination.tag)
     result = LayerResult(made.digest, made.size, "", "reused" if there else "built")
     notes = () if done["partition"] is None else (f"the root is partition {done['partition']}",)

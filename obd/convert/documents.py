@@ -24,6 +24,7 @@ from obd.oci.layers import (
 )
 from obd.oci.manifest import Index, Manifest
 from obd.oci.media import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST
+from obd.oci.trees import LayerTree
 
 # Of the new manifest or index: what it was made of, and how. Both the same: there is nothing to be done.
 SOURCE: Final = "overlaybd.convert.source"
@@ -32,7 +33,7 @@ PARAMETERS: Final = "overlaybd.convert.parameters"
 _OF_CONTENT: Final = "org.opencontainers.image."
 
 
-def layer_descriptor(step: Step, made: Made, fs: str) -> Descriptor:
+def layer_descriptor(step: Step, made: Made, fs: str, tree: LayerTree | None = None) -> Descriptor:
     """A converted layer as the manifest names it: by these annotations snapshotters know it."""
     own = {key: value for key, value in step.source.annotations.items() if key.startswith(_OF_CONTENT)}
     own |= {BLOB_DIGEST: made.digest, BLOB_SIZE: str(made.size)}
@@ -43,7 +44,8 @@ def layer_descriptor(step: Step, made: Made, fs: str) -> Descriptor:
             TARGET_MEDIA_TYPE: step.source.media_type,
         }
         return Descriptor(OCI_LAYER_GZIP, made.digest, made.size, own)
-    return Descriptor(OCI_LAYER, made.digest, made.size, own | {VERSION: NATIVE_VERSION, FS_TYPE: fs})
+    own |= {VERSION: NATIVE_VERSION, FS_TYPE: fs} | (tree.annotations if tree else {})
+    return Descriptor(OCI_LAYER, made.digest, made.size, own)
 
 
 def config_of(config: Mapping[str, Any], diff_ids: Sequence[str]) -> bytes:

@@ -16,7 +16,7 @@ class Options:
     """`vsize_bytes` 0: chosen by the content. `platforms`: `os/architecture[/variant]`, none: this machine's.
 
     `jobs` 0: one for each processor. `work` "": the usual directory. `reuse` False: as if nothing had ever
-    been converted.
+    been converted. `merkle`: native layers get hash trees.
     """
 
     turbo: bool = False
@@ -29,6 +29,7 @@ class Options:
     jobs: int = 0
     referrer: bool = False
     index: bool = False
+    merkle: bool = False
     work: str = ""
     reuse: bool = True
 
@@ -57,8 +58,8 @@ class Options:
     def said(self) -> str:
         """The parameters, and what else the image depends on, as the annotation of an image says them."""
         words = [f"{name}={value}" for name, value in sorted(self.parameters().items())]
-        referrer = ["referrer"] if self.referrer else []
-        return " ".join([*words, f"vsize={self.vsize_bytes or 'auto'}", *referrer])
+        others = [word for word in ("merkle", "referrer") if getattr(self, word)]
+        return " ".join([*words, f"vsize={self.vsize_bytes or 'auto'}", *others])
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,14 @@ from obd.oci.layers import layer_kind
 from obd.oci.limits import MAX_INDEX_DEPTH, MAX_MANIFESTS
 from obd.oci.manifest import Index, Manifest, parse_manifest
 from obd.oci.platform import Platform
+from obd.oci.trees import put_referrer, tree_of
 
 if TYPE_CHECKING:
     from obd.convert.options import Options
     from obd.convert.plan import ImagePlan
     from obd.convert.record import Made
     from obd.oci.protocols import ImageDestination, ImageSource
+    from obd.oci.trees import LayerTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Finished:
     vsize_bytes: int
     notes: tuple[str, ...]
     layers: tuple[tuple[Made, LayerResult], ...]
+    trees: tuple[LayerTree | None, ...] = ()
 
 
 def publish(
@@ -75,6 +78,7 @@ def publish(
         data = manifest.encode()
         descriptor = Descriptor.of(data, manifest.media_type)
         destination.put_blob(manifest.config, config)
+        put_referrer(destination, descriptor, manifest.layers)
         destination.put_manifest(descriptor, data, destination.tag if alone else None)
         made[image.plan.entry.digest] = descriptor
         images.append(_image_result(image, descriptor))
@@ -123,8 +127,10 @@ def _index_there(destination: ImageDestination) -> Index | None:
 
 def _documents(image: Finished, options: Options) -> tuple[Manifest, bytes]:
     steps = image.plan.steps
+    trees = image.trees or (None,) * len(steps)
     layers = [
-        layer_descriptor(step, made, options.fs) for step, (made, _) in zip(steps, image.layers, strict=True)
+        layer_descriptor(step, made, options.fs, tree)
+        for step, (made, _), tree in zip(steps, image.layers, trees, strict=True)
     ]
     config = config_of(image.plan.config, [made.diff_id for made, _ in image.layers])
     return manifest_of(image.plan, config, layers, options), config
@@ -223,7 +229,8 @@ def _made_so(document: Manifest | Index, source: str, options: Options) -> bool:
 
 def _there(destination: ImageDestination, entry: Descriptor, manifest: Manifest) -> ImageResult | None:
     """The image of a manifest, if all of its blobs are there."""
-    if not all(destination.has_blob(blob) for blob in manifest.blobs):
+    leaves = [tree.leaves for layer in manifest.layers if (tree := tree_of(layer))]
+    if not all(destination.has_blob(blob) for blob in (*manifest.blobs, *leaves)):
         return None
     turbo = any(layer_kind(layer) == "turboOCI" for layer in manifest.layers)
     # Registries hold the original layers for as long as they have their manifest.

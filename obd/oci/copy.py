@@ -14,6 +14,7 @@ from obd.oci.limits import MAX_INDEX_DEPTH, MAX_MANIFESTS, MAX_MANIFESTS_BYTES
 from obd.oci.manifest import Index, parse_manifest
 from obd.oci.platform import Platform
 from obd.oci.protocols import ImageDestination, ImageSource
+from obd.oci.trees import carry_trees
 
 # Attempts at a blob by what went wrong: what may pass, and what may have been damaged on its way.
 _ATTEMPTS: Final = {"io": 3, "timed-out": 3, "corrupt": 2}
@@ -53,6 +54,9 @@ def copy(
     finally:
         work.stop.set()
     *others, (last, data) = plan.manifests
+    for descriptor, layers in plan.images:
+        carry_trees(source, destination, descriptor, layers)
+        watch.tick()
     for descriptor, content in others:
         destination.put_manifest(descriptor, content, None)
         watch.tick()
@@ -61,11 +65,15 @@ def copy(
 
 
 class _Plan:
-    """What is to be copied: `blobs` by digest, and `manifests`, each after those that it names."""
+    """What is to be copied: `blobs` by digest, and `manifests`, each after those that it names.
+
+    `images`: the manifests with their layers.
+    """
 
     def __init__(self, source: ImageSource, wanted: Platform | None) -> None:
         self.blobs: Final[dict[str, Descriptor]] = {}
         self.manifests: Final[list[tuple[Descriptor, bytes]]] = []
+        self.images: Final[list[tuple[Descriptor, tuple[Descriptor, ...]]]] = []
         self._source: Final = source
         self._seen: Final[set[str]] = set()
         self._bytes = 0
@@ -91,6 +99,7 @@ class _Plan:
                         raise ObdError("limit", f"more than {MAX_MANIFESTS} manifests", self._source.name)
                     self._add(entry, self._source.manifest(entry), depth + 1)
         else:
+            self.images.append((descriptor, found.layers))
             self.blobs.update({blob.digest: blob for blob in found.blobs if not is_foreign(blob)})
         self.manifests.append((descriptor, data))
 

@@ -11,6 +11,7 @@ from obd.oci.layers import FS_TYPE, PREFIX, VERSION, layer_kind, target_of
 from obd.oci.limits import MAX_MANIFEST_BYTES
 from obd.oci.manifest import Index, Manifest, parse_manifest
 from obd.oci.media import CONFIGS
+from obd.oci.trees import tree_of
 
 if TYPE_CHECKING:
     from obd.oci.descriptor import Descriptor
@@ -101,6 +102,8 @@ def _layer(layer: Descriptor) -> dict[str, Any]:
             about[name] = annotations[key]
     if target_of(annotations)[0]:
         about["target"] = target_of(annotations)[0]
+    if tree := tree_of(layer):
+        about["tree"] = tree.root
     others = {key: value for key, value in annotations.items() if not key.startswith(PREFIX)}
     return about | ({"annotations": others} if others else {})
 

@@ -107,6 +107,9 @@ class Fixed:
     def distrusted(self, target: obdcore.Target) -> None:
         pass
 
+    def mismatched(self, target: obdcore.Target, offset: int, length: int) -> None:
+        pass
+
     def describe(self) -> str:
         return "anonymous"
 

@@ -21,7 +21,7 @@ NAMES = """
 counter overlaybd: reads read_bytes writes written_bytes discards flushes errors fetch_requests fetch_bytes
 counter overlaybd: fetch_retries cache_hits cache_misses cache_fetches cache_fetched_bytes cache_evictions
 counter overlaybd: cache_repairs cache_uncached prefetch_pieces prefetch_bytes prefetch_failures
-counter overlaybd: remote_read_bytes remote_read_errors audit_dropped
+counter overlaybd: remote_read_bytes remote_read_errors audit_dropped fetch_mismatches cache_mismatches
 gauge overlaybd: build_info devices device_size_bytes download_bytes download_state
 gauge overlaybd: cache_used_bytes cache_capacity_bytes
 histogram overlaybd: read_seconds remote_read_seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tools.errors import FAILED, Failure, describe, say, tell
 from tools.obd.common import amount, service_option
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     import obdcore
+
+# Before the names of what was held against a hash tree: docs/formats/merkle.md.
+_PROVED: Final = "tree:"
 
 
 def stat(args: Namespace) -> int:
@@ -67,7 +70,7 @@ def evict(args: Namespace) -> int:
         if left > wanted:
             say("obd: the rest is pinned, or open in a process")
             status = FAILED
-    for digest in _digests(args.blob):
+    for digest in _names(cache, args.blob):
         try:
             freed = cache.evict(digest)
         except OSError as error:
@@ -103,7 +106,7 @@ def _pin(args: Namespace, *, pinned: bool) -> int:
 def _check(args: Namespace, *, repair: bool) -> int:
     directory = _directory(args)
     cache = _open(directory)
-    digests = list(_digests(args.blob)) or [blob["digest"] for blob in cache.entries() if blob["chunks"]]
+    digests = list(_names(cache, args.blob)) or [blob["digest"] for blob in cache.entries() if blob["chunks"]]
     results: list[dict[str, Any]] = []
     with Progress(f"verifying {os.path.basename(directory)}") as progress:
         for number, digest in enumerate(digests):
@@ -155,14 +158,41 @@ def _last_use(directory: str, digest: str) -> str | None:
 
 
 def _digests(words: list[str]) -> Iterator[str]:
-    """Each word is a digest, or the image configuration whose layers are meant."""
+    """Each word is a name in the cache, or the image configuration whose layers are meant.
+
+    What was held against a hash tree has a name of its own.
+    """
     from obd.config import load_image
 
     for word in words:
-        if word.startswith("sha256:"):
+        if word.startswith(("sha256:", _PROVED)):
             yield word
-        else:
-            yield from (lower.digest for lower in load_image(word).data_lowers if lower.digest)
+            continue
+        for lower in load_image(word).data_lowers:
+            if lower.digest:
+                yield lower.digest
+                if lower.merkle:
+                    yield _PROVED + _hex(lower.digest) + _hex(lower.merkle.root)
+
+
+def _names(cache: obdcore.ChunkCache, words: list[str]) -> Iterator[str]:
+    """The names that words mean, of those that are there: of a digest also what was held against a tree."""
+    there = [entry["digest"] for entry in cache.entries()] if words else []
+    told = set()
+    for digest in _digests(words):
+        proved = [name for name in there if name.startswith(_PROVED + _hex(digest))]
+        found = [name for name in (digest, *proved) if name in there]
+        # One that is not there is told so, unless it is there by the other name.
+        if not found and not digest.startswith(_PROVED):
+            found = [digest]
+        for name in found:
+            if name not in told:
+                told.add(name)
+                yield name
+
+
+def _hex(digest: str) -> str:
+    return digest.partition(":")[2]
 
 
 def _directory(args: Namespace) -> str:

@@ -72,6 +72,7 @@ def commit(args: Namespace) -> int:
             platform=platform,
             compress=compress,
             upper=not args.no_upper,
+            merkle=args.merkle,
         )
     warn_of_cut(made.cut_records, config.upper.index)
     for layer in made.layers:
@@ -116,16 +117,16 @@ def _changes(args: Namespace) -> Changes:
 
 
 def _write_config(args: Namespace, made: Committed) -> None:
+    from obd.config import ImageConfig
+    from obd.manifest import document_of, lower
     from obd.oci.name import parse_name
     from obd.reference import Reference
 
     place = parse_name(args.image, plain_http=args.http)
     if not isinstance(place, Reference):
         raise Failure("obd: invalid: --write-config is for images in a registry")
-    config = {
-        "repoBlobUrl": f"{place.url}/blobs",
-        "lowers": [{"digest": layer.digest, "size": layer.size} for layer in made.layers],
-    }
+    lowers = tuple(lower(layer.digest, layer.size, layer.tree) for layer in made.layers)
+    config = document_of(ImageConfig(repo_blob_url=f"{place.url}/blobs", lowers=lowers))
     with Output(args.write_config, replace=args.force) as out:
         os.write(out.fd, (json.dumps(config, indent=2) + "\n").encode())
     say(f"{args.write_config}: reads it from there")
@@ -157,6 +158,7 @@ COMMAND = Command(
     options=[
         option("--base", metavar="IMAGE", help="what the device was made of: its configuration is extended"),
         option("--platform", metavar="OS/ARCH", default="", help="of a base for several (default: this one)"),
+        flag("--merkle", help="give the layers hash trees; a base that has them needs no such word"),
         flag("--no-upper", help="only what snapshots have sealed: for a device in use"),
         option("--message", metavar="TEXT", help="what was changed, for the image's history"),
         option("--author", metavar="NAME", help="who changed it"),

@@ -100,6 +100,8 @@ def _convert_disk(args: Namespace, options: Options, service: Service, registry:
 def _options(args: Namespace) -> Options:
     from obd.convert.options import Options
 
+    if args.merkle and args.turbo:
+        raise Failure("obd: invalid: convert: --merkle is for native layers, not for --turbo")
     if args.platform and args.all:
         raise Failure("obd: invalid: convert: --platform or --all, not both")
     return Options(
@@ -113,6 +115,7 @@ def _options(args: Namespace) -> Options:
         jobs=args.jobs or 0,
         referrer=args.referrer,
         index=args.index,
+        merkle=args.merkle,
         work=args.work or "",
         reuse=not args.no_reuse,
     )
@@ -197,6 +200,7 @@ COMMAND = Command(
         ),
         flag("--referrer", help="have the new image refer to the original"),
         flag("--index", help="put the new image beside the original, in an index"),
+        flag("--merkle", help="give the layers hash trees, for hosts that verify what they read"),
         flag("--rootfs", help="of a disk image: the Linux root partition alone"),
         option("--work", metavar="DIR", help="where to work, and what was done before is recorded"),
         flag("--no-reuse", help="as if nothing had been converted before"),

@@ -71,6 +71,7 @@ def _lines(about: dict[str, Any], wanted: str) -> Iterator[str]:
     for number, layer in enumerate(image["layers"]):
         notes = [layer[key] for key in ("version", "fsType") if key in layer]
         notes += [f"of {layer['target']}"] if "target" in layer else []
+        notes += ["hash tree"] if "tree" in layer else []
         told = f" ({', '.join(notes)})" if notes else ""
         yield f"  {number:>3}  {layer['kind']:<10} {amount(layer['size']):>11}  {layer['digest']}{told}"
 

@@ -22,6 +22,7 @@ pub mod inspect;
 pub mod layer;
 pub mod limits;
 pub mod lsmt;
+pub mod merkle;
 pub mod metrics;
 pub mod progress;
 pub mod qcow2;

@@ -119,6 +119,13 @@ pub const MAX_PEM_BYTES: u64 = 1 << 20;
 /// Longest blob read from a registry: far above any layer, far below where offsets could overflow.
 pub const MAX_BLOB_BYTES: u64 = 1 << 50;
 
+/// Leaves of one hash tree: a blob of 64 GiB, and 32 MiB of memory while it is open.
+pub const MAX_TREE_LEAVES: u64 = 1 << 20;
+
+/// Times that bytes which do not match the tree of their blob are fetched again within one fetch, as long as there is
+/// somebody else to ask; the same one is asked twice.
+pub const MAX_TREE_ATTEMPTS: u32 = 8;
+
 /// Chunks of one cached blob: 4 TiB of the usual size, 192 MiB of memory at most.
 pub const MAX_CACHE_CHUNKS: u64 = 1 << 24;
 

@@ -78,6 +78,7 @@ impl ChunkCache {
             ("fetches", &stats.fetches),
             ("fetched_bytes", &stats.fetched_bytes),
             ("repairs", &stats.repairs),
+            ("mismatches", &stats.mismatches),
             ("evictions", &stats.evictions),
             ("uncached", &stats.uncached),
             ("ahead_bytes", &stats.ahead_bytes),

@@ -200,6 +200,10 @@ impl Locate for PyLocator {
         let _ = self.tell("distrusted", target, |py, target| (target,).into_pyobject(py), |_| Ok(()));
     }
 
+    fn mismatched(&self, target: &Arc<fetch::Target>, offset: u64, len: u64) {
+        let _ = self.tell("mismatched", target, |py, target| (target, offset, len).into_pyobject(py), |_| Ok(()));
+    }
+
     fn note(&self) -> Option<String> {
         Python::attach(|py| self.locator.bind(py).call_method0("describe").ok()?.extract().ok())
     }

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use overlaybd::blob::{Blob, FileBlob};
+use overlaybd::blob::{Blob, FileBlob, ProvenBlob};
 use overlaybd::device::{BlockDevice, ExtentKind};
 use overlaybd::engine;
 use overlaybd::image::{open_stored, Image, NewUpper};
+use overlaybd::merkle::Tree;
 use overlaybd::sys::os::OsDisk;
 use overlaybd::trace;
 use overlaybd::{Error, Kind};
@@ -29,6 +30,7 @@ pub struct PyImage {
 #[derive(Clone)]
 pub enum Source {
     Path(PathBuf),
+    Proven(PathBuf, Arc<Tree>),
     Blob(Arc<dyn Blob>),
 }
 
@@ -38,6 +40,10 @@ impl Source {
         match self {
             Source::Blob(blob) => Ok(Arc::clone(blob)),
             Source::Path(path) => Ok(Arc::new(FileBlob::open_with(&OsDisk, path, kind)?)),
+            Source::Proven(path, tree) => {
+                let file = Arc::new(FileBlob::open_with(&OsDisk, path, kind)?);
+                Ok(Arc::new(ProvenBlob::new(file, Arc::clone(tree))?))
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ mod filesystem;
 mod gzip;
 mod image;
 mod lsmt;
+mod merkle;
 mod observe;
 mod progress;
 mod remote;
@@ -35,6 +36,7 @@ fn obdcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     filesystem::register(module)?;
     image::register(module)?;
     lsmt::register(module)?;
+    merkle::register(module)?;
     observe::register(module)?;
     remote::register(module)?;
     serve::register(module)?;

@@ -10,15 +10,17 @@ use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use overlaybd::blob::{check_range, Blob, FileBlob, SparingBlob, SwitchBlob};
+use overlaybd::blob::{check_range, Blob, FileBlob, ProvenBlob, SparingBlob, SwitchBlob};
 use overlaybd::cache::{CachedBlob, Opened};
 use overlaybd::fetch::{self, FetchStats, Outage, Source};
+use overlaybd::merkle::Tree;
 use overlaybd::sys::os::{OsClock, OsDisk};
 use overlaybd::{Error, Kind};
 
 use crate::cache::ChunkCache;
 use crate::client::{HttpClient, PyLocator};
 use crate::errors::to_py;
+use crate::merkle::MerkleTree;
 
 /// A registry blob; other parts of the binding take the blob out of it.
 #[pyclass(frozen, module = "obdcore")]
@@ -28,6 +30,7 @@ pub struct RemoteBlob {
     cached: Option<Arc<CachedBlob>>,
     fetch: Arc<FetchStats>,
     outage: Arc<Outage>,
+    tree: Option<Arc<Tree>>,
     sparing: AtomicBool,
 }
 
@@ -69,7 +72,7 @@ impl RemoteBlob {
 impl RemoteBlob {
     #[new]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
-    #[pyo3(signature = (name, digest, locator, *, size = 0, cache = None, client = None, media = None))]
+    #[pyo3(signature = (name, digest, locator, *, size = 0, cache = None, client = None, media = None, tree = None))]
     fn new(
         py: Python<'_>,
         name: &str,
@@ -79,11 +82,14 @@ impl RemoteBlob {
         cache: Option<&ChunkCache>,
         client: Option<&HttpClient>,
         media: Option<PathBuf>,
+        tree: Option<&MerkleTree>,
     ) -> PyResult<Self> {
+        let tree = tree.map(|tree| Arc::clone(&tree.tree));
         let http = HttpClient::of(client);
         let fetch = Arc::new(FetchStats::default());
         let clock = Arc::new(OsClock::default());
         let source = Source::new(name, http, Arc::new(PyLocator::new(locator)), clock, Arc::clone(&fetch));
+        let source = source.with_tree(tree.clone());
         let outage = Arc::clone(source.outage());
         let len = (size > 0).then_some(size);
         let open = || match (cache, media) {
@@ -92,7 +98,7 @@ impl RemoteBlob {
             (None, _) => fetch::RemoteBlob::open(source, len).map(|blob| Opened { blob: Arc::new(blob), cached: None }),
         };
         let Opened { blob, cached } = py.detach(open).map_err(to_py)?;
-        Ok(RemoteBlob { blob: Arc::new(SwitchBlob::new(blob)), cached, fetch, outage, sparing: false.into() })
+        Ok(RemoteBlob { blob: Arc::new(SwitchBlob::new(blob)), cached, fetch, outage, tree, sparing: false.into() })
     }
 
     #[getter]
@@ -139,8 +145,12 @@ impl RemoteBlob {
             });
         };
         let switch = || {
-            let file = FileBlob::open(&OsDisk, &path)?;
-            self.blob.switch_to(Arc::new(file), Box::new(hear))
+            let file: Arc<dyn Blob> = Arc::new(FileBlob::open(&OsDisk, &path)?);
+            let file = match &self.tree {
+                Some(tree) => Arc::new(ProvenBlob::new(file, Arc::clone(tree))?),
+                None => file,
+            };
+            self.blob.switch_to(file, Box::new(hear))
         };
         py.detach(switch).map_err(to_py)
     }
@@ -179,6 +189,7 @@ impl RemoteBlob {
         dict.set_item("requests", self.fetch.requests.load(Relaxed))?;
         dict.set_item("failures", self.fetch.failures.load(Relaxed))?;
         dict.set_item("fetched_bytes", self.fetch.bytes.load(Relaxed))?;
+        dict.set_item("mismatches", self.fetch.mismatches.load(Relaxed))?;
         dict.set_item("statuses", self.fetch.statuses.lock().clone())?;
         Ok(dict)
     }

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 
 use crate::cache::ChunkCache;
 use crate::image::Source;
+use crate::merkle::MerkleTree;
 use crate::remote::RemoteBlob;
 
 /// First bytes of files that are no uncompressed tar.
@@ -105,6 +106,7 @@ fn refuse_compressed(blob: &dyn Blob) -> Result<()> {
 pub enum Lower<'py> {
     Remote(PyRef<'py, RemoteBlob>),
     Turbo(PyRef<'py, TurboLayer>),
+    Proven(PathBuf, PyRef<'py, MerkleTree>),
     Path(PathBuf),
 }
 
@@ -120,6 +122,7 @@ impl From<Lower<'_>> for LowerSource {
         match lower {
             Lower::Remote(blob) => plain(Source::Blob(blob.blob())),
             Lower::Path(path) => plain(Source::Path(path)),
+            Lower::Proven(path, tree) => plain(Source::Proven(path, Arc::clone(&tree.tree))),
             Lower::Turbo(layer) => LowerSource { layer: layer.meta.clone(), target: Some(layer.target.clone()) },
         }
     }

@@ -3,6 +3,7 @@
 mod file;
 mod heal;
 mod memory;
+mod proven;
 mod slice;
 mod sparing;
 mod switch;
@@ -14,6 +15,7 @@ mod tests;
 pub use file::FileBlob;
 pub use heal::heal;
 pub use memory::MemoryBlob;
+pub use proven::ProvenBlob;
 pub use slice::SliceBlob;
 pub use sparing::SparingBlob;
 pub use switch::{OnFailure, SwitchBlob};

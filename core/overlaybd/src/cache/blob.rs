@@ -50,7 +50,7 @@ impl CachedBlob {
     ///
     /// Errors: `Invalid` for a bad digest; those of [`Source::fetch`] if the registry has to be asked.
     pub fn open(cache: &Arc<ChunkCache>, digest: &str, source: Source, len: Option<u64>) -> Result<Opened> {
-        Self::start(cache, Place { digest, layer: None }, Origin::Registry(source), len)
+        Self::start(cache, digest, None, Origin::Registry(source), len)
     }
 
     /// As [`CachedBlob::open`], but kept in the file `media` of a layer directory, with a map beside it: no limit
@@ -64,7 +64,7 @@ impl CachedBlob {
         source: Source,
         len: Option<u64>,
     ) -> Result<Opened> {
-        Self::start(cache, Place { digest, layer: Some(media) }, Origin::Registry(source), len)
+        Self::start(cache, digest, Some(media), Origin::Registry(source), len)
     }
 
     /// Puts the cache in front of any blob that is slower than the disk. `key` has the form of a digest and stands
@@ -73,14 +73,25 @@ impl CachedBlob {
     /// Errors: `Invalid` for a bad key.
     pub fn over(cache: &Arc<ChunkCache>, key: &str, blob: Arc<dyn Blob>) -> Result<Opened> {
         let len = blob.len();
-        Self::start(cache, Place { digest: key, layer: None }, Origin::Blob(blob), Some(len))
+        Self::start(cache, key, None, Origin::Blob(blob), Some(len))
     }
 
-    fn start(cache: &Arc<ChunkCache>, place: Place<'_>, origin: Origin, len: Option<u64>) -> Result<Opened> {
-        if !super::is_digest(place.digest) {
-            let what = format!("not a digest: {:.80?}", place.digest);
+    fn start(
+        cache: &Arc<ChunkCache>,
+        digest: &str,
+        layer: Option<&Path>,
+        origin: Origin,
+        len: Option<u64>,
+    ) -> Result<Opened> {
+        if !super::is_digest(digest) {
+            let what = format!("not a digest: {digest:.80?}");
             return Err(Error::new(Kind::Invalid, what).in_file(origin.name()));
         }
+        let len = origin.known_len(len)?;
+        let tree = origin.tree().cloned();
+        // What was not held against this very tree has no place among what was.
+        let name = tree.as_ref().map_or_else(|| digest.to_owned(), |tree| tree.cache_name(digest));
+        let place = Place { digest: &name, layer, tree: tree.as_ref() };
         let shared = &cache.shared;
         let known = match len {
             Some(_) => None,
@@ -89,7 +100,7 @@ impl CachedBlob {
         let (len, first) = match (len, &known) {
             (Some(len), _) => (len, None),
             (None, Some(store)) => (store.shape.len, None),
-            (None, None) => learn(&origin, shared.options.chunk_bytes)?,
+            (None, None) => origin.learn(shared.options.chunk_bytes)?,
         };
         if len == 0 {
             return Ok(Opened { blob: origin.uncached(0)?, cached: None });
@@ -317,14 +328,6 @@ impl Drop for Abandoned<'_> {
         self.store.land(self.flight);
         self.flight.finish(Err(self.why.take().unwrap_or_else(|| Error::new(Kind::Io, "the fetch was abandoned"))));
     }
-}
-
-/// Length and first bytes of a blob, by one fetch.
-fn learn(origin: &Origin, chunk: u32) -> Result<(u64, Option<Vec<u8>>)> {
-    let mut bytes = vec![0; chunk as usize];
-    let (got, _) = origin.fetch(Access::Download, 0, &mut bytes, None, 0, None)?;
-    bytes.truncate(got.len);
-    Ok((got.total, Some(bytes)))
 }
 
 impl Blob for CachedBlob {

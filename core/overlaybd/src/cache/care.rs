@@ -131,7 +131,7 @@ impl ChunkCache {
         if shared.is_pinned(digest) {
             return Err(Error::new(Kind::Busy, "it is pinned").in_file(digest));
         }
-        let cell = shared.cell(Place { digest, layer: None });
+        let cell = shared.cell(Place { digest, layer: None, tree: None });
         let Some(cell) = cell.try_lock().filter(|cell| cell.strong_count() == 0) else { return Ok(None) };
         let media = shared.disk.open(&shared.media_path(digest), Mode::Write)?;
         let map = shared.disk.open(&shared.map_path(digest), Mode::Read).ok();

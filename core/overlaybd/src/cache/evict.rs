@@ -119,7 +119,7 @@ impl Shared {
 
     /// Frees about `amount` bytes of one blob; None if another process has it open.
     fn shrink(self: &Arc<Self>, blob: &Found, cut: u32, amount: u64) -> Result<Option<u64>> {
-        let place = Place { digest: &blob.digest, layer: None };
+        let place = Place { digest: &blob.digest, layer: None, tree: None };
         let cell = self.cell(place);
         // Somebody of this process is opening it: as good as another process.
         let Some(cell) = cell.try_lock() else { return Ok(None) };

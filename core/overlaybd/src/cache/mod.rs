@@ -18,6 +18,7 @@ mod media;
 mod open;
 mod origin;
 mod pool;
+mod proven;
 mod room;
 mod sequence;
 mod space;
@@ -100,6 +101,8 @@ pub struct CacheStats {
     pub fetched_bytes: AtomicU64,
     /// Chunks found wrong, by checksum or by a reader, and dropped.
     pub repairs: AtomicU64,
+    /// Runs of chunks found in the media that did not match the tree of their blob, and were dropped.
+    pub mismatches: AtomicU64,
     /// Chunks dropped to make room.
     pub evictions: AtomicU64,
     /// Fetches whose bytes were served but could not be kept.

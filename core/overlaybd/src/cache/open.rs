@@ -11,11 +11,12 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::Mutex;
 
 use super::map::{Map, Shape};
-use super::media::SparseMedia;
+use super::media::{Media, SparseMedia};
 use super::pool::{Pool, PoolMedia};
 use super::store::Home;
 use super::{import, is_digest, Shared, Store};
 use crate::error::{Error, Kind, Result};
+use crate::merkle::Tree;
 use crate::sys::{File, Mode};
 
 /// How long to wait for another process that is making room in the blob just now: attempts, and pauses between.
@@ -32,6 +33,8 @@ pub(super) struct Place<'a> {
     pub digest: &'a str,
     /// A media file outside of the cache directory, which the cache does not limit.
     pub layer: Option<&'a Path>,
+    /// What the bytes kept there are held against.
+    pub tree: Option<&'a Arc<Tree>>,
 }
 
 impl Place<'_> {
@@ -50,7 +53,11 @@ impl Place<'_> {
 impl Shared {
     /// The cell of a blob.
     pub fn cell(&self, place: Place<'_>) -> Cell {
-        let key = place.layer.map_or_else(|| place.digest.to_owned(), |path| path.to_string_lossy().into_owned());
+        let key = match (place.layer, place.tree) {
+            (None, _) => place.digest.to_owned(),
+            (Some(path), None) => path.to_string_lossy().into_owned(),
+            (Some(path), Some(_)) => format!("{} {}", place.digest, path.display()),
+        };
         let mut stores = self.stores.lock();
         stores.retain(|_, cell| Arc::strong_count(cell) > 1 || cell.lock().strong_count() > 0);
         Arc::clone(stores.entry(key).or_default())
@@ -90,7 +97,7 @@ impl Store {
         }
         match &shared.pool {
             _ if place.layer.is_some() => {}
-            Some(pool) => return Store::open_in_pool(shared, pool, digest, len),
+            Some(pool) => return Store::open_in_pool(shared, pool, place, len),
             None if shared.directory().as_os_str().is_empty() => {
                 return Err(Error::new(Kind::NotFound, "there is no directory to keep it in").in_file(digest));
             }
@@ -138,21 +145,23 @@ impl Store {
             Some(_) => Home::Layer(Arc::clone(&file), AtomicU64::new(0)),
         };
         let media = Box::new(SparseMedia { file, map, shape });
-        let store = Store::new(Arc::clone(shared), shape, (media, home), tick, held);
+        let store = Store::new(Arc::clone(shared), shape, (media, home), place.tree, tick, held);
         if alone {
             store.lock(false)?;
         }
         Ok(store)
     }
 
-    fn open_in_pool(shared: &Arc<Shared>, pool: &Arc<Pool>, digest: &str, len: Option<u64>) -> Result<Self> {
+    fn open_in_pool(shared: &Arc<Shared>, pool: &Arc<Pool>, place: Place<'_>, len: Option<u64>) -> Result<Self> {
+        let digest = place.digest;
         let unknown = || Error::new(Kind::NotFound, "the pool does not know its length").in_file(digest);
         let len = len.ok_or_else(unknown)?;
         let too_many = || Error::new(Kind::Limit, format!("{len} bytes are too many lines")).in_file(digest);
         let shape = Shape::new(pool.line, len).ok_or_else(too_many)?;
         let media = PoolMedia::new(Arc::clone(pool), digest, shape);
         let tick = media.newest();
-        Ok(Store::new(Arc::clone(shared), shape, (Box::new(media), Home::Pool(Arc::clone(pool))), tick, 0))
+        let place_of_it = (Box::new(media) as Box<dyn Media>, Home::Pool(Arc::clone(pool)));
+        Ok(Store::new(Arc::clone(shared), shape, place_of_it, place.tree, tick, 0))
     }
 
     /// Takes or converts the lock that tells other processes of this one; false if one of them is in the way.

@@ -6,6 +6,7 @@ use crate::audit::{self, Access};
 use crate::blob::Blob;
 use crate::error::Result;
 use crate::fetch::{Fetched, RemoteBlob, Source, Stream};
+use crate::merkle::Tree;
 
 /// The source of a cached blob.
 pub(super) enum Origin {
@@ -18,6 +19,24 @@ impl Origin {
         match self {
             Origin::Registry(source) => source.name(),
             Origin::Blob(blob) => blob.name(),
+        }
+    }
+
+    /// What all that it gives is held against, if anything.
+    pub fn tree(&self) -> Option<&Arc<Tree>> {
+        match self {
+            Origin::Registry(source) => source.tree(),
+            Origin::Blob(_) => None,
+        }
+    }
+
+    /// The length of the blob, as far as it is known beforehand.
+    ///
+    /// Errors: those of [`Source::proven_len`].
+    pub fn known_len(&self, len: Option<u64>) -> Result<Option<u64>> {
+        match self {
+            Origin::Registry(source) => source.proven_len(len),
+            Origin::Blob(_) => Ok(len),
         }
     }
 
@@ -45,6 +64,14 @@ impl Origin {
                 Ok((Fetched { len, total: blob.len() }, None))
             }
         }
+    }
+
+    /// Length and first bytes of the blob, by one fetch.
+    pub fn learn(&self, chunk: u32) -> Result<(u64, Option<Vec<u8>>)> {
+        let mut bytes = vec![0; chunk as usize];
+        let (got, _) = self.fetch(Access::Download, 0, &mut bytes, None, 0, None)?;
+        bytes.truncate(got.len);
+        Ok((got.total, Some(bytes)))
     }
 
     /// Takes note that bytes of this range proved wrong.

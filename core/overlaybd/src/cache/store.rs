@@ -13,14 +13,15 @@ use super::pool::Pool;
 use super::strikes::Strikes;
 use super::{count, Shared};
 use crate::error::Result;
+use crate::merkle::Tree;
 use crate::sys::File;
 
 /// What is known of a chunk: the two low bits of its state word.
 pub(super) const ABSENT: u32 = 0;
 /// The map has it from an earlier run; not compared with its checksum yet.
-const RECORDED: u32 = 1;
+pub(super) const RECORDED: u32 = 1;
 /// In the media, and checked or written in this run.
-const READY: u32 = 2;
+pub(super) const READY: u32 = 2;
 const STATE: u32 = 3;
 /// Beside the state: the chunk was fetched in advance, and nobody has read it yet.
 const FRESH: u32 = 4;
@@ -48,6 +49,8 @@ pub(super) struct Store {
     pub shape: Shape,
     pub media: Box<dyn Media>,
     pub home: Home,
+    /// What recorded chunks are held against before they are read, in place of their checksums.
+    tree: Option<Arc<Tree>>,
     states: Vec<AtomicU32>,
     /// When a chunk was last used.
     pub ticks: Vec<AtomicU32>,
@@ -89,7 +92,14 @@ pub(super) enum Step {
 impl Store {
     /// Takes over a place that is open and locked, and what is recorded there. `held` are the bytes that it took
     /// before it was opened.
-    pub fn new(shared: Arc<Shared>, shape: Shape, (media, home): (Box<dyn Media>, Home), tick: u32, held: u64) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        shape: Shape,
+        (media, home): (Box<dyn Media>, Home),
+        tree: Option<&Arc<Tree>>,
+        tick: u32,
+        held: u64,
+    ) -> Self {
         shared.space.raise_tick(tick);
         let words = |value: u32| (0..shape.chunks()).map(|_| AtomicU32::new(value)).collect::<Vec<_>>();
         let (states, ticks, crcs) = (words(ABSENT), words(tick), words(0));
@@ -98,8 +108,8 @@ impl Store {
             states[chunk].store(RECORDED, Ordering::Relaxed);
         });
         let (guard, flights, allocated) = (RwLock::new(()), Mutex::default(), AtomicU64::new(held));
-        let strikes = Strikes::default();
-        Store { shared, shape, media, home, states, ticks, crcs, since: tick, strikes, guard, flights, allocated }
+        let (tree, strikes) = (tree.cloned(), Strikes::default());
+        Store { shared, shape, media, home, tree, states, ticks, crcs, since: tick, strikes, guard, flights, allocated }
     }
 
     pub fn state(&self, chunk: usize) -> u32 {
@@ -169,9 +179,12 @@ impl Store {
         }
     }
 
-    /// Reads a recorded chunk and compares it with its checksum. Its bytes if it is right; None if it had to
-    /// be forgotten.
+    /// Reads a recorded chunk and compares it with its checksum, or holds it against the tree. Its bytes if it is
+    /// right; None if it had to be forgotten.
     pub fn verify(&self, chunk: usize) -> Option<Vec<u8>> {
+        if let Some(tree) = &self.tree {
+            return self.prove(tree, chunk);
+        }
         let mut bytes = vec![0; self.shape.bytes(chunk, chunk + 1)];
         let right = {
             let _guard = self.guard.read();

@@ -6,6 +6,7 @@ mod healing;
 mod layers;
 mod model;
 mod pool;
+mod proven;
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -31,12 +32,13 @@ pub(super) struct Bench {
     behind: usize,
     pool: bool,
     readahead: bool,
+    chunk: usize,
 }
 
 impl Bench {
     pub fn new() -> Self {
         let (dir, notices) = (tempfile::tempdir().unwrap(), Arc::default());
-        Bench { dir, notices, capacity: 64 << 20, behind: 0, pool: false, readahead: false }
+        Bench { dir, notices, capacity: 64 << 20, behind: 0, pool: false, readahead: false, chunk: CHUNK }
     }
 
     pub fn cache(&self) -> Arc<ChunkCache> {
@@ -46,7 +48,7 @@ impl Bench {
     fn cache_on(&self, disk: Arc<dyn Disk>) -> Arc<ChunkCache> {
         let notices = Arc::clone(&self.notices);
         let options = Options {
-            chunk_bytes: CHUNK as u32,
+            chunk_bytes: self.chunk as u32,
             pool_line_bytes: self.pool.then_some(CHUNK as u32),
             min_free_bytes: 0,
             write_behind_bytes: self.behind,

@@ -17,7 +17,7 @@ impl RemoteBlob {
     ///
     /// Errors: those of [`Source::fetch`].
     pub fn open(source: Source, len: Option<u64>) -> Result<Self> {
-        let len = match len {
+        let len = match source.proven_len(len)? {
             Some(len) => len,
             None => source.fetch(0, &mut [0], None)?.total,
         };

@@ -11,6 +11,7 @@ mod http;
 mod intake;
 mod lane;
 mod outage;
+mod proven;
 mod served;
 mod source;
 #[cfg(test)]
@@ -143,6 +144,11 @@ pub trait Locate: Send + Sync {
     /// Bytes that came from `target` proved wrong: prefer another endpoint.
     fn distrusted(&self, _target: &Arc<Target>) {}
 
+    /// As [`Locate::distrusted`], of `len` bytes that do not match the blob's tree: somebody should know.
+    fn mismatched(&self, target: &Arc<Target>, _offset: u64, _len: u64) {
+        self.distrusted(target);
+    }
+
     /// What a message about a failure should say of the credentials that were tried.
     fn note(&self) -> Option<String> {
         None
@@ -158,6 +164,8 @@ pub struct FetchStats {
     pub failures: AtomicU64,
     /// Bytes of blobs received and kept.
     pub bytes: AtomicU64,
+    /// Answers thrown away because they did not match the tree of their blob.
+    pub mismatches: AtomicU64,
     /// `failures` by the status that was answered, 0 without an answer.
     pub statuses: Mutex<BTreeMap<u16, u64>>,
 }

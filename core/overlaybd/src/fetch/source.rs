@@ -13,6 +13,7 @@ use super::served::Served;
 use super::{public_url, FetchStats, Http, Locate, Request, Response, Target};
 use crate::error::{Error, Kind, Result};
 use crate::limits::MAX_BLOB_BYTES;
+use crate::merkle::Tree;
 use crate::sys::Clock;
 
 /// Time for one range, repetitions included (upstream's limit too).
@@ -49,11 +50,13 @@ pub struct Fetched {
 pub struct Source {
     name: String,
     http: Arc<dyn Http>,
-    locate: Arc<dyn Locate>,
+    pub(super) locate: Arc<dyn Locate>,
     clock: Arc<dyn Clock>,
     stats: Arc<FetchStats>,
     outage: Arc<Outage>,
-    served: Mutex<Served>,
+    pub(super) served: Mutex<Served>,
+    /// What every answer is held against.
+    pub(super) tree: Option<Arc<Tree>>,
 }
 
 /// Why an attempt failed, what the server said, and whether to try again there.
@@ -126,7 +129,7 @@ impl Source {
         stats: Arc<FetchStats>,
     ) -> Self {
         let (outage, served) = Default::default();
-        Source { name: name.into(), http, locate, clock, stats, outage, served }
+        Source { name: name.into(), http, locate, clock, stats, outage, served, tree: None }
     }
 
     /// For how long a registry that is away is waited for.
@@ -163,10 +166,8 @@ impl Source {
         self.fetch_ahead(offset, buf, total, 0, None, true).map(|(fetched, _)| fetched)
     }
 
-    /// As [`Source::fetch`], for a sequential reader: takes the bytes from `stream` if that is at `offset`, and if
-    /// a GET is needed asks for `ahead` bytes more, which come back as a stream for the next call. If not `patient`
-    /// a registry that is away is not waited for.
-    pub fn fetch_ahead(
+    /// A fetch of bytes as they come.
+    pub(super) fn ask(
         &self,
         offset: u64,
         buf: &mut [u8],
