@@ -26,6 +26,8 @@ FILES = {
     "overlaybd.json": "/etc/overlaybd/overlaybd.json",
     "snapshotter.json": "/etc/overlaybd-snapshotter/config.json",
 }
+# What dpkg writes when it has installed the package.
+INSTALLED = f"/var/lib/dpkg/info/{PACKAGE}.list"
 # Starting the services may wait for a slow registry, installing for other packages.
 TIMEOUT_S = 600
 _ENVIRONMENT = (
@@ -82,17 +84,16 @@ def install(wanted: Wanted, run: Run, *, stage: Path = STAGE, config: Path = CON
 
     version = wanted.package.name.split("_")[1]
     found = maybe("dpkg-query", "--show", "--showformat=${db:Status-Status} ${Version}", PACKAGE)
-    upgraded = found != f"installed {version}"
-    if upgraded:
+    if found != f"installed {version}":
         tell(f"package: {found or 'none'} -> {version}")
         shutil.copyfile(wanted.package, stage / wanted.package.name)
         # A pod may have been killed while it did this.
         must("dpkg", "--configure", "--pending")
         must(
             *("apt-get", "install", "--yes", "--no-install-recommends", "--allow-downgrades"),
-            *("--option", "Dpkg::Options::=--force-confold", str(stage / wanted.package.name)),
+            *("--option", "DPkg::Lock::Timeout=120", "--option", "Dpkg::Options::=--force-confold"),
+            str(stage / wanted.package.name),
         )
-    changed = set()
     for name, place in FILES.items():
         text = (config / name).read_text()
         if maybe("cat", place) == text.strip():
@@ -102,21 +103,24 @@ def install(wanted: Wanted, run: Run, *, stage: Path = STAGE, config: Path = CON
         if name == "overlaybd.json":
             must(f"{BIN}/obd", "config", "check", str(stage / name))
         must("install", "-D", "--mode=0644", str(stage / name), place)
-        changed.add(name)
 
     units = [DEVICES, SNAPSHOTTER] if wanted.tcmu else [SNAPSHOTTER]
     must("systemctl", "enable", *units)
-    if "overlaybd.json" in changed:
+    must("systemctl", "start", *units)
+
+    def is_older(unit: str, *files: str) -> bool:
+        """Whether a unit was started before one of the files was changed, or in that second."""
+        written = max(int(line) for line in must("stat", "--format=%Y", *files).split())
+        shown = must(
+            "systemctl", "show", "--property=ActiveEnterTimestamp", "--value", "--timestamp=unix", unit
+        )
+        return int(shown.removeprefix("@") or 0) <= written
+
+    if is_older(SNAPSHOTTER, *FILES.values(), INSTALLED):
         # Whoever serves devices reads it anew; what cannot change while it runs counts after its next start.
         maybe(f"{BIN}/obd", "reload")
-    must("systemctl", "start", *units)
-    if upgraded or changed:
         must("systemctl", "restart", SNAPSHOTTER)
-    _tell_containerd(wanted, must, maybe)
 
-
-def _tell_containerd(wanted: Wanted, must: Callable[..., str], maybe: Callable[..., str]) -> None:
-    """Adds the snapshotter to containerd's configuration, and sees to it that containerd has read it."""
     every = ["--cri"] if wanted.every_pod else []
     must(
         f"{BIN}/{SNAPSHOTTER}",
@@ -126,11 +130,8 @@ def _tell_containerd(wanted: Wanted, must: Callable[..., str], maybe: Callable[.
         wanted.runtime,
         wanted.containerd_config,
     )
-    written = int(must("stat", "--format=%Y", wanted.containerd_config))
     unit = wanted.containerd_unit
-    shown = maybe("systemctl", "show", "--property=ActiveEnterTimestamp", "--value", "--timestamp=unix", unit)
-    started = int(shown.removeprefix("@") or 0)
-    if started > written:
+    if not is_older(unit, wanted.containerd_config):
         return
     if not wanted.restart_containerd:
         raise StepError(
