@@ -39,6 +39,7 @@ SUBCOMMANDS = {
     "rpull": "tools.obd.rpull",
     "convert": "tools.obd.convert",
     "commit": "tools.obd.commit",
+    "run": "tools.obd.run",
     "demo": "tools.obd.demo",
 }
 
