@@ -147,4 +147,12 @@ BARS: dict[str, dict[str, Bar]] = {
         "start.create": at_most(3),
         "start.commit": at_most(3),
     },
+    # Peer: containerd's own overlayfs, with a full pull where it is cold; of `together` the median.
+    "containerd": {
+        "containerd.cold_start": at_most(0.35),
+        "containerd.cold_bytes": at_most(0.2),
+        "containerd.warm_start": at_most(1.1),
+        "containerd.call_p99_ms": value_at_most(50),
+        "containerd.together_slowest": at_most(3),
+    },
 }
