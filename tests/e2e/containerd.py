@@ -56,6 +56,10 @@ class Node:
             [proxy_plugins.overlaybd]
             type = "snapshot"
             address = "{directory}/snapshotter.sock"
+            # It removes snapshots that it knows nothing of, which tests make: only when it is told to.
+            [plugins."io.containerd.gc.v1.scheduler"]
+            startup_delay = "1h"
+            mutation_threshold = 1000000
             """
         )
 
