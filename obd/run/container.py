@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
@@ -15,6 +16,9 @@ from obd.run.image import RunImage
 from obd.run.locks import locked, open_lock, try_lock
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+# Whoever only looks after a container owns it for no longer.
+_PATIENCE_S: Final = 1.0
+_LOOK_S: Final = 0.02
 # What is being removed, and would be gone but for a crash.
 _GONE: Final = ".gone-"
 
@@ -110,11 +114,18 @@ def open_container(root: str, name: str) -> Container:
     """A container that is there and does not run. Raises `ObdError`: "not-found", "busy"."""
     if not _NAME.fullmatch(name) or not os.path.isdir(os.path.join(root, "containers", name)):
         raise ObdError("not-found", "no such container (obd run --list)", name)
-    with _guard(root):
-        container = _owned(root, name)
-    if container is None:
-        raise ObdError("busy", "it runs", name)
-    return container
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        with _guard(root):
+            try:
+                container = _owned(root, name)
+            except FileNotFoundError:
+                raise ObdError("not-found", "it is being removed", name) from None
+        if container is not None:
+            return container
+        if time.monotonic() > deadline:
+            raise ObdError("busy", "it runs", name)
+        time.sleep(_LOOK_S)
 
 
 def names(root: str) -> list[str]:

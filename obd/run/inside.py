@@ -33,13 +33,16 @@ def read_inside(root: str, path: str) -> str:
         return ""
     finally:
         os.close(top)
-    with open(descriptor, "rb") as file:
-        found = os.fstat(file.fileno())
+    try:
+        found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             return ""
         if found.st_size > MAX_BYTES:
             raise ObdError("limit", f"a file of {found.st_size} bytes, at most {MAX_BYTES}", path)
-        return file.read(MAX_BYTES).decode("utf-8", "surrogateescape")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES).decode("utf-8", "surrogateescape")
+    finally:
+        os.close(descriptor)
 
 
 def _open(top: int, path: str) -> int:

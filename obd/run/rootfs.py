@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from contextlib import suppress
+from typing import Final
 
 import obdcore
 from obd import attach as attachments
 from obd.errors import ObdError
 from obd.mount import filesystem
 from obd.run.container import Container, Record
+
+# A mount is also in the namespace of a container that is just starting, for a moment.
+_PATIENCE_S: Final = 5.0
+_LOOK_S: Final = 0.02
 
 
 def make_writable(container: Container, record: Record) -> None:
@@ -55,7 +61,20 @@ def mount_device(container: Container, via: str, service: str | None) -> None:
 
 def unmount(container: Container) -> None:
     """Takes back whatever of it is there; all that was written is durable then. Raises `OSError`."""
-    if filesystem.is_mount_point(container.rootfs):
-        filesystem.unmount(container.rootfs)
-    if os.path.exists(container.config):
-        attachments.detach(container.config)
+    take_away(container.rootfs, container.config if os.path.exists(container.config) else "")
+
+
+def take_away(directory: str, config: str) -> None:
+    """Unmounts what is at `directory`, and detaches the image `config` ("": none). Raises `OSError`."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            if filesystem.is_mount_point(directory):
+                filesystem.unmount(directory)
+            if config:
+                attachments.detach(config)
+            return
+        except ObdError as error:
+            if error.kind != "busy" or time.monotonic() > deadline:
+                raise
+        time.sleep(_LOOK_S)

@@ -172,6 +172,7 @@ def _error_in(log: str) -> str:
 
 
 def _failed(why: str) -> CommandFailed:
+    why = why.removeprefix("runc run failed: ").removeprefix("unable to start container process: ")
     lower = why.lower()
     if "not found in $path" in lower or ("exec" in lower and "no such file or directory" in lower):
         return CommandFailed("not-found", f"no such command in the container: {why}", NOT_FOUND)

@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import time
-from contextlib import suppress
 from typing import Any, Final
 
 from obd import attach as attachments
 from obd.errors import ObdError
 from obd.mount import filesystem
 from obd.run.locks import open_lock, try_lock
+from obd.run.rootfs import take_away
 from obd.state import State, StateDirectory, state_directories
 
 KIND: Final = "images"
@@ -20,8 +20,6 @@ KIND: Final = "images"
 # Others who attach or release the same image are waited for so long: a registry may be slow.
 _PATIENCE_S: Final = 300.0
 _LOOK_S: Final = 0.02
-# A mount may be in the namespace of a container that is just starting, for a moment.
-_RELEASE_S: Final = 3.0
 
 
 class SharedImage:
@@ -140,21 +138,7 @@ class _Place:
         try:
             if not try_lock(users):
                 return
-            deadline = time.monotonic() + _RELEASE_S
-            while not self._is_released(last=time.monotonic() > deadline):
-                time.sleep(_LOOK_S)
+            take_away(self.mount_point, self.config)
         finally:
             os.close(users)
         self._state.remove()
-
-    def _is_released(self, *, last: bool) -> bool:
-        try:
-            if filesystem.is_mount_point(self.mount_point):
-                filesystem.unmount(self.mount_point)
-            with suppress(FileNotFoundError):
-                attachments.detach(self.config)
-        except ObdError as error:
-            if error.kind != "busy" or last:
-                raise
-            return False
-        return True
