@@ -78,6 +78,7 @@ class Watch:
         self.ready = False
         self.seen = time.monotonic()
         self._failures = FAILURES
+        self._why: str | None = None
         self._said: bool | None = None
         self._said_at = 0.0
 
@@ -86,9 +87,9 @@ class Watch:
         why = self._look()
         self._failures = self._failures + 1 if why else 0
         ready = not why or (self.ready and self._failures < FAILURES)
-        if ready != self.ready or (why and self._failures in (1, FAILURES)):
+        if why != self._why:
             tell(why or "ready")
-        self.ready = ready
+        self._why, self.ready = why, ready
         now = time.monotonic()
         if self._said != ready or now - self._said_at >= AGAIN_S:
             try:

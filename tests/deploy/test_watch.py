@@ -111,12 +111,17 @@ def test_label_follows_the_service(cluster: Cluster, api: Any, tmp_path: Path) -
     assert [token for _, token, _ in cluster.told] == ["Bearer first", "Bearer second"]
 
 
-def test_node_where_nothing_answers_is_not_ready_from_the_start(cluster: Cluster, api: Any) -> None:
+def test_node_where_nothing_answers_is_not_ready_from_the_start(
+    cluster: Cluster, api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     with snapshotter() as port, snapshotter() as closed:
         pass
     seen = watch.Watch({"snapshotter": port, "devices": closed}, api)
     seen.turn()
     assert (cluster.labels(), seen.ready, seen.alive) == (["false"], False, True)
+    assert f"snapshotter does not answer at 127.0.0.1:{port}: " in capsys.readouterr().err
+    seen.turn()
+    assert capsys.readouterr().err == "", "nothing new is not told again"
 
 
 def test_all_services_have_to_answer(cluster: Cluster, api: Any) -> None:
