@@ -7,6 +7,7 @@ mod layers;
 mod model;
 mod pool;
 mod proven;
+mod room;
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};

@@ -321,3 +321,139 @@ proptest! {
         }
     }
 }
+
+/// What has a place below, as mkfs.erofs lays it out, moves when it gets attributes, with its content.
+#[test]
+fn what_moves_takes_its_content_along() {
+    let (model, images) = foreign();
+    let value = vec![b'v'; 300];
+    for image in images {
+        for path in model.files.keys() {
+            let mut model = model.clone();
+            let device = new();
+            device.write_at(image, 0).unwrap();
+            let kind = model.files[path].kind;
+            let mut member = Member { mode: 0o711, ..Member::new(path, b'5') };
+            if kind != b'5' {
+                member = Member { link: path.as_bytes().to_vec(), ..Member::new("b/again", b'1') };
+            }
+            member.xattrs = vec![("trusted.t".into(), value.clone())];
+            assert!(model.take(&member));
+            run(&device, &build(&[member], Dialect::Pax)).unwrap();
+            compare_and_check(&device, &model);
+        }
+    }
+}
+
+#[test]
+fn small_content_lies_behind_its_inode_and_the_end_behind_that() {
+    let target = vec![b't'; 3900];
+    let links = [
+        Member { link: b"there".to_vec(), ..Member::new("short", b'2') },
+        Member { link: target.clone(), ..Member::new("long", b'2') },
+    ];
+    let device = new();
+    run(&device, &build(&links, Dialect::Pax)).unwrap();
+    check(&device);
+    let lower = Lower::open(device.clone()).unwrap().unwrap();
+    let root = lower.directory(lower.block.root()).unwrap();
+    let of = |name: &[u8]| root.entries[name].0;
+    assert_eq!(lower.inode(of(b"short")).unwrap().0.layout, super::format::INLINE);
+    assert!(lower.link(of(b"long")).unwrap() == target);
+    assert!(lower.block.end() >= lower.inode(of(b"long")).unwrap().1.at + 64 + 3900, "what is there lies inside");
+    let mut erofs = Erofs::open(device).unwrap();
+    assert!(erofs.read_link(of(b"long")).unwrap() == target);
+    assert_eq!(erofs.read_link(of(b"short")).unwrap(), b"there");
+}
+
+#[test]
+fn types_that_a_directory_does_not_say_are_looked_up() {
+    let device = new();
+    let below =
+        [Member::new("a", b'0'), Member::new("b", b'5'), Member { link: b"a".to_vec(), ..Member::new("c", b'2') }];
+    run(&device, &build(&below, Dialect::Pax)).unwrap();
+    let mut erofs = Erofs::open(device.clone()).unwrap();
+    let root = erofs.block.root();
+    let told = erofs.list(root).unwrap();
+    let mut image = bytes(&*device);
+    for (_, number, _) in &told {
+        let entry = image.windows(8).rposition(|raw| raw == number.to_le_bytes()).unwrap();
+        image[entry + 10] = 0;
+    }
+    device.write_at(&image, 0).unwrap();
+    let mut erofs = Erofs::open(device.clone()).unwrap();
+    assert!(erofs.directory(root).unwrap().entries.values().all(|(_, kind)| *kind == 0));
+    assert_eq!(erofs.list(root).unwrap(), told);
+    for (name, number, kind) in told {
+        assert_eq!(erofs.lookup(root, &name).unwrap(), Some((number, kind)));
+    }
+}
+
+#[test]
+fn directories_that_did_not_change_make_room_for_others() {
+    use crate::limits::MAX_EROFS_ENTRIES;
+
+    let device = new();
+    let below: Vec<Member> = ["a/1", "a/2", "b/1", "b/2"].map(|path| Member::new(path, b'0')).to_vec();
+    run(&device, &build(&below, Dialect::Pax)).unwrap();
+    let mut erofs = Erofs::open(device).unwrap();
+    let root = erofs.block.root();
+    let [a, b] = [b"a", b"b"].map(|name| erofs.lookup(root, name).unwrap().unwrap().0);
+    erofs.directory(b).unwrap();
+    erofs.drop_name(a, b"1").unwrap();
+    let counted = |erofs: &Erofs| erofs.directories.values().map(|kept| kept.entries.len() + 4).sum::<usize>();
+    assert_eq!((erofs.entries, erofs.directories.len()), (counted(&erofs), 3));
+    erofs.drop_name(a, b"1").unwrap();
+    assert_eq!(erofs.entries, counted(&erofs), "what is not there cannot go");
+    erofs.make_room(MAX_EROFS_ENTRIES - erofs.entries).unwrap();
+    assert_eq!(erofs.directories.len(), 3, "there was room");
+    erofs.make_room(MAX_EROFS_ENTRIES - erofs.entries + 1).unwrap();
+    assert_eq!((erofs.directories.keys().copied().collect::<Vec<_>>(), erofs.entries), (vec![a], 5));
+    erofs.make_room(MAX_EROFS_ENTRIES - 5).unwrap();
+    assert_eq!(erofs.make_room(MAX_EROFS_ENTRIES - 4).unwrap_err().kind(), Kind::Limit);
+    // Removing all of it leaves nothing in the account.
+    erofs.release(a).unwrap();
+    assert_eq!((erofs.entries, erofs.directories.len()), (0, 0));
+}
+
+#[test]
+fn names_that_no_file_can_have_are_refused() {
+    let mut erofs = Erofs::open(new()).unwrap();
+    let root = erofs.block.root();
+    for bad in [&b""[..], b"a/b", b"a\0b", &[b'n'; 256]] {
+        assert_eq!(erofs.put_name(root, bad, root, DIR).unwrap_err().kind(), Kind::Invalid, "{bad:?}");
+    }
+    erofs.put_name(root, &[b'n'; 255], root, DIR).unwrap();
+    let parse = |name: &[u8]| {
+        // One entry of 12 bytes, and its name.
+        let block = [&[0; 8][..], &12u16.to_le_bytes(), &[0; 2], name].concat();
+        super::directory::Directory::parse(&block).map(|found| found.entries.len()).map_err(|e| e.kind())
+    };
+    // Without "." and ".." it is no directory in any case, so those are looked at for why.
+    for bad in [&b"a/b"[..], &[b'n'; 256]] {
+        assert_eq!(parse(bad), Err(Kind::Corrupt));
+    }
+}
+
+#[test]
+fn file_systems_to_which_nothing_can_be_added_are_refused() {
+    let device = new();
+    run(&device, &build(&[Member::new("a", b'0')], Dialect::Pax)).unwrap();
+    let (image, block) = (bytes(&*device), Lower::open(device).unwrap().unwrap().block);
+    let open = |blocks: u32, at: usize, value: u8| {
+        let mut image = image.clone();
+        let mut block = block.clone();
+        block.set_blocks(blocks);
+        block.0[at] = value;
+        image[super::format::SUPER_AT as usize..][..block.0.len()].copy_from_slice(&block.0);
+        let device = Arc::new(MemoryDevice::new(SIZE).unwrap());
+        device.write_at(&image, 0).unwrap();
+        Lower::open(device).map(|lower| lower.is_some()).map_err(|e| e.kind())
+    };
+    let (all, same) = ((SIZE / 4096) as u32, (12, 12));
+    assert_eq!(open(all, same.0, same.1), Ok(true), "all of the device");
+    assert_eq!(open(all + 1, same.0, same.1), Err(Kind::Corrupt), "more than the device");
+    assert_eq!(open(0, same.0, same.1), Err(Kind::Corrupt), "an end before its root");
+    assert_eq!(open(all, 12, 13), Err(Kind::Unsupported), "other blocks");
+    assert_eq!(open(all, 86, 1), Err(Kind::Unsupported), "other devices");
+}

@@ -121,7 +121,7 @@ impl Erofs {
     }
 
     /// Sees to it that so many more names can be in memory: directories that are as they were go.
-    fn make_room(&mut self, more: usize) -> Result<()> {
+    pub(super) fn make_room(&mut self, more: usize) -> Result<()> {
         if self.entries + more <= MAX_EROFS_ENTRIES {
             return Ok(());
         }

@@ -356,3 +356,58 @@ fn the_key_of_an_index_is_of_its_digest_and_all_of_its_bytes() {
     assert_eq!(key(&index, "sha256:ab"), format!("sha256:{hex}"));
     assert_ne!(key(&index, "sha256:ac"), key(&index, "sha256:ab"));
 }
+
+#[test]
+fn a_range_needs_the_bytes_from_its_point_to_the_next_one_behind_it() {
+    let gzip = packed(&lines(400_000), 6);
+    let index = Index::open(blob(&build(&gzip, SPAN).unwrap())).unwrap();
+    let points = index.points();
+    assert!(points.len() > 3 && points.iter().any(|point| point.bits > 0));
+    for (i, point) in points.iter().enumerate() {
+        let start = point.packed - u64::from(point.bits > 0);
+        let end = points.get(i + 1).map_or(gzip.len() as u64, |next| next.packed);
+        assert_eq!(index.packed(point.plain, 1), start..end, "point {i}");
+        let stop = points.get(i + 1).map_or(index.header().plain_bytes, |next| next.plain);
+        assert_eq!(index.packed(point.plain, stop - point.plain), start..end, "point {i}, all of it");
+    }
+    assert!(index.packed(index.header().plain_bytes, 1).is_empty());
+}
+
+#[test]
+fn an_index_that_ends_before_its_file_is_noticed_at_the_end() {
+    let plain = lines(10_000);
+    let gzip = packed(&plain, 6);
+    let index = build(&gzip, SPAN).unwrap();
+    let (first, rest) = index.split_first_chunk().unwrap();
+    let header = Header::parse(first, index.len() as u64).unwrap();
+    for less in [1, 5, 5000] {
+        let header = Header { plain_bytes: header.plain_bytes - less, ..header };
+        let short = view(&gzip, &[&header.encode()[..], rest].concat()).unwrap();
+        let error = read(&short, 0, short.len() as usize).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt);
+        let text = error.to_string();
+        assert!(text.contains("go on behind what the index says is the end"), "{text}");
+        // The source gave it once, and there was nothing to give anew.
+        assert!(!text.contains("fetched"), "{text}");
+    }
+    let other = view(&gzip[1..], &index).err().unwrap().to_string();
+    assert!(other.contains("test is the index of a file of"), "{other}");
+}
+
+#[test]
+fn points_may_take_what_zlib_may_make_of_them_and_no_more() {
+    let gzip = packed(&lines(10_000), 6);
+    let index = build(&gzip, SPAN).unwrap();
+    let (first, rest) = index.split_first_chunk::<{ super::format::HEADER_BYTES }>().unwrap();
+    let header = Header::parse(first, index.len() as u64).unwrap();
+    let plain = header.points * super::format::POINT_BYTES as u64;
+    let most = plain + plain / 64 + 1024;
+    for (area, wanted) in [(most, Ok(1)), (most + 1, Err(Kind::Corrupt))] {
+        // zlib's end is where it says; what follows is not looked at.
+        let mut bytes = rest.to_vec();
+        bytes.resize((header.area.0 + area) as usize - super::format::HEADER_BYTES, 0);
+        let header = Header { index_bytes: header.area.0 + area, area: (header.area.0, area), ..header };
+        let found = Index::open(blob(&[&header.encode()[..], &bytes].concat()));
+        assert_eq!(found.map(|index| index.points().len()).map_err(|e| e.kind()), wanted, "{area} bytes");
+    }
+}

@@ -228,4 +228,23 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn data_files_are_told_from_finished_layers() {
+        let describe = |bytes: &[u8]| describe(&(Arc::new(MemoryBlob::new("file", bytes.to_vec())) as Arc<dyn Blob>));
+        for (flags, kind) in [(HEADER | DATA, FileKind::AppendData), (HEADER | DATA | SPARSE, FileKind::SparseData)] {
+            let header = Header::new(flags, 1 << 20, Uuid::NULL, Uuid::NULL, b"").unwrap();
+            for data in [0, 512, 9000] {
+                let info = describe(&[header.to_block().to_vec(), vec![3; data]].concat()).unwrap();
+                assert_eq!((info.kind, info.trailer, info.index), (kind, None, None), "{data} bytes");
+            }
+        }
+        let info = describe(&crate::lsmt::testing::layer_of(&[5; 8192])).unwrap();
+        let index = info.index.unwrap();
+        assert_eq!(
+            (info.kind, index.segments, index.mapped_bytes, index.remote_bytes),
+            (FileKind::Committed, 1, 8192, 0)
+        );
+        assert_eq!(index.padding, info.trailer.unwrap().index_entries - 1);
+    }
 }

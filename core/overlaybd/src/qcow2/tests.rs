@@ -325,3 +325,19 @@ fn an_image_alone_has_holes_where_its_backing_file_would_be() {
     assert!(image.header().backed);
     assert_eq!(image.extent(1536).unwrap(), Extent { len: 512, kind: ExtentKind::Hole });
 }
+
+#[test]
+fn what_lies_behind_a_header_of_the_shortest_form_is_not_of_it() {
+    let layout = Layout { bits: 12, version: 3, zstd: false, extended: false, lacks: 0, wants: vec![Want::Data(3)] };
+    let (mut file, _) = layout.build();
+    file[100..104].copy_from_slice(&104u32.to_be_bytes());
+    file[104] = 7;
+    let image = Qcow2::open(Arc::new(MemoryBlob::new("disk.qcow2", file.clone())), false).unwrap();
+    assert_eq!((image.name(), image.header().compression), ("disk.qcow2", Compression::Zlib));
+    // One byte longer is no header, and the next one says how it is compressed.
+    for (len, kind) in [(105u32, Kind::Corrupt), (112, Kind::Corrupt), (96, Kind::Corrupt)] {
+        file[100..104].copy_from_slice(&len.to_be_bytes());
+        let refused = Qcow2::open(Arc::new(MemoryBlob::new("disk.qcow2", file.clone())), false);
+        assert_eq!(refused.err().unwrap().kind(), kind, "{len}");
+    }
+}

@@ -302,3 +302,84 @@ fn headers_alone_give_no_content_and_no_sparse_files() {
         assert_eq!(whole.take_place(), None);
     }
 }
+
+#[test]
+fn no_more_is_read_than_an_archive_may_have() {
+    let tar = build(&[Member { content: vec![5; 3000], ..Member::new("f", b'0') }], Dialect::Gnu);
+    let whole = [tar.clone(), vec![0; 5000]].concat();
+    let read = |limit: usize| {
+        let mut archive = Archive::new(&whole[..]);
+        archive.limit(limit as u64);
+        while archive.next_entry()?.is_some() {}
+        archive.drain()?;
+        Ok::<u64, Error>(archive.position())
+    };
+    assert_eq!(read(whole.len()).unwrap(), whole.len() as u64);
+    for limit in [whole.len() - 1, tar.len(), 3000] {
+        assert_eq!(read(limit).unwrap_err().kind(), Kind::Limit, "{limit}");
+    }
+}
+
+#[test]
+fn headers_without_their_member_are_an_archive_cut_off() {
+    let body = record("path", b"x");
+    for (kind, body) in [(b'x', &body[..]), (b'L', b"name\0"), (b'K', b"link\0")] {
+        let mut tar = header(b"before", kind, body.len() as u64, b"", b"ustar  \0", |_| ()).to_vec();
+        push(&mut tar, body);
+        for end in [0, 1024] {
+            let cut = [tar.clone(), vec![0; end]].concat();
+            assert_eq!(read(&cut[..]).unwrap_err().kind(), Kind::Corrupt, "{}", char::from(kind));
+        }
+        tar.extend(header(b"f", b'0', 0, b"", b"ustar  \0", |_| ()));
+        assert_eq!(read(&tar[..]).unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn headers_of_every_dialect_say_names_and_devices() {
+    let with = |kind: u8, magic: &[u8; 8]| {
+        let block = header(b"name", kind, 0, b"", magic, |block| {
+            block[329..336].copy_from_slice(b"0000005");
+            block[337..344].copy_from_slice(b"0000007");
+            block[345..348].copy_from_slice(b"pre");
+        });
+        let found = read(&block[..]).unwrap();
+        (String::from_utf8(found[0].0.path.clone()).unwrap(), found[0].0.device)
+    };
+    assert_eq!(with(b'3', b"ustar\x0000"), ("pre/name".into(), (5, 7)));
+    assert_eq!(with(b'4', b"ustar  \0"), ("name".into(), (5, 7)), "old GNU has times where the prefix would be");
+    assert_eq!(with(b'3', &[0; 8]), ("name".into(), (0, 0)), "version 7 has neither");
+    // The name of a volume is no member.
+    let volume = header(b"volume", b'V', 0, b"", b"ustar  \0", |_| ());
+    let file = header(b"f", b'0', 0, b"", b"ustar  \0", |_| ());
+    assert_eq!(read(&[volume, file].concat()[..]).unwrap().len(), 1);
+}
+
+#[test]
+fn inputs_say_how_they_are_compressed() {
+    use super::input::Compression;
+
+    let tar = build(&[Member::new("f", b'0')], Dialect::Gnu);
+    let cases = [(tar.clone(), None), (gzip(&tar), Some(Compression::Gzip)), (zstd(&tar), Some(Compression::Zstd))];
+    for (bytes, how) in cases {
+        let mut input = Input::open(io::Cursor::new(bytes), false, || Ok(())).unwrap();
+        assert_eq!(read(&mut input).unwrap().len(), 1);
+        assert!(input.compression() == how && input.is_compressed() == how.is_some());
+        assert_eq!(input.is_checked(), how.is_some());
+    }
+}
+
+#[test]
+fn access_control_lists_become_attributes_unless_they_say_nothing() {
+    let of = |text: &[u8]| {
+        let body = record("SCHILY.acl.access", text);
+        let mut tar = header(b"pax", b'x', body.len() as u64, b"", b"ustar\x0000", |_| ()).to_vec();
+        push(&mut tar, &body);
+        tar.extend(header(b"f", b'0', 0, b"", b"ustar\x0000", |_| ()));
+        let found = read(&tar[..]).unwrap().remove(0).0.xattrs;
+        found.into_iter().map(|(name, value)| (String::from_utf8(name).unwrap(), value.len())).collect::<Vec<_>>()
+    };
+    let list = b"user::rw-,user:7:r--,group::r--,mask::r--,other::---";
+    assert_eq!(of(list), [("system.posix_acl_access".to_owned(), 4 + 5 * 8)]);
+    assert_eq!(of(b"no list"), [("SCHILY.acl.access".to_owned(), 7)]);
+}

@@ -7,6 +7,7 @@ mod limits;
 mod live;
 mod live_threads;
 mod model;
+mod stacks;
 mod support;
 mod warp;
 mod warp_model;
