@@ -299,6 +299,25 @@ fn a_snapshot_that_was_interrupted_is_finished_without_loss_wherever_that_was() 
 }
 
 #[test]
+fn a_sparse_upper_of_a_device_that_ends_within_a_block_can_be_sealed() {
+    for sectors in [9u64, 10, 12, 15, 16] {
+        let disk = MemDisk::default();
+        new_pair(&disk, "u0", 8 * 512, true);
+        let config = Arc::new(Mutex::new(Config { lowers: vec![], upper: "u0".to_string() }));
+        let image = config.lock().unwrap().open(&disk).unwrap();
+        image.resize(sectors * 512).unwrap();
+        image.write_at(&[7; 512], (sectors - 1) * 512).unwrap();
+        let content = flatten(&image);
+        snapshot(&image, &disk, &config, "u1", true).unwrap();
+        assert!(flatten(&image) == content);
+        drop(image);
+        let config = config.lock().unwrap().clone();
+        assert!(config.frozen(&disk) == content, "{sectors} sectors");
+        assert!(flatten(&config.open(&disk).unwrap()) == content);
+    }
+}
+
+#[test]
 fn a_new_upper_that_does_not_fit_is_refused_and_nothing_changes() {
     let disk = MemDisk::default();
     let (config, _) = begin(&disk, false, true);

@@ -55,7 +55,9 @@ pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File) ->
     if current {
         check_owner(index, header)?;
         survey = log::survey(index, true, judge)?;
-        let whole = 0..(file_len(&**data)? / SECTOR).saturating_sub(FIRST_DATA_SECTOR);
+        let end = (file_len(&**data)? / SECTOR).saturating_sub(FIRST_DATA_SECTOR);
+        // Logs of old say more than the device has, where it ends within a block.
+        let whole = 0..if header.virtual_size > 0 { end.min(header.virtual_size.div_ceil(SECTOR)) } else { end };
         log::scan(index, survey.records, |number, record| {
             if record.is_invalid() || record.zeroed {
                 map.insert(record); // which passes over a mark

@@ -135,7 +135,11 @@ impl Upper {
     }
 
     fn write_blocks(&self, blocks: &Blocks, buf: &[u8], range: Range<u64>, below: &mut Below<'_>) -> Result<()> {
-        let wide = blocks.widen(&range);
+        // The device may end within a block. What lies behind is nobody's: an entry for it would be one of a layer that
+        // maps beyond its own end.
+        let device_end = (self.virtual_size() / SECTOR).max(range.end);
+        let Range { start, end } = blocks.widen(&range);
+        let wide = start..end.min(device_end);
         {
             let _others_may_too = blocks.filling.read();
             if wide == range || self.holds(wide.start..range.start) && self.holds(range.end..wide.end) {
