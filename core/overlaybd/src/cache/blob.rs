@@ -30,6 +30,8 @@ pub struct CachedBlob {
     pub(super) cache: Arc<ChunkCache>,
     pub(super) store: Arc<Store>,
     origin: Origin,
+    /// Whether nobody but the cache or the registry has said how long it is.
+    guessed: bool,
     /// Tells this blob's source from those of others that share store and cache.
     pub(super) id: usize,
     pub(super) sequence: Sequence,
@@ -92,7 +94,7 @@ impl CachedBlob {
         // What was not held against this very tree has no place among what was.
         let name = tree.as_ref().map_or_else(|| digest.to_owned(), |tree| tree.cache_name(digest));
         let place = Place { digest: &name, layer, tree: tree.as_ref() };
-        let shared = &cache.shared;
+        let (shared, guessed) = (&cache.shared, len.is_none());
         let known = match len {
             Some(_) => None,
             None => Store::shared(shared, place, None).ok(),
@@ -119,6 +121,7 @@ impl CachedBlob {
             cache: Arc::clone(cache),
             store,
             origin,
+            guessed,
             id,
             sequence,
         });
@@ -198,7 +201,14 @@ impl CachedBlob {
         stream: Option<Stream>,
     ) -> Result<Option<Stream>> {
         let len = buf.len();
-        let (got, rest) = self.origin.fetch(access, offset, buf, Some(self.store.shape.len), ahead, stream)?;
+        let fetched = self.origin.fetch(access, offset, buf, Some(self.store.shape.len), ahead, stream);
+        let (got, rest) = fetched.inspect_err(|e| {
+            // Perhaps it is the first answer, the one that told the length, that was wrong: who opens the blob next is
+            // to ask again.
+            if self.guessed && e.kind() == Kind::Corrupt {
+                self.store.media.forget_len();
+            }
+        })?;
         if got.len != len {
             return Err(Error::corrupt("answer too short").in_file(self.origin.name()).at(offset));
         }

@@ -98,6 +98,12 @@ impl Map {
         Ok(Map { file, shape })
     }
 
+    /// Makes it no map any more: who opens the blob next makes a new one.
+    pub fn spoil(&self) {
+        // If this fails, nothing is worse than before.
+        let _ = write_all(&*self.file, &[0; MAGIC.len()], 0);
+    }
+
     /// Notes when the blob was last used.
     pub fn set_tick(&self, tick: u32) -> Result<()> {
         write_all(&*self.file, &tick.to_le_bytes(), TICK_AT)

@@ -36,6 +36,9 @@ pub(super) trait Media: Send + Sync {
     /// The first run of chunks at or behind `chunk` that take room, whether recorded or not.
     fn occupied(&self, chunk: usize) -> Result<Option<Range<usize>>>;
 
+    /// Takes back what is recorded of the blob's length, for those who open it next.
+    fn forget_len(&self) {}
+
     /// Bytes taken on disk.
     fn allocated_bytes(&self) -> u64;
 
@@ -96,6 +99,10 @@ impl Media for SparseMedia {
             }
             _ => Ok(None),
         }
+    }
+
+    fn forget_len(&self) {
+        self.map.spoil();
     }
 
     fn allocated_bytes(&self) -> u64 {

@@ -56,6 +56,28 @@ fn layers_with_any_bad_structure_in_the_cache_open_and_read_right() {
 }
 
 #[test]
+fn a_length_that_was_told_wrong_is_asked_for_again_by_who_opens_next() {
+    let bench = Bench::new();
+    let good = pattern(100_000);
+    let longer = Server::new([good.clone(), vec![0]].concat());
+    let learn = |server| CachedBlob::open(&bench.cache(), DIGEST, source(server), None).unwrap().blob;
+    assert_eq!(learn(&longer).len(), 100_001);
+    // As from another registry, or the same one when it is well again.
+    let server = Server::new(good);
+    let misled = learn(&server);
+    assert_eq!(misled.len(), 100_001, "the cache says so");
+    assert_eq!(misled.read_at(&mut [0; 100], 50_000).unwrap_err().kind(), Kind::Corrupt);
+    drop(misled);
+    let blob = learn(&server);
+    assert_eq!(blob.len(), 100_000);
+    check(&*blob, &server, 0, 100_000);
+    drop(blob);
+    let requests = server.requests();
+    check(&*learn(&server), &server, 0, 100_000);
+    assert_eq!(server.requests(), requests, "what is right is kept");
+}
+
+#[test]
 fn a_registry_whose_own_copy_is_wrong_is_said_to_be_and_asked_a_few_times_only() {
     let mut wrong = wrapped();
     wrong[1536 + 30] ^= 1;
