@@ -119,10 +119,21 @@ class Copy:
                 self._fill(partial, proceed)
             else:
                 self._fetch(partial, proceed)
-            partial.finish()
+            self._finish(partial)
             return True
         finally:
             partial.release()
+
+    def _finish(self, partial: Partial) -> None:
+        try:
+            partial.finish()
+        except OSError:
+            # What could not be made durable reads right until the power goes: it is written anew.
+            if self.layer.is_media:
+                self.layer.blob.distrust(0, self.layer.blob.size)
+            else:
+                partial.discard()
+            raise
 
     def _is_there(self, proceed: Proceed) -> bool:
         """Whether somebody has put the layer in place: its bytes count, not its name."""
@@ -192,6 +203,8 @@ class Copy:
 
     def _keep(self, partial: Partial, target: DirectFile) -> None:
         """Notes how far it came, before it ends with an exception."""
+        if target.failed:
+            return  # once a sync has failed the next may succeed though what was to be written is lost
         try:
             target.sync()
             partial.record(self.layer.digest, self.layer.blob.size, self.done)

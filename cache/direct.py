@@ -44,6 +44,8 @@ class DirectFile:
         self._queue: Queue | None = None
         self.direct = True
         """Whether writes go past the page cache."""
+        self.failed = False
+        """Whether a write or a sync has failed: what was written may be lost, whatever a later sync says."""
         try:
             self._slots: Final = [Slot(index, slot_bytes) for index in range(slots)]
             self._free: Final = list(self._slots)
@@ -137,4 +139,5 @@ class DirectFile:
 
     def _failure(self, number: int | None, what: str) -> OSError:
         number = number or errno.EIO
+        self.failed = True
         return OSError(number, f"{what}: {os.strerror(number)}", self._path)

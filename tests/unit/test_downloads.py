@@ -148,6 +148,51 @@ def begins(blob: Scripted) -> bool:
     return sum(count for _, count in blob.reads) % len(DATA) == 0
 
 
+def failing(number: int, real: Callable[[int], None]) -> Callable[[int], None]:
+    """`real`, of which the call of that number, from 1 on, fails."""
+    calls = 0
+
+    def call(fd: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    return call
+
+
+def test_what_a_failed_sync_may_have_lost_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy, "RECORD_S", -1.0)
+    monkeypatch.setattr(os, "fdatasync", failing(2, os.fdatasync))
+    blob = Scripted()
+    assert states(run(tmp_path, blob)) == ["done"]
+    starts = [start for start, _ in blob.reads]
+    assert starts[0] == 0 and starts[1:3] == [starts[1]] * 2, "the step whose sync failed, and no other"
+
+
+def test_what_cannot_be_made_durable_is_fetched_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", failing(1, os.fsync))
+    blob = Scripted()
+    assert states(run(tmp_path, blob)) == ["done"]
+    assert [start for start, _ in blob.reads].count(0) == 2
+
+
+def test_a_cache_that_cannot_be_made_durable_is_filled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", failing(1, os.fsync))
+    (tmp_path / ".download").write_bytes(DATA)
+    blob = Scripted()
+    layer = Layer(0, str(tmp_path), DIGEST, "https://r/b", blob, is_media=True)
+    work = Downloads("image", [layer], Settings(delay_s=0, bytes_per_s=0))
+    work.start()
+    work.join()
+    assert (states(work), blob.distrusted) == (["done"], 1)
+
+
 def test_a_full_disk_is_seen_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copy, "SPARE_BYTES", 1 << 62)
     monkeypatch.setattr(download, "ATTEMPT_S", 0.01)
