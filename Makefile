@@ -45,9 +45,9 @@ test-vm: build | system-test ## the tests for a real kernel, all of them in User
 
 check: build | system-check ## format, lint, types, style and floors
 	$(cargo) fmt --manifest-path core/Cargo.toml --all --check
-	$(cargo) fmt --manifest-path core/sim/Cargo.toml --check
 	$(cargo) fmt --manifest-path core/mutants/Cargo.toml --check
 	$(cargo) clippy --manifest-path core/Cargo.toml --locked --workspace --all-targets --quiet -- -D warnings
+	PATH="$$(scripts/rust-path)" core/sim/run.sh --check
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy --no-error-summary

@@ -99,15 +99,25 @@ impl SimDisk {
     }
 
     /// A process is gone: what it had open is closed.
-    pub fn close_all(&self) {
+    pub fn close_all(&self, process: sim::Process) {
         for inode in lock(&self.0.tree).names.values() {
-            lock(&inode.0).locks.clear();
+            lock(&inode.0).locks.retain(|(_, owner, _)| *owner != process);
         }
     }
 
-    /// A bit of a file whose name begins with `prefix` flips, on the disk too. False if there is none.
-    pub fn rot(&self, prefix: &Path) -> bool {
-        let files = self.below(prefix);
+    /// What a file holds, without asking the disk; None if there is none.
+    pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {
+        let inode = lock(&self.0.tree).names.get(path).cloned()?;
+        let bytes = lock(&inode.0).bytes.clone();
+        Some(bytes)
+    }
+
+    /// A bit of a file whose name is among those that `may` rot flips, on the disk too. False if there is none.
+    pub fn rot(&self, may: impl Fn(&Path) -> bool) -> bool {
+        let files: Vec<_> = {
+            let tree = lock(&self.0.tree);
+            tree.names.iter().filter(|(name, _)| may(name)).map(|(_, inode)| inode.clone()).collect()
+        };
         if files.is_empty() {
             return false;
         }
@@ -124,10 +134,10 @@ impl SimDisk {
         true
     }
 
-    /// A file whose name begins with `prefix` is cut short, or gone.
-    pub fn damage(&self, prefix: &Path) {
+    /// A file whose name is among those that `may` be damaged is cut short, or gone.
+    pub fn damage(&self, may: impl Fn(&Path) -> bool) {
         let mut tree = lock(&self.0.tree);
-        let names: Vec<PathBuf> = tree.names.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+        let names: Vec<PathBuf> = tree.names.keys().filter(|name| may(name)).cloned().collect();
         if names.is_empty() {
             return;
         }
@@ -142,10 +152,6 @@ impl SimDisk {
             Op::Length(len).apply(bytes, pages);
             Op::Length(len).apply(durable, durable_pages);
         }
-    }
-
-    fn below(&self, prefix: &Path) -> Vec<Arc<Inode>> {
-        lock(&self.0.tree).names.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, i)| i.clone()).collect()
     }
 
     /// An operation: takes time, and fails so often.

@@ -27,7 +27,7 @@ impl fmt::Debug for SimFile {
 
 impl Drop for SimFile {
     fn drop(&mut self) {
-        lock(&self.inode.0).locks.retain(|(handle, _)| *handle != self.handle);
+        lock(&self.inode.0).locks.retain(|(handle, ..)| *handle != self.handle);
     }
 }
 
@@ -151,11 +151,11 @@ impl File for SimFile {
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
         self.disk.begin(|_| 0)?;
         let mut node = lock(&self.inode.0);
-        let others = node.locks.iter().filter(|(handle, _)| *handle != self.handle);
-        let free = others.clone().count() == 0 || (!exclusive && others.clone().all(|(_, alone)| !alone));
+        let others = node.locks.iter().filter(|(handle, ..)| *handle != self.handle);
+        let free = others.clone().count() == 0 || (!exclusive && others.clone().all(|(.., alone)| !alone));
         if free {
-            node.locks.retain(|(handle, _)| *handle != self.handle);
-            node.locks.push((self.handle, exclusive));
+            node.locks.retain(|(handle, ..)| *handle != self.handle);
+            node.locks.push((self.handle, sim::process(), exclusive));
         }
         Ok(free)
     }

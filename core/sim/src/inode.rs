@@ -20,7 +20,8 @@ pub struct Node {
     pub durable_pages: BTreeSet<u64>,
     pub pending: Vec<Op>,
     pub links: u64,
-    pub locks: Vec<(u64, bool)>,
+    /// Handle, process, and whether alone.
+    pub locks: Vec<(u64, sim::Process, bool)>,
 }
 
 /// A change of content that is not durable yet.

@@ -42,6 +42,8 @@ struct Possible {
 pub struct Model(Arc<Mutex<Inner>>);
 
 struct Inner {
+    /// Sectors that the device has, and that it may have since somebody wanted it to grow.
+    sectors: (u64, u64),
     base: BTreeMap<u64, Content>,
     changed: BTreeMap<u64, Vec<Possible>>,
     moment: u64,
@@ -55,14 +57,33 @@ pub struct Pending {
 }
 
 impl Model {
-    /// A device that reads as `base`, and zeros elsewhere.
-    pub fn new(base: BTreeMap<u64, Content>) -> Self {
-        let inner = Inner { base, changed: BTreeMap::new(), moment: 0, writes: 1 << 32 };
+    /// A device of so many sectors that reads as `base`, and zeros elsewhere.
+    pub fn new(sectors: u64, base: BTreeMap<u64, Content>) -> Self {
+        let inner = Inner { sectors: (sectors, sectors), base, changed: BTreeMap::new(), moment: 0, writes: 1 << 32 };
         Model(Arc::new(Mutex::new(inner)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The device is to have so many sectors.
+    pub fn grow(&self, sectors: u64) {
+        let (_, most) = &mut self.lock().sectors;
+        *most = sectors.max(*most);
+    }
+
+    /// It has them, for good.
+    pub fn grown(&self, sectors: u64) {
+        let (least, _) = &mut self.lock().sectors;
+        *least = sectors.max(*least);
+    }
+
+    /// Whether a device may have so many bytes.
+    pub fn check_size(&self, bytes: u64) -> Result<(), String> {
+        let (least, most) = self.lock().sectors;
+        let right = bytes.is_multiple_of(SECTOR as u64) && (least..=most).contains(&(bytes / SECTOR as u64));
+        right.then_some(()).ok_or_else(|| format!("the device has {bytes} bytes, not {least} to {most} sectors"))
     }
 
     /// A number for a new write.

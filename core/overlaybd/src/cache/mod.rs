@@ -31,7 +31,7 @@ mod writer;
 pub use blob::{CachedBlob, Opened};
 pub use care::{Check, Entry};
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -128,7 +128,7 @@ struct Shared {
     /// Where all of them lie, if not in files of their own.
     pool: Option<Arc<Pool>>,
     /// Blobs that are open in this process, by digest, or by path if in a layer directory.
-    stores: Mutex<HashMap<String, Cell>>,
+    stores: Mutex<BTreeMap<String, Cell>>,
 }
 
 /// A cache directory. Shared by all blobs of the process, and safe beside other processes.

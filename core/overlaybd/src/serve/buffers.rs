@@ -1,6 +1,6 @@
 //! Buffers that are used again: no allocation, no clearing and no page faults for each request.
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// Bytes of an ordinary buffer; most requests fit one.
 pub const BUFFER_BYTES: usize = 256 << 10;

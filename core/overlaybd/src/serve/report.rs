@@ -1,9 +1,9 @@
 //! Tells the owner of a front end about failed requests, at a bounded rate.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::sync::{Instant, Mutex};
 
 use crate::error::Error;
 
@@ -32,7 +32,7 @@ impl Reporter {
         {
             let (start, count) = &mut *self.window.lock();
             let now = Instant::now();
-            if start.is_none_or(|at| now.duration_since(at) >= WINDOW) {
+            if start.is_none_or(|at| now.saturating_duration_since(at) >= WINDOW) {
                 (*start, *count) = (Some(now), 0);
             }
             *count += 1;

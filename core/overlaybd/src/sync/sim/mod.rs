@@ -17,6 +17,6 @@ pub use explore::{explore, follow, Explored};
 pub use lock::{Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard, WaitTimeoutResult};
 pub use time::Instant;
 pub use world::{
-    draw, is_dead, is_inside, kill, note, now, point, run, sleep, spawn_process, step, wait_for_process, Outcome,
-    Process,
+    draw, fail, is_dead, is_inside, kill, note, now, point, process, run, sleep, spawn_process, step, wait_for_process,
+    Outcome, Process,
 };

@@ -160,6 +160,14 @@ pub fn is_dead() -> bool {
     })
 }
 
+/// The world has failed, wherever that is found: a panic may be caught by who guards against those of others.
+pub fn fail(what: String) {
+    if let Some((world, me)) = here() {
+        world.lock().fail(what);
+        world.die_if_killed(me);
+    }
+}
+
 /// Starts a process with one thread.
 ///
 /// # Panics
@@ -174,6 +182,11 @@ pub fn spawn_process(name: &str, main: impl FnOnce() + Send + 'static) -> Proces
     let number = world.add(name, process);
     drop(start(&world, number, main).expect("a thread"));
     Process(process)
+}
+
+/// The process of the calling thread. Outside of a world that of a world's first thread.
+pub fn process() -> Process {
+    Process(here().map_or(0, |(world, me)| world.process_of(me)))
 }
 
 /// Kills a process: none of its threads does anything any more that others see.

@@ -17,7 +17,7 @@ pub use words::{Cdb, Sense};
 
 use std::sync::atomic::AtomicU64;
 
-use parking_lot::RwLock;
+use crate::sync::RwLock;
 
 use crate::error::{Error, Kind, Result};
 use crate::limits::{TCMU_MAX_NAME, TCMU_MAX_SERIAL, TCMU_MAX_TRANSFER_BYTES};
