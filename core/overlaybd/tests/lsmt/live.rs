@@ -8,10 +8,11 @@ use std::sync::{Arc, Barrier, Mutex};
 use overlaybd::blob::{Blob, FileBlob};
 use overlaybd::device::BlockDevice;
 use overlaybd::image::{finish_snapshot, open, Image, NewUpper, Publish, Snapshot};
+use overlaybd::lsmt::header::VIRTUAL_SIZE_AT;
 use overlaybd::lsmt::upper::{create, CreateOptions};
 use overlaybd::lsmt::Upper;
 use overlaybd::sys::fault::{Fault, FaultDisk};
-use overlaybd::sys::Disk;
+use overlaybd::sys::{Disk, Mode};
 use overlaybd::{Error, Kind};
 
 use crate::crash::{random_op, Expected, SECTORS};
@@ -314,6 +315,50 @@ fn a_sparse_upper_of_a_device_that_ends_within_a_block_can_be_sealed() {
         let config = config.lock().unwrap().clone();
         assert!(config.frozen(&disk) == content, "{sectors} sectors");
         assert!(flatten(&config.open(&disk).unwrap()) == content);
+    }
+}
+
+#[test]
+fn a_write_that_fails_takes_nothing_from_the_block_in_which_the_device_once_ended() {
+    let mut failed = 0;
+    for at in 0.. {
+        let disk = MemDisk::default();
+        new_pair(&disk, "u0", 10 * 512, true);
+        let faulty = FaultDisk::new(Arc::new(disk), at, Fault::Errno(libc::EIO));
+        let config = Config { lowers: vec![], upper: "u0".to_string() };
+        let Ok(image) = config.open(&faulty) else { continue };
+        if image.write_at(&[7; 512], 9 * 512).is_err() || image.resize(24 * 512).is_err() {
+            continue;
+        }
+        failed += usize::from(image.write_at(&[8; 512], 11 * 512).is_err());
+        let mut sector = [0; 512];
+        image.read_at(&mut sector, 9 * 512).unwrap();
+        assert!(sector == [7; 512], "operation {at}");
+        if faulty.counted() <= at {
+            break;
+        }
+    }
+    assert!(failed > 0);
+}
+
+#[test]
+fn an_upper_that_lost_its_size_with_the_power_keeps_its_content() {
+    for sparse in [true, false] {
+        let disk = MemDisk::default();
+        let (config, _) = begin(&disk, sparse, true);
+        let config = config.lock().unwrap().clone();
+        let image = config.open(&disk).unwrap();
+        image.write_at(&[7; 3 * 512], 5 * 512).unwrap();
+        let content = flatten(&image);
+        drop(image);
+        let (data, index) = files(&config.upper);
+        for path in [data, index] {
+            let file = disk.open(&path, Mode::Write).unwrap();
+            if file.len().unwrap() > 0 {
+                file.write_at(&[0; 8], VIRTUAL_SIZE_AT as u64).unwrap();
+            }
+        }
+        assert!(flatten(&config.open(&disk).unwrap()) == content, "sparse: {sparse}");
     }
 }
 

@@ -203,8 +203,11 @@ impl Upper {
         let _alone = blocks.filling.write();
         let unheld = missing(&self.map.read(), blocks.widen(&range), |_| true);
         for part in unheld {
+            // Their blocks hold no data, but for the one in which the device ended before it grew.
             let wide = blocks.widen(&part);
-            let _ = self.data.punch_hole((wide.start + FIRST_DATA_SECTOR) * SECTOR, (wide.end - wide.start) * SECTOR);
+            let data = not_data(&self.map.read(), wide.clone()) != [wide.clone()];
+            let Range { start, end } = if data { part } else { wide };
+            let _ = self.data.punch_hole((start + FIRST_DATA_SECTOR) * SECTOR, (end - start) * SECTOR);
         }
     }
 
