@@ -36,7 +36,7 @@ demo: build | system-demo ## an image from packages to a registry to a lazily re
 test: build | system-test system-fuzz ## every test: the core's, fuzz targets and simulated worlds for a short while, Python's
 	$(cargo) test --manifest-path core/Cargo.toml --locked --package overlaybd
 	PATH="$$(scripts/rust-path)" core/fuzz/run.sh
-	PATH="$$(scripts/rust-path)" core/sim/run.sh 1-300
+	PATH="$$(scripts/rust-path)" core/sim/run.sh 1-1000
 	PATH="$$(scripts/rust-path)" core/sim/models.sh quick
 	$(BIN)/python -m pytest
 
