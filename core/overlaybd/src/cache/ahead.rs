@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::blob::{Abandoned, CachedBlob, For};
+use super::blob::{CachedBlob, For};
 use super::fill::Fill;
-use super::flight::Flight;
+use super::flight::{Abandoned, Flight};
 use super::store::Step;
 use crate::error::Result;
 use crate::fetch::LANE;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::fill::Fill;
-use super::flight::Flight;
+use super::flight::{Abandoned, Flight};
 use super::open::Place;
 use super::origin::Origin;
 use super::sequence::Sequence;
@@ -323,20 +323,6 @@ impl Drop for CachedBlob {
     fn drop(&mut self) {
         // When it was used last counts beside when the others were.
         self.cache.shared.look();
-    }
-}
-
-/// Ends a fetch that brought nothing, when dropped.
-pub(super) struct Abandoned<'a> {
-    pub store: &'a Store,
-    pub flight: &'a Arc<Flight>,
-    pub why: Option<Error>,
-}
-
-impl Drop for Abandoned<'_> {
-    fn drop(&mut self) {
-        self.store.land(self.flight);
-        self.flight.finish(Err(self.why.take().unwrap_or_else(|| Error::new(Kind::Io, "the fetch was abandoned"))));
     }
 }
 

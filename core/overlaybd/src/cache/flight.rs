@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
 
+use super::store::Store;
 use crate::error::{Error, Kind, Result};
 
 /// The fetch of the chunks `first..end`. It stays in its store's list until the bytes are on disk.
@@ -105,5 +106,19 @@ impl Flight {
             return Ok(());
         }
         write()
+    }
+}
+
+/// Ends a fetch that brought nothing, when dropped.
+pub(super) struct Abandoned<'a> {
+    pub store: &'a Store,
+    pub flight: &'a Arc<Flight>,
+    pub why: Option<Error>,
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        self.store.land(self.flight);
+        self.flight.finish(Err(self.why.take().unwrap_or_else(|| Error::new(Kind::Io, "the fetch was abandoned"))));
     }
 }

@@ -262,8 +262,8 @@ impl Upper {
         } else if self.is_sparse() {
             let len = size.checked_add(BLOCK_BYTES as u64);
             let len = len.ok_or_else(|| Error::new(Kind::OutOfBounds, format!("a size of {size} bytes")))?;
-            // What a seal has put behind the device, if this was sealed before, is not to become its content. One without
-            // a size may have lost that with the power, and not its content.
+            // What a seal has put behind the device, if this was sealed before, is not to become its content. One
+            // without a size may have lost that with the power, and not its content.
             let end = if self.virtual_size() > 0 { len.min(self.virtual_size() + BLOCK_BYTES as u64) } else { len };
             for len in [end, len] {
                 self.data.set_len(len).map_err(|e| Error::io("change the length", e).in_file(self.data.path()))?;
