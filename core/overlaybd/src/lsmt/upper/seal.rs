@@ -32,7 +32,9 @@ impl Upper {
         let mut segments = self.segments();
         let at = match &self.layout {
             Layout::Append(tail) => tail.end(),
-            Layout::Sparse(_) => (BLOCK_BYTES as u64 + self.virtual_size()).next_multiple_of(SECTOR),
+            // In a block of its own: in one that the device ends in, it would make data of what this layer does not
+            // hold there, should the pair be opened as an upper again.
+            Layout::Sparse(blocks) => (BLOCK_BYTES as u64 + self.virtual_size()).next_multiple_of(blocks.bytes()),
             Layout::Warp(_) => return Err(self.not_sealable()),
         };
         for zeroed in segments.iter_mut().filter(|s| s.zeroed) {

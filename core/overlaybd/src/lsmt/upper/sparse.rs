@@ -42,6 +42,11 @@ impl Blocks {
         Blocks { sectors, filling: RwLock::new(()) }
     }
 
+    /// The size of a block.
+    pub(super) fn bytes(&self) -> u64 {
+        self.sectors * SECTOR
+    }
+
     /// A range of the device's sectors, widened to whole blocks of the file.
     fn widen(&self, range: &Range<u64>) -> Range<u64> {
         let first = (range.start + FIRST_DATA_SECTOR) / self.sectors * self.sectors;
