@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from tools.main import run
+from tools.main import run as carry_out
 from tools.options import Command
 
 SUBCOMMANDS = {
@@ -46,7 +46,7 @@ SUBCOMMANDS = {
 
 def main() -> int:
     """Entry point of the program."""
-    return run(command(sys.argv[1:]))
+    return carry_out(command(sys.argv[1:]))
 
 
 def command(argv: list[str]) -> Command:

@@ -18,12 +18,13 @@ def serve(args: Namespace) -> int:
     from obd.api import start_api
     from obd.credentials.protect import no_core_dumps
     from obd.observer import Observer
-    from obd.privileges import SERVING, give_up
+    from obd.privileges import KEEPING, SERVING, give_up
     from obd.service import Service
 
     no_core_dumps()
     log_to_stderr()
-    give_up(SERVING)
+    # The API of a service attaches images for who asks it to.
+    give_up({*SERVING, *KEEPING} if args.service else SERVING)
     service = Service(args.service)
     with Observer(service, "obd serve") as observer, obd.open(args.config, service) as device:
         end = _signals()

@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[list[Member], str]] = {
     "attributes for all": (many_globals(), "extended attributes of"),
     "attributes without end": (
         [with_body("x", b"".join(record(b"SCHILY.xattr.user.%d" % n, b"") for n in range(20_000))), f("x")],
-        "20000 extended attributes",
+        "more than 4096 extended attributes",
     ),
     "attribute of 100 KB": ([f("x", xattrs={"user.x": b"v" * 100_000})], "user.x, 100000 bytes"),
     "sparse of 2^40 pieces": ([Member("s", records=SPARSE, content=padded(b"%d\n" % (1 << 40)))], "pieces"),
