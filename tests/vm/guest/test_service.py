@@ -38,7 +38,8 @@ GREETING = "from the image\n"
 # To read what is known of all packages of the host would take dpkg longer than all else.
 FEW_PACKAGES = """
     mkdir -p /var/lib/few/info /var/lib/few/updates
-    dpkg --status libc6 libgcc-s1 libstdc++6 libext2fs2 python3.11 kmod init-system-helpers >/var/lib/few/status
+    few="libc6 libgcc-s1 libstdc++6 libext2fs2 python3.11 kmod init-system-helpers"
+    dpkg --status $few >/var/lib/few/status
     echo admindir /var/lib/few >/etc/dpkg/dpkg.cfg.d/few
 """
 
