@@ -10,6 +10,7 @@ from typing import Any, Final
 from obd.config import ConfigError
 from obd.config.image import is_digest
 from obd.config.strict_json import read_object
+from obd.oci.media import compression
 from obd.reference import parse_reference
 from obd.snapshotter import labels as L
 from obd.snapshotter.config import Mirror
@@ -20,10 +21,6 @@ from obd.snapshotter.layout import Layout
 DEFAULT_GIB: Final = 64
 MAX_GIB: Final = 1 << 20
 
-_GZIP: Final = (
-    "application/vnd.oci.image.layer.v1.tar+gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip",
-)
 # The beginnings of files that are layers: LSMT, zfile, and a tar around them.
 _MAGICS: Final = (b"LSMT\0\1\2\0", b"ZFile\0\1\0")
 _TAR_NAME: Final = b"overlaybd.commit\0"
@@ -63,11 +60,7 @@ def remote_lower(layer: Mapping[str, str], directory: str) -> dict[str, Any]:
 
 def turbo_lower(layer: Mapping[str, str], directory: str, fs_types: tuple[str, ...]) -> dict[str, Any]:
     """A turboOCI layer that was unpacked to `directory`. Raises `SnapshotError`."""
-    target = L.first(layer, L.TARGET_DIGESTS)
-    if not is_digest(target):
-        raise SnapshotError(
-            INVALID_ARGUMENT, f"{L.TARGET_DIGESTS[0]}: {target!r} must be sha256:<64 hex digits>"
-        )
+    target, media_type = L.target_of(layer)
     for fs_type in fs_types:
         meta = os.path.join(directory, f"{fs_type}.fs.meta")
         if os.path.isfile(meta):
@@ -76,7 +69,7 @@ def turbo_lower(layer: Mapping[str, str], directory: str, fs_types: tuple[str, .
         wanted = " or ".join(f"{each}.fs.meta" for each in fs_types)
         raise SnapshotError(FAILED_PRECONDITION, f"{directory}: a layer of turboOCI without {wanted}")
     lower = {"dir": directory, "file": meta, "targetDigest": target}
-    if L.first(layer, L.TARGET_MEDIA_TYPES) in _GZIP:
+    if compression(media_type) == "gzip":
         lower["gzipIndex"] = os.path.join(directory, "gzip.meta")
     return lower
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+# What annotations of layers say too: containerd hands them on as labels.
+from obd.oci.layers import ACCELERATION, BLOB_DIGEST, BLOB_SIZE, FS_TYPE, target_of
+
+__all__ = ("ACCELERATION", "BLOB_DIGEST", "BLOB_SIZE", "FS_TYPE", "target_of")
+
 _PREFIX: Final = "containerd.io/snapshot"
 _OVERLAYBD: Final = f"{_PREFIX}/overlaybd"
 
@@ -13,30 +18,14 @@ TARGET: Final = f"{_PREFIX}.ref"
 IMAGE_REFERENCES: Final = (f"{_PREFIX}/image-ref", f"{_PREFIX}/cri.image-ref")
 TYPE: Final = f"{_PREFIX}/type"
 REMOTE: Final = f"{_PREFIX}/remote"
-BLOB_DIGEST: Final = f"{_OVERLAYBD}/blob-digest"
-BLOB_SIZE: Final = f"{_OVERLAYBD}/blob-size"
-FS_TYPE: Final = f"{_OVERLAYBD}/blob-fs-type"
-LAYER_VERSION: Final = f"{_OVERLAYBD}/version"
-ACCELERATION: Final = f"{_OVERLAYBD}/acceleration-layer"
 RECORD_TRACE: Final = f"{_OVERLAYBD}/record-trace"
 TRACE_PATH: Final = f"{_OVERLAYBD}/record-trace-path"
-TARGET_DIGESTS: Final = (f"{_OVERLAYBD}/turbo-oci/target-digest", f"{_OVERLAYBD}/fastoci/target-digest")
-TARGET_MEDIA_TYPES: Final = (
-    f"{_OVERLAYBD}/turbo-oci/target-media-type",
-    f"{_OVERLAYBD}/fastoci/target-media-type",
-)
 DOWNLOAD: Final = f"{_OVERLAYBD}/download-remote-blob"
 SIZE_GIB: Final = f"{_OVERLAYBD}/vsize"
 WRITABLE: Final = f"{_OVERLAYBD}.writable"
 COMMIT_PATH: Final = f"{_OVERLAYBD}.localcommitpath"
-QUOTA: Final = f"{_PREFIX}/disk_quota"
 
 
 def first(labels: Mapping[str, str], names: tuple[str, ...]) -> str:
     """The value of the first label that is there, "" if none is."""
     return next((labels[name] for name in names if labels.get(name)), "")
-
-
-def is_turbo(labels: Mapping[str, str]) -> bool:
-    """Whether a layer is turboOCI's: metadata over an original layer."""
-    return bool(first(labels, TARGET_DIGESTS))

@@ -135,7 +135,7 @@ class Snapshots:
     def _stays_remote(self, made: Snapshot, above: int | None, caller: Caller) -> bool:
         """Whether a layer is read from its registry; then it is committed already."""
         labels = made.labels
-        if L.BLOB_DIGEST not in labels or L.is_turbo(labels) or L.ACCELERATION in labels:
+        if L.BLOB_DIGEST not in labels or _is_turbo(labels) or L.ACCELERATION in labels:
             return False
         if labels.get(L.DOWNLOAD) == "download" or not (above is None or self.images.is_block(above)):
             return False
@@ -207,7 +207,7 @@ class Snapshots:
         """Whether what is pulled is a file that makes a device, and not files of the image."""
         labels = snapshot.labels
         return L.TARGET in labels and (
-            L.BLOB_DIGEST in labels or L.is_turbo(labels) or L.ACCELERATION in labels
+            L.BLOB_DIGEST in labels or _is_turbo(labels) or L.ACCELERATION in labels
         )
 
     def _provide(self, snapshot: Snapshot, caller: Caller) -> None:
@@ -251,7 +251,7 @@ class Snapshots:
             kept[L.COMMIT_PATH] = writable.seal(self.layout, number)
             kept.pop(L.WRITABLE, None)
             self.images.write(number, above, lower={"dir": self.layout.fs(number)})
-        elif L.is_turbo(labels):
+        elif _is_turbo(labels):
             lower = turbo_lower(labels, self.layout.fs(number), self.images.turbo_types(above))
             reference = self._image(labels, caller)
             url = blobs_url(reference, self.config.mirrors) if reference else ""
@@ -296,3 +296,8 @@ class Snapshots:
         """Deletes what is nobody's."""
         for path in self.layout.rubbish():
             self._delete(path)
+
+
+def _is_turbo(labels: Mapping[str, str]) -> bool:
+    """Whether a layer is turboOCI's: metadata over an original layer."""
+    return bool(L.target_of(labels)[0])
