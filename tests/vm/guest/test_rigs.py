@@ -104,8 +104,7 @@ def fill(loads: list[Load]) -> None:
         load.fragile.clear()
 
 
-# A sparse upper on a full tmpfs was once seen to show again what had been discarded (docs/reliability.md).
-@pytest.mark.parametrize("kind", KINDS if LONG else KINDS[:1])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_tcmu_disk_whose_upper_has_no_room(tmp_path: Path, store: Store, daemon: Daemon, kind: str) -> None:
     with small_disk(tmp_path / "small", "1m") as small:
         image = store.image(small, kind)

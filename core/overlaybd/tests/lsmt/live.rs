@@ -319,6 +319,31 @@ fn a_sparse_upper_of_a_device_that_ends_within_a_block_can_be_sealed() {
 }
 
 #[test]
+fn what_a_failed_write_leaves_of_a_discarded_sector_does_not_come_back() {
+    let mut failed = 0;
+    for at in 0.. {
+        let disk = MemDisk::default();
+        new_pair(&disk, "u0", 32 * 512, true);
+        let config = Config { lowers: vec![], upper: "u0".to_string() };
+        let faulty = FaultDisk::new(Arc::new(disk.clone()), at, Fault::Short(512, libc::ENOSPC));
+        let Ok(image) = config.open(&faulty) else { continue };
+        if image.write_at(&[7; 16 * 512], 8 * 512).is_err() || image.discard(9 * 512, 512).is_err() {
+            continue;
+        }
+        if image.write_at(&[8; 2 * 512], 9 * 512).is_err() {
+            failed += 1;
+            let content = flatten(&image);
+            drop(image);
+            assert!(flatten(&config.open(&disk).unwrap()) == content, "operation {at}");
+        }
+        if faulty.counted() <= at {
+            break;
+        }
+    }
+    assert!(failed > 0);
+}
+
+#[test]
 fn what_a_seal_puts_behind_the_device_is_no_data_of_its_last_block() {
     for sectors in [9u64, 10, 15, 16] {
         let disk = MemDisk::default();

@@ -202,12 +202,12 @@ impl Upper {
         Ok(())
     }
 
-    /// After a failed write: blocks that this layer does not hold must not keep the part that arrived,
-    /// since on opening all that has room counts. If this fails too there is nothing left to try.
+    /// After a failed write: blocks that this layer does not hold, and sectors that it holds as zeros, must not keep
+    /// the part that arrived, since on opening all that has room counts. If this fails too there is nothing left to try.
     fn give_back(&self, blocks: &Blocks, range: Range<u64>) {
         let _alone = blocks.filling.write();
-        let unheld = missing(&self.map.read(), blocks.widen(&range), |_| true);
-        for part in unheld {
+        let empty = not_data(&self.map.read(), blocks.widen(&range));
+        for part in empty {
             // Their blocks hold no data, but for the one in which the device ended before it grew.
             let wide = blocks.widen(&part);
             let data = not_data(&self.map.read(), wide.clone()) != [wide.clone()];
