@@ -57,6 +57,8 @@ class SnapshotterConfig:
     """Of ours: the way by which devices are attached."""
     service: str = ""
     """Of ours: the service configuration of devices that overlaybd-tcmu does not serve; "" for the host's."""
+    ignored: tuple[str, ...] = ()
+    """Keys that ask for what this program does not do."""
     device_timeout_s: int = 120
     """Of ours: how long a device may take to come up."""
 
@@ -76,7 +78,7 @@ _KEYS: Final[dict[str, tuple[str, type, tuple[str, ...]]]] = {
     "serviceConfig": ("service", str, ()),
     "deviceTimeout": ("device_timeout_s", int, ()),
 }
-# What else upstream's file may hold.
+# What else upstream's file may hold, and what of it asks for nothing.
 _OTHERS: Final = frozenset(
     (
         "mirrorRegistry",
@@ -88,6 +90,9 @@ _OTHERS: Final = frozenset(
         "runtimeType",
     )
 )
+
+
+_IGNORED: Final[dict[str, object]] = {"rootfsQuota": "", "tenant": -1, "runtimeType": "containerd"}
 
 
 def load(path: str) -> SnapshotterConfig:
@@ -126,6 +131,7 @@ def parse(root: dict[str, Any]) -> SnapshotterConfig:
             uri_prefix=_checked("exporterConfig.uriPrefix", found.get("uriPrefix", "/metrics"), str),
             port=_checked("exporterConfig.port", found.get("port", 9863), int),
         )
+    values["ignored"] = tuple(key for key, nothing in _IGNORED.items() if root.get(key, nothing) != nothing)
     config = SnapshotterConfig(**values)
     for key, value in (("root", config.root), ("address", config.address)):
         if not os.path.isabs(value):

@@ -10,6 +10,7 @@ from typing import Any, Final
 from obd.config import ConfigError
 from obd.config.image import is_digest
 from obd.config.strict_json import read_object
+from obd.interrupted import sync_directory
 from obd.oci.media import compression
 from obd.reference import parse_reference
 from obd.snapshotter import labels as L
@@ -150,11 +151,7 @@ def replace_file(path: str, content: bytes, mode: int) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        sync_directory(path)
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)

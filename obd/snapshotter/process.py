@@ -40,6 +40,8 @@ def serve(config: SnapshotterConfig) -> None:
     """Serves until SIGTERM or SIGINT. Raises `OSError` if it cannot start; then nothing has been changed."""
     level = config.verbose
     logging.basicConfig(format="%(levelname)s %(message)s", level=_LEVELS.get(level, level.upper()))
+    for key in config.ignored:
+        _log.warning("%s in the configuration means nothing here", key)
     no_core_dumps()
     watch = Watch()
     for number in (signal.SIGTERM, signal.SIGINT):
