@@ -202,8 +202,9 @@ impl Upper {
         Ok(())
     }
 
-    /// After a failed write: blocks that this layer does not hold, and sectors that it holds as zeros, must not keep
-    /// the part that arrived, since on opening all that has room counts. If this fails too there is nothing left to try.
+    /// After a failed write: blocks that this layer does not hold, and sectors that it holds as zeros, must not
+    /// keep the part that arrived, since on opening all that has room counts. If this fails too there is nothing
+    /// left to try.
     fn give_back(&self, blocks: &Blocks, range: Range<u64>) {
         let _alone = blocks.filling.write();
         let empty = not_data(&self.map.read(), blocks.widen(&range));
