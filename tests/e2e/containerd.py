@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -26,7 +27,9 @@ def missing() -> str:
 class Node:
     """Starts and stops its programs; all that they keep is below `directory`."""
 
-    def __init__(self, directory: Path, registry: Registry, **settings: object) -> None:
+    def __init__(
+        self, directory: Path, registry: Registry, *, attach: str = "fuse", **settings: object
+    ) -> None:
         self.directory = directory
         self.registry = registry
         self.root = directory / "root"
@@ -42,8 +45,9 @@ class Node:
             root=str(self.root),
             address=str(directory / "snapshotter.sock"),
             containerdAddress=str(self.socket),
-            serviceConfig=str(directory / "service.json"),
-            attach="fuse",
+            # The daemon has a configuration of its own.
+            serviceConfig="" if attach == "tcmu" else str(directory / "service.json"),
+            attach=attach,
             **settings,
         )
         (directory / "containerd.toml").write_text(
@@ -82,8 +86,9 @@ class Node:
 
     def _answers(self, name: str) -> bool:
         """Whether a program answers, and containerd knows."""
-        if name == "snapshotter" and "containerd" not in self.processes:
-            return (self.directory / "snapshotter.sock").exists()
+        listens = name != "snapshotter" or _listens(self.directory / "snapshotter.sock")
+        if not listens or "containerd" not in self.processes:
+            return listens
         words = ["version"] if name == "containerd" else ["snapshots", "--snapshotter", "overlaybd", "ls"]
         return self.ctr(*words).returncode == 0
 
@@ -159,18 +164,29 @@ class Node:
         self.stop()
 
 
-def build(directory: Path, registry: Registry) -> None:
-    """Pushes `app:v1`, of two ordinary layers, and `app:v1-obd`, which is the same for us."""
+def _listens(path: Path) -> bool:
+    """Whether somebody listens at a socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def build(directory: Path, registry: Registry, *, big: int = 16 << 20, plain: bool = True) -> None:
+    """Pushes `app:v1`, of two ordinary layers, if it is to be `plain`, and `app:v1-obd`, the same for us.
+
+    Its file `/big` has that many bytes, of which no two blocks are the same.
+    """
     busybox = Path(shutil.which("busybox") or "").read_bytes()
     base = Layer().add("bin", kind=b"5").add("bin/busybox", data=busybox, mode=0o755)
     for name in PROGRAMS:
         base.add(f"bin/{name}", kind=b"2", linkname="busybox")
     for name in ("etc", "proc", "sys", "dev", "tmp"):
         base.add(name, kind=b"5")
-    base.add("big", data=os.urandom(16 << 20)).add("etc/name", data=b"one\n")
+    base.add("big", data=os.urandom(big)).add("etc/name", data=b"one\n")
     top = Layer().add("etc/name", data=b"two\n").add("etc/more", data=b"more\n")
     layout = Layout(directory / "layout")
     layout.tag(layout.image([base, top]), "v1")
     target = f"{registry.host}/app:v1"
-    ok("obd", "copy", f"oci:{directory}/layout:v1", f"http://{target}")
-    ok("obd", "convert", f"http://{target}", f"http://{target}-obd")
+    source = f"oci:{directory}/layout:v1"
+    if plain:
+        ok("obd", "copy", source, f"http://{target}")
+    ok("obd", "convert", source, f"http://{target}-obd")
