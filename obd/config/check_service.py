@@ -182,10 +182,12 @@ def _check_credentials(settings: CredentialConfig) -> None:
             f"credentialConfig.client_key_path: {shown(settings.client_key_path)} "
             "needs credentialConfig.client_cert_path"
         )
-    if settings.mode == "kubelet":
+    if settings.mode == "kubelet" or (settings.mode == "node" and (settings.path or settings.bin_dir)):
         for key, value in (("path", settings.path), ("bin_dir", settings.bin_dir)):
             if not value:
-                raise ConfigError(f'credentialConfig.{key}: "" is not allowed: the mode kubelet needs it')
+                raise ConfigError(
+                    f'credentialConfig.{key}: "" is not allowed: providers of the kubelet need it'
+                )
 
 
 def server_url(settings: CredentialConfig) -> str:

@@ -27,6 +27,7 @@ from obd.config.strict_json import read_object
 DEFAULT_SERVICE_FILE: Final = "/etc/overlaybd/overlaybd.json"
 # A place to look for credentials, not a promise that the file is there.
 DEFAULT_CREDENTIAL_FILE: Final = "/opt/overlaybd/cred.json"
+_CREDENTIAL_MODES: Final = ("", "file", "http", "https", "uds", "docker", "kubelet", "containerd", "node")
 
 _GIB: Final = 1 << 30
 _CACHE_TYPES: Final = ("", "file", "download", "ocf")
@@ -83,7 +84,7 @@ class GzipCacheConfig(Table):
 class CredentialConfig(Table):
     """Where user names and passwords for registries come from. A URL may hold a secret."""
 
-    mode: str = choice("mode", "", ("", "file", "http", "https", "uds", "docker", "kubelet"))
+    mode: str = choice("mode", "", _CREDENTIAL_MODES)
     path: str = text("path", secret=True)
     timeout_s: int = integer("timeout", 1, 1, 600)
     client_cert_path: str = text("client_cert_path")

@@ -1,12 +1,15 @@
 """The source of credentials that a service configuration asks for."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from obd.config import DEFAULT_CREDENTIAL_FILE, CredentialConfig
 from obd.config.check_service import server_url
 
 if TYPE_CHECKING:
     from obd.credentials.credential import CredentialSource
+
+# Where the kubelet looks for a configuration of Docker's client.
+_OF_KUBELET: Final = "/var/lib/kubelet/config.json"
 
 
 def source_of(settings: CredentialConfig) -> "CredentialSource | None":
@@ -16,6 +19,12 @@ def source_of(settings: CredentialConfig) -> "CredentialSource | None":
         from obd.credentials.docker import DockerCredentials
 
         return DockerCredentials(path)
+    if mode == "containerd":
+        from obd.credentials.containerd import ContainerdCredentials
+
+        return ContainerdCredentials(path)
+    if mode == "node":
+        return _of_node(path, settings.bin_dir)
     if not path:
         return None
     if mode == "kubelet":
@@ -40,3 +49,22 @@ def source_of(settings: CredentialConfig) -> "CredentialSource | None":
     from obd.credentials.file import FileCredentials
 
     return FileCredentials(path, optional=path == DEFAULT_CREDENTIAL_FILE)
+
+
+def _of_node(providers: str, bin_dir: str) -> "CredentialSource":
+    """All that a node has: our file, containerd's, Docker's, the kubelet's, and the kubelet's providers."""
+    from obd.credentials.chain import ChainCredentials
+    from obd.credentials.containerd import ContainerdCredentials
+    from obd.credentials.docker import DockerCredentials
+    from obd.credentials.file import FileCredentials
+    from obd.credentials.kubelet import KubeletCredentials
+
+    sources: list[CredentialSource] = [
+        FileCredentials(DEFAULT_CREDENTIAL_FILE, optional=True),
+        ContainerdCredentials(optional=True),
+        DockerCredentials(),
+        FileCredentials(_OF_KUBELET, optional=True),
+    ]
+    if providers:
+        sources.append(KubeletCredentials(providers, bin_dir))
+    return ChainCredentials(sources)

@@ -51,7 +51,11 @@ class Repository:
         url = f"{self.url}/manifests/{reference}"
         answer = ask(self.registry, "GET", url, action=action, headers=_ACCEPT)
         if answer.status != 200:
-            raise refusal("GET", answer)
+            refused = refusal("GET", answer)
+            if refused.kind == "denied":
+                who = self.registry.describe_credentials(url)
+                raise ObdError("denied", f"{refused.what} ({who})")
+            raise refused
         told = reference if is_digest(reference) else answer.header("Docker-Content-Digest")
         if is_digest(told):
             proof = hasher(told)

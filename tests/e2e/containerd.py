@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.e2e.commands import BIN, ok
@@ -28,8 +30,15 @@ class Node:
     """Starts and stops its programs; all that they keep is below `directory`."""
 
     def __init__(
-        self, directory: Path, registry: Registry, *, attach: str = "fuse", **settings: object
+        self,
+        directory: Path,
+        registry: Registry,
+        *,
+        attach: object = "fuse",
+        service: Mapping[str, object] | None = None,
+        **settings: object,
     ) -> None:
+        """`service`: settings of the service configuration; the others are the snapshotter's."""
         self.directory = directory
         self.registry = registry
         self.root = directory / "root"
@@ -39,6 +48,7 @@ class Node:
         self._write(
             "service.json",
             cacheConfig={"cacheType": "file", "cacheDir": f"{directory}/cache", "cacheSizeGB": 1},
+            **(service or {}),
         )
         self._write(
             "snapshotter.json",
@@ -168,6 +178,24 @@ def _listens(path: Path) -> bool:
     """Whether somebody listens at a socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
+
+
+@contextmanager
+def node_of(
+    registry: Registry, home: Path, *, service: Mapping[str, object] | None = None, **settings: object
+) -> Iterator[Node]:
+    """A node on which nothing has been pulled; after the block nothing of it is left."""
+    # Short, since sockets have short names.
+    directory = Path(f"/tmp/obd-{os.getpid()}-{home.name[-8:]}")
+    directory.mkdir()
+    try:
+        with Node(directory, registry, service=service, **settings) as node:
+            yield node
+    finally:
+        for point in Path("/proc/mounts").read_text().split():
+            if point.startswith(f"{directory}/"):
+                subprocess.run(["umount", "-l", point], check=False)
+        shutil.rmtree(directory)
 
 
 def build(directory: Path, registry: Registry, *, big: int = 16 << 20, plain: bool = True) -> None:

@@ -2,9 +2,7 @@
 
 import hashlib
 import os
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +16,7 @@ from obd.containerd.client import Containerd
 from obd.errors import ObdError
 from obd.snapshotter import labels as L
 from tests.e2e.commands import run
-from tests.e2e.containerd import Node, build, missing
+from tests.e2e.containerd import Node, build, missing, node_of
 from tests.e2e.servers import Registry
 from tests.e2e.snapshotter import Client, Refused, mounted, tree
 
@@ -40,19 +38,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 @pytest.fixture
 def node(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    """A node on which nothing has been pulled; after the test nothing of it is left."""
     monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
-    # Short, since sockets have short names.
-    directory = Path(f"/tmp/obd-{os.getpid()}-{tmp_path.name[-8:]}")
-    directory.mkdir()
-    try:
-        with Node(directory, registry) as node:
-            yield node
-    finally:
-        for point in Path("/proc/mounts").read_text().split():
-            if point.startswith(f"{directory}/"):
-                subprocess.run(["umount", "-l", point], check=False)
-        shutil.rmtree(directory)
+    with node_of(registry, tmp_path) as node:
+        yield node
 
 
 @pytest.fixture
