@@ -86,8 +86,11 @@ def open_image(args: Namespace) -> obdcore.Image:
     if stack.upper is None:
         path = args.image_config_path
         raise Failure(f"failed to create image file: read-only: {path}: has no writable upper")
+    upper = stack.upper
+    if len(upper) > 2:  # of turboOCI, whose target is not read; in gzip, it has no index yet
+        upper = (upper[0], upper[1], os.devnull, None)
     try:
-        return obdcore.Image(stack.lowers, stack.upper)
+        return obdcore.Image(stack.lowers, upper)
     except OSError as error:
         raise Failure(f"failed to create image file: {describe(error)}") from None
 

@@ -22,9 +22,8 @@ from obd.snapshotter.layout import Layout
 DEFAULT_GIB: Final = 64
 MAX_GIB: Final = 1 << 20
 
-# The beginnings of files that are layers: LSMT, zfile, and a tar around them.
-_MAGICS: Final = (b"LSMT\0\1\2\0", b"ZFile\0\1\0")
-_TAR_NAME: Final = b"overlaybd.commit\0"
+# The beginnings of files that are layers: LSMT, zfile, and a tar around them, of ours or of another writer.
+_MAGICS: Final = (b"LSMT\0\1\2\0", b"ZFile\0\1\0", b"overlaybd.pax\0", b"overlaybd.commit\0")
 
 
 def blobs_url(reference: str, mirrors: tuple[Mirror, ...]) -> str:
@@ -43,10 +42,9 @@ def is_layer(path: str) -> bool:
     """Whether a file is a layer of ours, by its first bytes: bare, compressed or in a tar."""
     try:
         with open(path, "rb") as file:
-            head = file.read(512)
+            return file.read(max(map(len, _MAGICS))).startswith(_MAGICS)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return head.startswith(_MAGICS) or head.startswith(_TAR_NAME)
 
 
 def remote_lower(layer: Mapping[str, str], directory: str) -> dict[str, Any]:
