@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+# What `signal` wraps in enumerations, which take time to make.
+import _signal  # type: ignore[import-not-found]
+
 from tools.errors import FAILED, Failure, Stopped, describe, say, tell
 from tools.options import Command, HelpRequested, UsageError
+from tools.stopping import caught, forget, stopping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,18 +30,24 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
         say(str(error))
         say("Run with --help for more information.")
         return error.status
+    forget()
     try:
-        return values.command.call(values)
-    except Failure as failure:
-        say(str(failure))
-        return failure.status
-    except (OSError, MemoryError) as error:
-        say(f"{command.name}: {describe(error)}")
-        return FAILED
+        with stopping((_signal.SIGINT,)):
+            return values.command.call(values)
     except KeyboardInterrupt:
-        return _end_by_signal(2)
+        return _end_by_signal(_signal.SIGINT)
     except Stopped as stopped:
         return _end_by_signal(stopped.signal_number)
+    except Exception as error:
+        if caught():  # a signal's exception has become this on its way
+            return _end_by_signal(caught())
+        if isinstance(error, Failure):
+            say(str(error))
+            return error.status
+        if not isinstance(error, (OSError, MemoryError)):
+            raise
+        say(f"{command.name}: {describe(error)}")
+        return FAILED
 
 
 def _end_by_signal(number: int) -> int:

@@ -7,21 +7,18 @@ holds a lock on it: what a killed command left has none, and the next one that w
 
 from __future__ import annotations
 
-# What `signal` wraps in enumerations, which take more time to make than a small layer to commit.
-import _signal  # type: ignore[import-not-found]
 import errno
 import fcntl
 import os
 import stat
-import sys
 
-from tools.errors import Failure, Stopped
+from tools.errors import Failure
+from tools.stopping import stopping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import FrameType, TracebackType
-    from typing import Any
+    from types import TracebackType
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -50,17 +47,17 @@ class Output:
         self.inputs = tuple(inputs)
         self.fd = -1
         self._temporary = ""
-        self._signals: dict[int, Any] = {}
+        self._signals = stopping()
 
     def __enter__(self) -> Output:
-        self._catch_signals()
+        self._signals.__enter__()
         try:
             self._clear()
             self._check()
             self._open()
         except BaseException as error:
             self._discard()
-            self._release_signals()
+            self._signals.__exit__(None, None, None)
             if isinstance(error, OSError):
                 raise Failure(f"failed to open file '{self.path}', {error.errno}: {error.strerror}") from None
             raise
@@ -75,7 +72,7 @@ class Output:
         finally:
             os.close(self.fd)
             self._discard()
-            self._release_signals()
+            self._signals.__exit__(None, None, None)
 
     @property
     def temporary(self) -> str:
@@ -172,25 +169,6 @@ class Output:
             temporary, self._temporary = self._temporary, ""
             if os.path.lexists(temporary):
                 os.unlink(temporary)
-
-    def _catch_signals(self) -> None:
-        def stop(number: int, frame: FrameType | None) -> None:
-            raise Stopped(number)
-
-        for number in (_signal.SIGTERM, _signal.SIGHUP):
-            # Who was told to ignore one (nohup) goes on ignoring it; only the main thread can set handlers.
-            if _is_main_thread() and _signal.getsignal(number) == _signal.SIG_DFL:
-                self._signals[number] = _signal.signal(number, stop)
-
-    def _release_signals(self) -> None:
-        while self._signals:
-            number, handler = self._signals.popitem()
-            _signal.signal(number, handler)
-
-
-def _is_main_thread() -> bool:
-    threading = sys.modules.get("threading")
-    return threading is None or threading.current_thread() is threading.main_thread()
 
 
 def _rename_no_replace(source: str, target: str) -> None:

@@ -7,6 +7,7 @@ from importlib import import_module
 
 from tools.main import run as carry_out
 from tools.options import Command
+from tools.stopping import end_at_once
 
 SUBCOMMANDS = {
     "info": "tools.obd.info",
@@ -46,6 +47,7 @@ SUBCOMMANDS = {
 
 def main() -> int:
     """Entry point of the program."""
+    end_at_once()
     return carry_out(command(sys.argv[1:]))
 
 
