@@ -98,10 +98,11 @@ class _Pieces(io.RawIOBase):
         return bytes(taken)
 
 
-def archive(root: str) -> Iterator[bytes]:
+def archive(root: str, *, upper: bool = False) -> Iterator[bytes]:
     """The tree as a tar, in pieces: members in the order of their names, with all that a file system keeps.
 
-    Sockets are left out, and what is mounted below. Raises `ObdError`.
+    Sockets are left out, and what is mounted below. With `upper` the tree is an upper directory of overlayfs,
+    and what it takes away is told as archives of layers tell it. Raises `ObdError`.
     """
     first = os.stat(root)
     if not stat.S_ISDIR(first.st_mode):
@@ -112,7 +113,13 @@ def archive(root: str) -> Iterator[bytes]:
         name, path = waiting.pop()
         try:
             info = os.lstat(path)
+            if upper and stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
+                directory, _, last = name.rpartition("/")
+                yield _marker(f"{directory}/.wh.{last}")
+                continue
             yield from _member(name, path, info, links)
+            if upper and stat.S_IFMT(info.st_mode) in (stat.S_IFDIR, stat.S_IFREG) and _is_opaque(path):
+                yield _marker(f"{name.rstrip('/')}/.wh..wh..opq")
             if stat.S_ISDIR(info.st_mode) and info.st_dev == first.st_dev:
                 # The last one comes next.
                 for entry in sorted(os.listdir(path), key=os.fsencode, reverse=True):
@@ -148,6 +155,21 @@ def _member(name: str, path: str, info: os.stat_result, links: dict[tuple[int, i
     yield member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
     if member.size:
         yield from _content(path, member.size)
+
+
+def _marker(name: str) -> bytes:
+    """An empty file that says what is taken away."""
+    member = tarfile.TarInfo(name)
+    return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _is_opaque(path: str) -> bool:
+    """Whether a directory of an upper hides what is below. Raises `ObdError` for what has others' content."""
+    found = os.listxattr(path)
+    for name in ("trusted.overlay.redirect", "trusted.overlay.metacopy"):
+        if name in found:
+            raise ObdError("unsupported", f"its content is elsewhere ({name})", path)
+    return "trusted.overlay.opaque" in found and os.getxattr(path, "trusted.overlay.opaque") == b"y"
 
 
 def _seconds(ns: int) -> str:

@@ -59,6 +59,8 @@ class SnapshotterConfig:
     """Of ours: the service configuration of devices that overlaybd-tcmu does not serve; "" for the host's."""
     ignored: tuple[str, ...] = ()
     """Keys that ask for what this program does not do."""
+    convert_layers: bool = False
+    """Of ours: ordinary layers of images that are used are converted in the background."""
     device_timeout_s: int = 120
     """Of ours: how long a device may take to come up."""
 
@@ -76,6 +78,7 @@ _KEYS: Final[dict[str, tuple[str, type, tuple[str, ...]]]] = {
     "containerdAddress": ("containerd", str, ()),
     "attach": ("attach", str, WAYS),
     "serviceConfig": ("service", str, ()),
+    "convertLayers": ("convert_layers", bool, ()),
     "deviceTimeout": ("device_timeout_s", int, ()),
 }
 # What else upstream's file may hold, and what of it asks for nothing.

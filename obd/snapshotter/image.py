@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from obd.config import ConfigError
@@ -92,6 +93,33 @@ class Images:
     def is_block(self, number: int) -> bool:
         """Whether a snapshot has a device."""
         return os.path.exists(self._layout.config(number))
+
+    def serves(self, number: int, to: int) -> bool:
+        """Whether the snapshot `to` is upon the device of another one, which may be younger than it."""
+        if not self.is_block(number):
+            return False
+        try:
+            with open(self._layout.since(number), encoding="ascii") as file:
+                return to > int(file.read())
+        except FileNotFoundError:
+            return True
+
+    def is_unpacked(self, number: int) -> bool:
+        """Whether the files of a layer lie in a directory, whatever was made of them since."""
+        return not self.is_block(number) or os.path.exists(self._layout.since(number))
+
+    def write_converted(self, number: int, paths: Sequence[str], newest: int) -> None:
+        """Gives an unpacked image a device of the layers `paths`, for snapshots younger than `newest`."""
+        replace_file(self._layout.since(number), str(newest).encode(), 0o600)
+        document = {
+            "repoBlobUrl": "",
+            "lowers": [{"file": path} for path in paths],
+            "upper": {},
+            "resultFile": self._layout.result(number),
+        }
+        replace_file(self._layout.config(number), json.dumps(document).encode(), 0o600)
+        with suppress(FileNotFoundError):
+            os.unlink(self._layout.wish(number))
 
     def turbo_types(self, parent: int | None) -> tuple[str, ...]:
         """File systems that a turboOCI layer may have: that of the layers below it, if there are any."""

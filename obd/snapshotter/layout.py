@@ -55,6 +55,18 @@ class Layout:
         """The file that names its device."""
         return os.path.join(self.block(number), "backstore_mark")
 
+    def wish(self, number: int) -> str:
+        """The file that marks an unpacked image as used, and so to be converted."""
+        return os.path.join(self.block(number), "convert")
+
+    def converted(self, number: int) -> str:
+        """The layer that was made of what was unpacked."""
+        return os.path.join(self.block(number), "converted.commit")
+
+    def since(self, number: int) -> str:
+        """The file that says since which snapshot the device of converted layers is used."""
+        return os.path.join(self.block(number), "converted_at")
+
     def upper(self, number: int) -> tuple[str, str]:
         """Data and index of its writable layer."""
         block = self.block(number)

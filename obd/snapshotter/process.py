@@ -19,6 +19,7 @@ from obd.errors import ObdError
 from obd.exporter import listen
 from obd.http_server import Answer, HttpServer, Request
 from obd.snapshotter.config import SnapshotterConfig
+from obd.snapshotter.conversion import Conversion
 from obd.snapshotter.metrics import CONTENT_TYPE, Calls
 from obd.snapshotter.reconcile import reconcile, servers
 from obd.snapshotter.service import Service
@@ -65,6 +66,7 @@ class Running:
         self.snapshots: Final = Snapshots(config)
         self.calls: Final = Calls()
         self._exporter: HttpServer | None = None
+        self._conversion: Final = Conversion(self.snapshots)
         self._server: Final = grpc.server(
             ThreadPoolExecutor(THREADS, "call"), options=[("grpc.so_reuseport", 0)]
         )
@@ -74,6 +76,8 @@ class Running:
             reconcile(self.snapshots)
             self._server.add_generic_rpc_handlers([Service(self.snapshots, self.calls).handler()])
             self._exporter = self._export()
+            if self._config.convert_layers:
+                self._conversion.start()
             _listen(self._server, self._config.address)
         except BaseException:
             self.__exit__()
@@ -82,6 +86,7 @@ class Running:
 
     def __exit__(self, *_: object) -> None:
         self._server.stop(GRACE_S).wait()
+        self._conversion.stop()
         if self._exporter is not None:
             self._exporter.stop()
         self.snapshots.close()

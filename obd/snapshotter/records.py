@@ -141,6 +141,16 @@ class Records:
         """Every snapshot, oldest first."""
         return list(self._select("ORDER BY s.id"))
 
+    def has(self, number: int) -> bool:
+        """Whether there is a snapshot of that id."""
+        return next(self._select("WHERE s.id = ?", number), None) is not None
+
+    def newest(self) -> int:
+        """The highest id that a snapshot has had."""
+        with self._lock:
+            (found,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone()
+        return int(found)
+
     def chain(self, name: str) -> list[Snapshot]:
         """A snapshot's ancestors, its parent first."""
         found: list[Snapshot] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -15,7 +15,7 @@ from obd.snapshotter import mounts, writable
 from obd.snapshotter.devices import Devices
 from obd.snapshotter.errors import ALREADY_EXISTS, FAILED_PRECONDITION, INVALID_ARGUMENT, SnapshotError
 from obd.snapshotter.filters import compile_filters
-from obd.snapshotter.image import Images, blobs_url, remote_lower, turbo_lower
+from obd.snapshotter.image import Images, blobs_url, remote_lower, replace_file, turbo_lower
 from obd.snapshotter.layout import Layout, remove_tree
 from obd.snapshotter.origin import repository_of
 from obd.snapshotter.records import Records, Snapshot, Usage
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from obd.snapshotter.mounts import Mount
 
 _log: Final = logging.getLogger("overlaybd.snapshotter")
+
+# How containerd names a snapshot that a layer is unpacked to; not all of its versions give it a label.
+_UNPACKING: Final = "extract-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Snapshots:
         self.records: Final = Records(self.layout.database)
         self.images: Final = Images(self.layout, config.turbo_fs_types)
         self.devices: Final = Devices(config, self.layout)
+        self.on_marked: Callable[[], None] = lambda: None
+        """Called after an unpacked image has been used for the first time."""
 
     def close(self) -> None:
         """Leaves all as it is, for the next process."""
@@ -195,13 +200,26 @@ class Snapshots:
             return [self._writable(snapshot, chain, caller)]
         lowers: list[str] = []
         for each in [snapshot, *chain]:
-            if self.images.is_block(each.id):
+            if self.images.serves(each.id, number):
                 self._provide(each, caller)
                 lowers.append(self.layout.mount_point(each.id))
                 break
             if each is not snapshot:
                 lowers.append(self.layout.fs(each.id))
+        else:
+            self._mark(snapshot, chain)
         return [mounts.shown(self.layout, number, lowers, view=view)]
+
+    def _mark(self, snapshot: Snapshot, chain: list[Snapshot]) -> None:
+        """Has an unpacked image converted, now that it is used."""
+        unpacking = L.TARGET in snapshot.labels or snapshot.name.rpartition("/")[2].startswith(_UNPACKING)
+        if unpacking or not self.config.convert_layers:
+            return
+        if chain and all(self.images.is_unpacked(each.id) for each in chain):
+            wish = self.layout.wish(chain[0].id)
+            if not self.images.is_block(chain[0].id) and not os.path.exists(wish):
+                replace_file(wish, b"", 0o600)
+                self.on_marked()
 
     def _is_unpacked_apart(self, snapshot: Snapshot) -> bool:
         """Whether what is pulled is a file that makes a device, and not files of the image."""
