@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from obd.config.errors import ConfigError
 from obd.config.strict_json import read_object
+from obd.snapshotter.errors import SnapshotError
+from obd.snapshotter.quota import size_bytes
 
 DEFAULT_FILE: Final = "/etc/overlaybd-snapshotter/config.json"
 DEFAULT_ROOT: Final = "/var/lib/containerd/io.containerd.snapshotter.v1.overlaybd"
@@ -48,6 +50,9 @@ class SnapshotterConfig:
     async_remove: bool = False
     writable_layer_type: str = "append"
     default_fs_type: str = "ext4"
+    rootfs_quota: str = ""
+    """How much a container may write to an overlay, such as `20g`; "": as much as there is room."""
+    runtime_type: str = "containerd"
     mirrors: tuple[Mirror, ...] = ()
     turbo_fs_types: tuple[str, ...] = ("erofs", "ext4")
     exporter: Exporter = field(default_factory=Exporter)
@@ -75,6 +80,8 @@ _KEYS: Final[dict[str, tuple[str, type, tuple[str, ...]]]] = {
     "asyncRemove": ("async_remove", bool, ()),
     "writableLayerType": ("writable_layer_type", str, ("append", "sparse")),
     "defaultFsType": ("default_fs_type", str, FS_TYPES),
+    "rootfsQuota": ("rootfs_quota", str, ()),
+    "runtimeType": ("runtime_type", str, ("containerd", "docker")),
     "containerdAddress": ("containerd", str, ()),
     "attach": ("attach", str, WAYS),
     "serviceConfig": ("service", str, ()),
@@ -88,14 +95,12 @@ _OTHERS: Final = frozenset(
         "turboFsType",
         "exporterConfig",
         "logReportCaller",
-        "rootfsQuota",
         "tenant",
-        "runtimeType",
     )
 )
 
 
-_IGNORED: Final[dict[str, object]] = {"rootfsQuota": "", "tenant": -1, "runtimeType": "containerd"}
+_IGNORED: Final[dict[str, object]] = {"tenant": -1}
 
 
 def load(path: str) -> SnapshotterConfig:
@@ -139,6 +144,10 @@ def parse(root: dict[str, Any]) -> SnapshotterConfig:
     for key, value in (("root", config.root), ("address", config.address)):
         if not os.path.isabs(value):
             raise ConfigError(f"{key}: {value!r} is not allowed: must be an absolute path")
+    try:
+        size_bytes(config.rootfs_quota, "rootfsQuota")
+    except SnapshotError as error:
+        raise ConfigError(str(error)) from None
     if not 1 <= config.device_timeout_s <= 3600:
         raise ConfigError(
             f"deviceTimeout: {config.device_timeout_s} is not allowed: must be 1 to 3600 (seconds)"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from obd.snapshotter import labels as L
-from obd.snapshotter import mounts, writable
+from obd.snapshotter import mounts, quota, writable
 from obd.snapshotter.devices import Devices
 from obd.snapshotter.errors import ALREADY_EXISTS, FAILED_PRECONDITION, INVALID_ARGUMENT, SnapshotError
 from obd.snapshotter.filters import compile_filters
@@ -171,6 +171,7 @@ class Snapshots:
         labels = made.labels
         if L.TARGET in labels or labels.get(L.TYPE) == "image":
             return
+        self._limit(made, above)
         has_device = above is not None and self.images.is_block(above)
         if made.kind == ACTIVE and self._mode(made, above) != "overlayfs":
             upper = writable.create(
@@ -180,6 +181,19 @@ class Snapshots:
         elif has_device and labels.get(L.RECORD_TRACE) == "yes" and labels.get(L.TRACE_PATH):
             # A device of its own, so that containers of the same image have nothing to do with it.
             self.images.write(made.id, above, trace=labels[L.TRACE_PATH])
+
+    def _limit(self, made: Snapshot, above: int | None) -> None:
+        """Sets how much may be written to an overlay; a device has its own size."""
+        told = made.labels.get(L.QUOTA, "")
+        size = quota.size_bytes(told or self.config.rootfs_quota, L.QUOTA if told else "rootfsQuota")
+        written = made.kind == ACTIVE and not _is_unpacking(made)
+        if size and written and self._mode(made, above) == "overlayfs":
+            quota.limit(made.id, (self.layout.fs(made.id), self.layout.work(made.id)), size)
+
+    def _is_init(self, name: str) -> bool:
+        """Whether a snapshot is where Docker puts files of its own, between image and container."""
+        named = name.endswith("-init") or "-init-" in name
+        return named and self.config.runtime_type == "docker" and self.config.rw_mode == "overlayfs"
 
     def _mode(self, snapshot: Snapshot, above: int | None) -> str:
         """How a snapshot is written to: `overlayfs`, `dir` or `dev`."""
@@ -208,12 +222,13 @@ class Snapshots:
                 lowers.append(self.layout.fs(each.id))
         else:
             self._mark(snapshot, chain)
+        if not view and self._is_init(snapshot.name):
+            return [mounts.bind(self.layout.fs(number), rw=True)]
         return [mounts.shown(self.layout, number, lowers, view=view)]
 
     def _mark(self, snapshot: Snapshot, chain: list[Snapshot]) -> None:
         """Has an unpacked image converted, now that it is used."""
-        unpacking = L.TARGET in snapshot.labels or snapshot.name.rpartition("/")[2].startswith(_UNPACKING)
-        if unpacking or not self.config.convert_layers:
+        if _is_unpacking(snapshot) or not self.config.convert_layers:
             return
         if chain and all(self.images.is_unpacked(each.id) for each in chain):
             wish = self.layout.wish(chain[0].id)
@@ -291,12 +306,13 @@ class Snapshots:
                 raise SnapshotError(FAILED_PRECONDITION, what)
             if self.images.is_block(found.id):
                 self.devices.release(found.id)
+            quota.forget(found.id, self.layout.fs(found.id))
             self.records.remove(key)
             # From here on it is gone; what remains of its files after a crash is found as nobody's.
             old = self.layout.retire(found.id)
         if old and not self.config.async_remove:
             self._delete(old)
-        if above is not None and self.config.auto_remove_dev:
+        if above is not None and (self.config.auto_remove_dev or self._is_init(key)):
             self._release_unused(above)
 
     def _release_unused(self, above: Snapshot) -> None:
@@ -314,6 +330,11 @@ class Snapshots:
         """Deletes what is nobody's."""
         for path in self.layout.rubbish():
             self._delete(path)
+
+
+def _is_unpacking(snapshot: Snapshot) -> bool:
+    """Whether a snapshot is made for a layer to be unpacked to, and not for a container."""
+    return L.TARGET in snapshot.labels or snapshot.name.rpartition("/")[2].startswith(_UNPACKING)
 
 
 def _is_turbo(labels: Mapping[str, str]) -> bool:

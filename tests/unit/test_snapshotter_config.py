@@ -8,6 +8,7 @@ import pytest
 
 from obd.config.errors import ConfigError
 from obd.snapshotter.config import SnapshotterConfig, load, parse
+from obd.snapshotter.quota import size_bytes
 
 UPSTREAM = {
     "root": "/var/lib/containerd/io.containerd.snapshotter.v1.overlaybd",
@@ -38,7 +39,22 @@ def test_the_file_that_is_installed_says_the_defaults() -> None:
 
 def test_what_is_not_acted_on_is_named() -> None:
     config = parse({**UPSTREAM, "rootfsQuota": "20g", "tenant": 3, "runtimeType": "docker"})
-    assert config.ignored == ("rootfsQuota", "tenant", "runtimeType")
+    assert config.ignored == ("tenant",)
+    assert (config.rootfs_quota, config.runtime_type) == ("20g", "docker")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("", 0), ("20g", 20 << 30), ("512MiB", 512 << 20), ("1kb", 1024), ("4096", 4096), ("1024B", 1024)],
+)
+def test_sizes_of_quotas(text: str, size: int) -> None:
+    assert size_bytes(text, "x") == size
+
+
+@pytest.mark.parametrize("text", ["20", "-1g", "1.5g", "g", "20 g", "20x", "9999999999p", "٣g", "1k\n"])
+def test_what_is_no_size_of_a_quota(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"rootfsQuota: .* must be a size"):
+        parse({**UPSTREAM, "rootfsQuota": text})
 
 
 @pytest.mark.parametrize(
