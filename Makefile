@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm check bench bench-vm fuzz sim sweep crash models sanitize rigs soak mutants wheel
-.PHONY: install uninstall deb lock clean
+.PHONY: help build demo test test-vm test-clean-debian check bench bench-vm fuzz sim sweep crash models
+.PHONY: sanitize rigs soak mutants wheel install uninstall deb lock clean
 .PHONY: $(addprefix system-,build check test fuzz rigs demo bench install deb)
 
 # Debian's own Python, 3.11 or newer: what a version manager puts first on the PATH may be any other.
@@ -42,6 +42,9 @@ test: build | system-test system-fuzz ## every test: the core's, fuzz targets an
 
 test-vm: build | system-test ## the tests for a real kernel, all of them in User Mode Linux and in QEMU
 	OVERLAYBD_GUESTS=uml,qemu $(BIN)/python -m pytest tests/vm
+
+test-clean-debian: build | system-test system-install system-deb ## README's lines on a fresh Debian 12
+	$(BIN)/python -m tests.vm.clean_debian "$$(scripts/deb/build $(BIN)/python dist)"
 
 check: build | system-check ## format, lint, types, style and floors
 	$(cargo) fmt --manifest-path core/Cargo.toml --all --check

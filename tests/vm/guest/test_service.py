@@ -21,12 +21,14 @@ from tests.vm.boot import PROJECT
 from tests.vm.guest import systemd
 from tests.vm.guest.systemd import Systemd
 from tests.vm.guest.tcmu_disk import Disk, Gate, attach, clear, modules, of_zeros
+from tests.vm.readme import blocks_of_readme
 
 # The first test has the package made, systemd started and the package installed.
 pytestmark = [pytest.mark.timeout(240), pytest.mark.guest("uml")]
 
 UNIT = "overlaybd-tcmu"
 SERVE = "obd-serve@"
+SNAPSHOTTER = "overlaybd-snapshotter"
 CONFIGURATION = Path("/etc/overlaybd/overlaybd.json")
 WAIT_S = 60.0
 LOOK_S = 0.1
@@ -42,16 +44,6 @@ FEW_PACKAGES = """
     dpkg --status $few >/var/lib/few/status
     echo admindir /var/lib/few >/etc/dpkg/dpkg.cfg.d/few
 """
-
-
-def blocks_of_readme(title: str) -> list[str]:
-    """The blocks of shell lines in a section of README."""
-    section = (PROJECT / "README.md").read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
-    return [
-        re.sub("^    ", "", block, flags=re.MULTILINE)
-        for block in section.strip("\n").split("\n\n")
-        if block[:4] == "    "
-    ]
 
 
 def app(node: Systemd, folder: Path) -> None:
@@ -183,12 +175,17 @@ def test_it_may_do_only_what_it_needs(node: Systemd) -> None:
         assert node.sh(within + forbidden, check=False).returncode, forbidden
 
 
+def alone(unit: str) -> None:
+    """Has a unit start without all of a boot, which would come with it."""
+    settings = systemd.UNITS / f"{unit}.service.d/test.conf"
+    settings.parent.mkdir()
+    settings.write_text("[Unit]\nDefaultDependencies=no\n")
+
+
 def test_who_serves_one_image_may_do_still_less(node: Systemd, tmp_path: Path) -> None:
     app(node, tmp_path)
     unit = f"{SERVE}app.service"
-    alone = systemd.UNITS / f"{SERVE}.service.d/test.conf"
-    alone.parent.mkdir()
-    alone.write_text("[Unit]\nDefaultDependencies=no\n")  # else all of a boot comes with it
+    alone(SERVE)
     node.sh("systemctl daemon-reload")
     socket = Path("/run/overlaybd/nbd/app/socket")
     node.sh(f"systemctl start {unit}")
@@ -349,10 +346,16 @@ def test_what_hangs_is_started_again(node: Systemd, busy: Busy) -> None:
 
 
 def test_upgrading_the_package_keeps_the_disk(node: Systemd, package: Path, busy: Busy) -> None:
+    alone(SNAPSHOTTER)
+    node.sh(f"systemctl daemon-reload && systemctl start {SNAPSHOTTER}")
+    before = node.show(SNAPSHOTTER, "MainPID")
     pid = main_pid(node)
     node.sh(f"dpkg --install {package}")
     assert started_again(node, pid)
     busy.load.goes_on()
+    assert node.show(SNAPSHOTTER, "ActiveState") == "active"
+    assert node.show(SNAPSHOTTER, "MainPID") != before, "it runs the new program"
+    node.sh(f"systemctl stop {SNAPSHOTTER}")
 
 
 def test_it_is_running_when_it_has_what_an_earlier_one_left(node: Systemd, busy: Busy) -> None:
