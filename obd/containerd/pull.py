@@ -15,6 +15,7 @@ from obd.errors import ObdError
 from obd.oci.digest import is_digest
 from obd.oci.layers import NATIVE_ARTIFACT
 from obd.oci.manifest import Index, Manifest, parse_manifest
+from obd.oci.trees import tree_of
 from obd.snapshotter import labels as L
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ class _Layers:
 
     def _labels(self, layer: Descriptor, chain_id: str) -> Mapping[str, str]:
         inherited = {name: value for name, value in layer.annotations.items() if name.startswith(_INHERITED)}
+        if tree := tree_of(layer):
+            inherited |= tree.labels  # a layer may have been made when these were no annotations
         own = {L.TARGET: chain_id, L.IMAGE_REFERENCES[0]: self._reference}
         return inherited | own | ({L.DOWNLOAD: "download"} if self._download else {})
 

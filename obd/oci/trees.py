@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from obd.errors import ObdError
 from obd.oci.descriptor import Descriptor
 from obd.oci.digest import is_digest
-from obd.oci.layers import layer_kind
+from obd.oci.layers import PREFIX, layer_kind
 from obd.oci.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 ROOT: Final = "overlaybd.merkle.root"
 LEAVES: Final = "overlaybd.merkle.leaves"
 LEAVES_SIZE: Final = "overlaybd.merkle.leaves-size"
-TREE_KEYS: Final = (ROOT, LEAVES, LEAVES_SIZE)
+# The same for containerd, which hands on to snapshotters, as labels, what begins so.
+_HANDED_ON: Final = f"{PREFIX}merkle-"
+_HANDED_KEYS: Final = (f"{_HANDED_ON}root", f"{_HANDED_ON}leaves", f"{_HANDED_ON}leaves-size")
+TREE_KEYS: Final = (ROOT, LEAVES, LEAVES_SIZE, *_HANDED_KEYS)
 # The type of a list of leaves, and of what refers to an image for the sake of those of its layers.
 MEDIA_TYPE: Final = "application/vnd.overlaybd.merkle.v1"
 # Of a blob of 64 GiB, the largest that can have a tree.
@@ -42,13 +45,31 @@ class LayerTree:
     @property
     def annotations(self) -> dict[str, str]:
         """How the descriptor of the layer says it."""
-        return {ROOT: self.root, LEAVES: self.leaves.digest, LEAVES_SIZE: str(self.leaves.size)}
+        return {
+            ROOT: self.root,
+            LEAVES: self.leaves.digest,
+            LEAVES_SIZE: str(self.leaves.size),
+            **self.labels,
+        }
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """How a snapshotter is told of it."""
+        return dict(zip(_HANDED_KEYS, (self.root, self.leaves.digest, str(self.leaves.size)), strict=True))
 
 
 def tree_of(layer: Descriptor) -> LayerTree | None:
     """The tree that the descriptor of a layer names; None if there is none, or none that makes sense."""
-    root, leaves = layer.annotations.get(ROOT, ""), layer.annotations.get(LEAVES, "")
-    size = layer.annotations.get(LEAVES_SIZE, "")
+    return _tree(layer.annotations, (ROOT, LEAVES, LEAVES_SIZE))
+
+
+def tree_by_labels(labels: Mapping[str, str]) -> LayerTree | None:
+    """The tree that the labels of a layer's snapshot name; None as of `tree_of`."""
+    return _tree(labels, _HANDED_KEYS)
+
+
+def _tree(annotations: Mapping[str, str], keys: Sequence[str]) -> LayerTree | None:
+    root, leaves, size = (annotations.get(key, "") for key in keys)
     if not (is_digest(root) and is_digest(leaves) and size.isascii() and size.isdigit() and len(size) < 12):
         return None
     if not 0 < int(size) <= MAX_LIST_BYTES:

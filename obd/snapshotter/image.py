@@ -13,6 +13,7 @@ from obd.config.image import is_digest
 from obd.config.strict_json import read_object
 from obd.interrupted import sync_directory
 from obd.oci.media import compression
+from obd.oci.trees import tree_by_labels
 from obd.reference import parse_reference
 from obd.snapshotter import labels as L
 from obd.snapshotter.config import Mirror
@@ -55,7 +56,10 @@ def remote_lower(layer: Mapping[str, str], directory: str) -> dict[str, Any]:
         raise SnapshotError(INVALID_ARGUMENT, f"{L.BLOB_DIGEST}: {digest!r} must be sha256:<64 hex digits>")
     if not size.isdecimal() or not 0 < int(size) < 1 << 63:
         raise SnapshotError(INVALID_ARGUMENT, f"{L.BLOB_SIZE}: {size!r} must be a number of bytes")
-    return {"digest": digest, "size": int(size), "dir": directory}
+    found: dict[str, Any] = {"digest": digest, "size": int(size), "dir": directory}
+    if tree := tree_by_labels(layer):
+        found["merkle"] = {"root": tree.root, "leaves": tree.leaves.digest, "size": tree.leaves.size}
+    return found
 
 
 def turbo_lower(layer: Mapping[str, str], directory: str, fs_types: tuple[str, ...]) -> dict[str, Any]:
