@@ -912,6 +912,10 @@ class FuseMount:
     device's. A writable one's is not cached. Holes can be seen (SEEK_HOLE) and punched. With `allow_other` all users
     may read (modes 0444 and 0644). `workers` and `on_error(file, error)` are as for `NbdServer`. Mounting needs root
     or fusermount3. The object unmounts by force when it goes.
+
+    `connection` (None or less than 0: a new one) is a descriptor of /dev/fuse to mount by, of which a copy is taken. As
+    long as another process has it too, requests outlive this one: there the same call with `resume` serves what is
+    mounted on the directory further, and the kernel asks again what had no answer (Linux 6.9; else "unsupported").
     """
 
     def __init__(
@@ -921,6 +925,8 @@ class FuseMount:
         *,
         workers: int = 16,
         allow_other: bool = False,
+        connection: int | None = None,
+        resume: bool = False,
         on_error: Callable[[str, Error], None] | None = None,
     ) -> None: ...
     def wait(self) -> None:

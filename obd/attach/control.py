@@ -22,6 +22,8 @@ KIND: Final = "attach"
 
 # How long detaching waits for the keeper to flush and end. A disk that needs longer is not one to write to.
 FLUSH_TIMEOUT_S: Final = 600.0
+# Who looks at a device that nobody keeps is done within so long.
+LOOKED_AT_S: Final = 2.0
 # A keeper that was asked to end lets go of the device within so long, or not at all.
 LET_GO_S: Final = 2.0
 
@@ -35,7 +37,7 @@ def attach_image(
     if not os.path.isfile(config):
         raise ObdError("not-found", "no such image configuration", config)
     place = StateDirectory(KIND, os.path.realpath(config))
-    if not place.acquire():
+    if not _acquire(place):
         known = place.read()
         where = f" as {known.path}" if known and known.path else ", or is just being so"
         raise ObdError("exists", f"attached already{where} (obd detach takes it away)", config)
@@ -45,6 +47,17 @@ def attach_image(
         if place.lock >= 0 and place.read() is None:
             place.remove()  # nothing has come of it
         place.release()
+
+
+def _acquire(place: StateDirectory) -> bool:
+    """Takes the lock, if need be from somebody who has it to look at what a dead keeper left."""
+    deadline = time.monotonic() + LOOKED_AT_S
+    while not place.acquire():
+        known = place.read()
+        if known is None or os.path.exists(f"/proc/{known.pid}") or time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def _attach(
@@ -208,7 +221,7 @@ def find_attachment(config: str) -> Attachment | None:
 def abandon_attachment(config: str) -> None:
     """See `obd.attach.abandon`."""
     place = StateDirectory(KIND, os.path.realpath(config))
-    if not place.acquire_existing():
+    if place.read() is None or not _acquire(place):
         return
     try:
         known = place.read()

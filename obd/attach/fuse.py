@@ -24,10 +24,16 @@ GROW_TIMEOUT_S: Final = 10.0
 
 
 class FuseWay(Way):
-    """By FUSE and a loop device. `transient` as for `loop.attach`."""
+    """By FUSE and a loop device. `transient` as for `loop.attach`.
 
-    def __init__(self, *, transient: bool = False) -> None:
+    `connection` is a descriptor of /dev/fuse to mount by, -1 for a new one; with `resume` that of a server
+    that died, by which its mount is served on.
+    """
+
+    def __init__(self, *, transient: bool = False, connection: int = -1, resume: bool = False) -> None:
         self._transient = transient
+        self._connection = connection
+        self._resume = resume
 
     def missing(self, service: str | None = None) -> str:
         """What FUSE or loop devices lack here."""
@@ -69,49 +75,56 @@ class FuseWay(Way):
     def serve(
         self, image: obdcore.Image, place: StateDirectory, *, read_only: bool, on_error: OnError, again: bool
     ) -> "ServedFile":
-        """Mounts FUSE, and puts the file into a loop device."""
+        """Mounts FUSE, and puts the file into a loop device; or does neither, but goes on serving both."""
         file, other = files_of(place)
-        path = self.find(place) if again else ""
-        if path:
+        path = self.find(place) if again or self._resume else ""
+        if self._resume:
+            if not path:
+                raise ObdError("not-found", "the loop device is gone", place.key)
+            file = loop.backing_file(path) or file
+        elif path:
             if loop.backing_file(path) == file:
                 file, other = other, file
             _clear(os.path.dirname(file))
-        served = ServedFile(image, file, path, read_only, self._transient, on_error)
-        if path:
+        if not self._resume:
+            os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
+        fuse = obdcore.FuseMount(
+            {FILE_NAME: image},
+            os.path.dirname(file),
+            connection=self._connection,
+            resume=self._resume,
+            on_error=on_error,
+        )
+        try:
+            if path and not self._resume:
+                loop.change(path, file)
+            device = (
+                loop.opened(path)
+                if path
+                else loop.attach(file, read_only=read_only, transient=self._transient)
+            )
+        except BaseException:
+            fuse.stop(force=True)
+            raise
+        if path and not self._resume:
             _clear(os.path.dirname(other))
-        return served
+        return ServedFile(image, file, fuse, device, self._transient)
 
 
 class ServedFile:
-    """An image behind a loop device. `fd` is open on it until `let_go`."""
+    """An image behind a loop device, which is open until `let_go`."""
 
     def __init__(
-        self,
-        image: obdcore.Image,
-        file: str,
-        path: str,
-        read_only: bool,
-        transient: bool,
-        on_error: OnError,
+        self, image: obdcore.Image, file: str, fuse: obdcore.FuseMount, device: loop.Loop, transient: bool
     ) -> None:
-        """`path` is a loop device that is to get this file, "" for a new one."""
+        """`fuse` shows the image as `file`, which is behind `device`."""
         self._file: Final = file
         self._image: Final = image
-        directory = os.path.dirname(file)
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        self._fuse = obdcore.FuseMount({FILE_NAME: image}, directory, on_error=on_error)
-        try:
-            if path:
-                loop.change(path, self._file)
-                self._loop = loop.Loop(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            else:
-                self._loop = loop.attach(self._file, read_only=read_only, transient=transient)
-        except BaseException:
-            self._fuse.stop(force=True)
-            raise
-        self.path: Final = self._loop.path
-        self.number: Final = self._loop.number
-        self._transient = transient
+        self._fuse: Final = fuse
+        self._loop: Final = device
+        self.path: Final = device.path
+        self.number: Final = device.number
+        self._transient: Final = transient
         self._open = True
 
     def grown(self) -> None:

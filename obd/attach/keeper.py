@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from logging.handlers import RotatingFileHandler
 from types import FrameType
 from typing import Any, Final
@@ -68,11 +69,11 @@ class Stops:
 class Keeper:
     """Serves the image of a request, as a device and perhaps as a mount."""
 
-    def __init__(self, request: Request, place: StateDirectory, stops: Stops) -> None:
+    def __init__(self, request: Request, place: StateDirectory, stops: Stops, by: Way) -> None:
         self._request = request
         self._place = place
         self._stops = stops
-        self._way: Way = _way(request)
+        self._way = by
         self.observer: Any = None
         self._device: Any = None
         self._served: Any = None
@@ -103,7 +104,7 @@ class Keeper:
         device.on_grown = self._grow
         if not request.again:
             undo.callback(served.undo)
-        if request.directory:
+        if request.directory and not request.again:
             from obd.mount.hold import mount
 
             self.warning = mount(served, request, device, undo)
@@ -179,15 +180,7 @@ class Keeper:
         )
 
 
-def _way(request: Request) -> Way:
-    if request.directory:
-        from obd.attach.fuse import FuseWay
-
-        return FuseWay(transient=True)
-    return way(request.via, **request.settings)
-
-
-def keep(request: Request, place: StateDirectory, report_fd: int) -> int:
+def keep(request: Request, place: StateDirectory, report_fd: int, by: Way) -> int:
     """Sets up, reports on `report_fd` and keeps; the exit status.
 
     The report is JSON: `kind` and `error`, or `path`, `pid` and `warning`. If the set-up fails nothing is
@@ -203,7 +196,7 @@ def keep(request: Request, place: StateDirectory, report_fd: int) -> int:
         if not request.again:
             undo.callback(place.remove)
         try:
-            keeper = Keeper(request, place, stops)
+            keeper = Keeper(request, place, stops, by)
             keeper.set_up(undo)
             # If nobody is there any more to be told, nobody knows of the device: it is undone.
             report(path=keeper.path, pid=os.getpid(), warning=keeper.warning)
@@ -237,6 +230,20 @@ def _detach(place: StateDirectory) -> None:
         _log.info("prctl %d: %s", _PR_SET_IO_FLUSHER, os.strerror(ctypes.get_errno()))
 
 
+def _keep(request: Request, place: StateDirectory, report: int) -> int:
+    """Keeps by the way that is asked for; by FUSE in a child process, which may be killed."""
+    if not request.directory and request.via != "fuse":
+        return keep(request, place, report, way(request.via, **request.settings))
+    from obd.attach.fuse import FuseWay
+    from obd.attach.guard import guard
+
+    def serve(connection: int, report: int, again: bool) -> int:
+        by = FuseWay(transient=bool(request.directory), connection=connection, resume=again)
+        return keep(replace(request, again=True) if again else request, place, report, by)
+
+    return guard(place, report, serve)
+
+
 def main() -> None:
     """Reads the request from standard input and keeps it, in a child process that outlives its starter."""
     lock, report = map(int, sys.argv[1:])
@@ -252,7 +259,7 @@ def main() -> None:
         no_core_dumps()
         _detach(place)
         give_up(KEEPING)
-        status = keep(request, place, report)
+        status = _keep(request, place, report)
     except BaseException:
         _log.exception("the keeper of %s failed", request.config)
     finally:

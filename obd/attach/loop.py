@@ -69,6 +69,11 @@ def attach(file: str, *, read_only: bool, transient: bool) -> Loop:
         os.close(control)
 
 
+def opened(path: str) -> Loop:
+    """A loop device that is attached. Raises `OSError`."""
+    return Loop(path, _open(path, True))
+
+
 def change(path: str, file: str) -> None:
     """Puts `file` in the place of another of its size, behind a read-only loop device. Raises `ObdError`."""
     device, backing = _open(path, True), _open(file, True)

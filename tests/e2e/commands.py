@@ -78,6 +78,14 @@ def end(pid: int, number: int) -> None:
     assert ready, f"process {pid} does not end: {stacks(pid)}"
 
 
+def kill_with_guard(pid: int) -> None:
+    """Kills a process that serves a device, and before it the one that would have another take its place."""
+    guard = int(Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[1])
+    if "obd.attach.keeper" in Path("/proc", str(guard), "cmdline").read_text():
+        end(guard, signal.SIGKILL)
+    end(pid, signal.SIGKILL)
+
+
 def stacks(pid: int) -> str:
     """Where in the kernel the threads of a process are."""
     return "; ".join(file.read_text() for file in Path("/proc", str(pid), "task").glob("*/stack"))

@@ -20,7 +20,7 @@ from obd.attach.ways import way
 from obd.errors import ObdError
 from obd.sockets import processes, statistics
 from obd.state import run_directory
-from tests.e2e.commands import BIN, end, ok, run
+from tests.e2e.commands import BIN, end, kill_with_guard, ok, run
 from tests.e2e.disks import MIB, content, layer, tool
 
 pytestmark = pytest.mark.skipif(bool(missing := way("fuse").missing()), reason=f"no device here: {missing}")
@@ -66,8 +66,8 @@ def listed() -> list[dict[str, Any]]:
 
 
 def kill(pid: int) -> None:
-    """Kills a keeper."""
-    end(pid, signal.SIGKILL)
+    """Kills a keeper, so that none takes its place."""
+    kill_with_guard(pid)
 
 
 def forget(device: str) -> None:

@@ -16,7 +16,7 @@ from obd.mount import filesystem
 from obd.privileges import KEEPING
 from obd.sockets import processes, statistics
 from obd.state import StateDirectory, run_directory
-from tests.e2e.commands import BIN, ok, run
+from tests.e2e.commands import BIN, kill_with_guard, ok, run
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not os.path.exists("/dev/fuse") or not os.path.exists("/dev/loop-control"),
@@ -216,7 +216,7 @@ def test_after_a_killed_keeper_everything_can_be_cleared(tmp_path: Path, base: P
     ok("obd", "mount", image, point)
     known = StateDirectory("mounts", str(point)).read()
     assert known is not None
-    os.kill(known.pid, signal.SIGKILL)
+    kill_with_guard(known.pid)
     with pytest.raises(OSError):
         (point / "hello").read_bytes()
     ok("obd", "umount", point)

@@ -15,10 +15,11 @@ from obd.attach.ways import way
 from obd.containerd.client import Containerd
 from obd.errors import ObdError
 from obd.snapshotter import labels as L
-from tests.e2e.commands import run
+from tests.e2e.commands import end, kill_with_guard, run
 from tests.e2e.containerd import Node, build, missing, node_of
 from tests.e2e.servers import Registry
 from tests.e2e.snapshotter import Client, Refused, mounted, tree
+from tests.rigs.attached import lack_of_guards
 
 pytestmark = pytest.mark.skipif(
     bool(lack := missing() or way("fuse").missing()), reason=f"no containers here: {lack}"
@@ -132,6 +133,11 @@ def test_what_runs_survives_all_who_serve_it(node: Node) -> None:
     node.start("containerd")
     assert node.ok("task", "exec", "--exec-id", "b", "long", "/bin/md5sum", "/big") == wanted
     assert node.run(APP, "second", "/bin/cat", "/etc/name") == "two\n"
+    if not lack_of_guards():
+        (known,) = obd.attach.attachments()
+        end(known.pid, signal.SIGKILL)
+        subprocess.run(["blockdev", "--flushbufs", known.path], check=True)
+        assert node.ok("task", "exec", "--exec-id", "c", "long", "/bin/md5sum", "/big") == wanted
     node.ok("task", "kill", "--signal", "KILL", "long")
     node.ok("task", "delete", "--force", "long")
     node.ok("container", "delete", "long")
@@ -143,7 +149,7 @@ def test_a_device_whose_server_died_is_replaced(node: Node, client: Client) -> N
     with mounted(client.view("look", top(client)), look) as root:
         before = (root / "big").stat().st_size
         (known,) = obd.attach.attachments()
-        os.kill(known.pid, signal.SIGKILL)
+        kill_with_guard(known.pid)
         # Nobody asks for it. Who used it gets errors, never other bytes; who comes is served.
         while not (now := obd.attach.attachments()) or now[0].dead or now[0].pid == known.pid:
             time.sleep(0.2)  # who looks holds a lock for the moment

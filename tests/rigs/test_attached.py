@@ -17,7 +17,7 @@ from obd.attach.ways import way
 from obd.state import StateDirectory
 from tests.e2e.commands import ok
 from tests.e2e.disks import MIB, tool
-from tests.rigs.attached import Attached, attached, until, working
+from tests.rigs.attached import Attached, attached, lack_of_guards, until, working
 from tests.rigs.images import KINDS, Store
 from tests.rigs.load import Load, spread
 from tests.rigs.rounds import MORE, ROUNDS, seeds
@@ -107,6 +107,35 @@ def test_a_process_that_is_killed(tmp_path: Path, store: Store, kind: str) -> No
         # Nor does anything get lost when it is closed in order.
         with attached(device.image) as device:
             go_on(device, loads)
+
+
+@pytest.mark.skipif(bool(lack_of_guards()), reason=lack_of_guards() or "none")
+def test_a_server_that_is_killed(tmp_path: Path, store: Store, kind: str) -> None:
+    """Another one takes its place: users wait, also with requests that it had taken and not answered."""
+    for seed in seeds():
+        numbers = random.Random(seed)
+        store.delete_cache()
+        with (
+            attached(store.image(tmp_path / f"{seed}", kind)) as device,
+            working(loads_on(device, seed)) as loads,
+        ):
+            for _ in range(2):
+                for load in loads:
+                    load.wait(numbers.randrange(10, 100))
+                device.kill_server()
+                device.wait_for_server()
+            for load in loads:
+                load.wait(2)
+            store.registry.kill()
+            store.delete_cache()
+            try:
+                until(lambda: device.fetches_failed(), "nothing is asked of the registry")
+                device.kill_server()
+            finally:
+                store.registry.start()
+            device.wait_for_server()
+            for load in loads:
+                load.wait(50 * MORE)
 
 
 @contextmanager

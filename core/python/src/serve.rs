@@ -1,9 +1,11 @@
 //! Front ends for Python: `NbdServer`, `FuseMount`, and the callback that hears of failed requests.
 
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping};
 
@@ -97,19 +99,34 @@ pub struct FuseMount(fuse::Mount);
 #[pymethods]
 impl FuseMount {
     #[new]
-    #[pyo3(signature = (files, directory, *, workers = 16, allow_other = false, on_error = None))]
+    #[pyo3(signature = (
+        files, directory, *, workers = 16, allow_other = false, connection = None, resume = false, on_error = None
+    ))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         files: &Bound<'_, PyMapping>,
         directory: PathBuf,
         workers: usize,
         allow_other: bool,
+        connection: Option<i32>,
+        resume: bool,
         on_error: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let options = fuse::Options { workers, allow_other, report: report(on_error) };
         let files = devices(files)?;
-        let mount = py.detach(|| fuse::Mount::start(files, &directory, &options)).map_err(to_py)?;
-        Ok(FuseMount(mount))
+        let connection = match connection.filter(|fd| *fd >= 0) {
+            // SAFETY: the caller's descriptor, which stays the caller's and open for this call.
+            Some(fd) => Some(unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?),
+            None if resume => return Err(PyValueError::new_err("there is no connection to resume")),
+            None => None,
+        };
+        let mount = py.detach(|| match connection {
+            Some(connection) if resume => fuse::Mount::resume(files, &directory, &options, connection),
+            Some(connection) => fuse::Mount::start_on(files, &directory, &options, connection),
+            None => fuse::Mount::start(files, &directory, &options),
+        });
+        Ok(FuseMount(mount.map_err(to_py)?))
     }
 
     fn wait(&self, py: Python<'_>) -> PyResult<()> {

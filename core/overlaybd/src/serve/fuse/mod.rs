@@ -5,6 +5,7 @@
 
 mod files;
 mod mount;
+mod resume;
 mod session;
 
 pub use session::{Mount, Options};

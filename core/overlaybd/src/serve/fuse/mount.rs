@@ -41,11 +41,11 @@ fn statx(path: &Path, sync: i32) -> io::Result<libc::statx> {
     }
 }
 
-/// Mounts on `dir` and gives the connection to the kernel.
+/// Mounts on `dir` and gives the connection to the kernel: by `given`, an open `/dev/fuse`, unless it takes a helper.
 ///
 /// Errors: `Denied` where neither the system nor `fusermount3` allows it, `NotFound` without `/dev/fuse`.
-pub fn mount(dir: &Path, allow_other: bool) -> Result<OwnedFd> {
-    match mount_directly(dir, allow_other) {
+pub fn mount(dir: &Path, allow_other: bool, given: Option<OwnedFd>) -> Result<OwnedFd> {
+    match mount_directly(dir, allow_other, given) {
         Ok(connection) => Ok(connection),
         Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
             mount_by_helper(dir, allow_other).map_err(|e| e.in_file(dir))
@@ -54,8 +54,11 @@ pub fn mount(dir: &Path, allow_other: bool) -> Result<OwnedFd> {
     }
 }
 
-fn mount_directly(dir: &Path, allow_other: bool) -> io::Result<OwnedFd> {
-    let connection = fs::File::options().read(true).write(true).open("/dev/fuse")?;
+fn mount_directly(dir: &Path, allow_other: bool, given: Option<OwnedFd>) -> io::Result<OwnedFd> {
+    let connection = match given {
+        Some(given) => given,
+        None => fs::File::options().read(true).write(true).open("/dev/fuse")?.into(),
+    };
     // SAFETY: these calls cannot fail and touch no memory.
     let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
     let fd = connection.as_raw_fd();
@@ -69,7 +72,7 @@ fn mount_directly(dir: &Path, allow_other: bool) -> io::Result<OwnedFd> {
     if done != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(connection.into())
+    Ok(connection)
 }
 
 /// Has the setuid helper mount; it sends the connection over a socket pair.

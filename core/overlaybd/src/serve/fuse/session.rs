@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::files::{File, Files};
 use super::mount::{self, Device};
+use super::resume;
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
 use crate::limits::{FUSE_MAX_IO, FUSE_MAX_THREADS};
@@ -59,20 +61,66 @@ impl Mount {
     /// Errors: `Invalid` and `Exists` for names that will not do or are double; `NotFound` without the
     /// directory; `Denied` where mounting is not allowed.
     pub fn start(files: Vec<(String, Arc<dyn BlockDevice>)>, directory: &Path, options: &Options) -> Result<Mount> {
+        Mount::begin(files, directory, options, None, false)
+    }
+
+    /// As `start`, by a descriptor of `/dev/fuse`. A process that keeps a copy of it makes the mount outlive this one:
+    /// requests wait until `resume` is given that copy. Where mounting takes a helper, the descriptor stays unused.
+    pub fn start_on(
+        files: Vec<(String, Arc<dyn BlockDevice>)>,
+        directory: &Path,
+        options: &Options,
+        connection: OwnedFd,
+    ) -> Result<Mount> {
+        Mount::begin(files, directory, options, Some(connection), false)
+    }
+
+    /// Serves a mount whose server died, by a copy of its connection: what that one took and did not answer is asked
+    /// again. The files must be the same.
+    ///
+    /// Errors: `Unsupported` before Linux 6.9; `Io` if it has been unmounted.
+    pub fn resume(
+        files: Vec<(String, Arc<dyn BlockDevice>)>,
+        directory: &Path,
+        options: &Options,
+        connection: OwnedFd,
+    ) -> Result<Mount> {
+        Mount::begin(files, directory, options, Some(connection), true)
+    }
+
+    fn begin(
+        files: Vec<(String, Arc<dyn BlockDevice>)>,
+        directory: &Path,
+        options: &Options,
+        connection: Option<OwnedFd>,
+        resumed: bool,
+    ) -> Result<Mount> {
         let files = File::all(files, options)?;
         let failed = |e| Error::io("mounting FUSE", e).in_file(directory);
         let directory = fs::canonicalize(directory).map_err(failed)?;
-        let connection = mount::mount(&directory, options.allow_other)?;
-        let device = mount::device(&directory).map_err(failed)?;
-        let place = Place { directory: directory.clone(), device, end: Arc::default() };
         let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
         let mut config = Config::default();
         config.acl = acl;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         config.n_threads = Some(cpus.clamp(1, FUSE_MAX_THREADS));
         let filesystem = Files::new(files.clone(), options.allow_other);
-        let session = Session::from_fd(filesystem, connection, acl, config).map_err(failed)?;
-        mount::set_readahead(device, FUSE_MAX_IO);
+        let placed = |directory: &Path| {
+            let device = mount::device(directory).map_err(failed)?;
+            Ok(Place { directory: directory.to_path_buf(), device, end: Arc::default() })
+        };
+        let (place, session) = match connection {
+            // What cannot be served now stays as it is, for another attempt.
+            Some(connection) if resumed => {
+                let session =
+                    resume::session(filesystem, connection, acl, config).map_err(|e| e.in_file(&directory))?;
+                (placed(&directory)?, session)
+            }
+            given => {
+                let connection = mount::mount(&directory, options.allow_other, given)?;
+                (placed(&directory)?, Session::from_fd(filesystem, connection, acl, config).map_err(failed)?)
+            }
+        };
+        mount::set_readahead(place.device, FUSE_MAX_IO);
         let end = Arc::clone(&place.end);
         let serve = move || {
             let outcome = session.run();
