@@ -56,7 +56,8 @@ def is_local_block(fs: Path) -> bool:
     """Whether a layer that a device can be made of lies in the directory of a snapshot."""
     for path in (fs / "overlaybd.commit", fs / "overlaybd.sealed", fs.parent / "block/writable_data"):
         if path.exists():
-            return path.read_bytes()[:24].startswith(MAGICS)
+            with path.open("rb") as file:
+                return file.read(24).startswith(MAGICS)
     return False
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,12 +23,24 @@ END_S = 120.0
 FILES = {"name": "two\n", "more": "more\n"}
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    """The daemon, and the tools where the snapshotter has them."""
+@pytest.fixture(scope="module", autouse=True)
+def home() -> None:
+    """The tools are where the snapshotter has them."""
     HOME.parent.mkdir(parents=True, exist_ok=True)
     if not HOME.exists():
         HOME.symlink_to(Path(shutil.which("overlaybd-create") or "").parent)
+
+
+@pytest.fixture(scope="module")
+def blobs(home: None, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two layers as the convertor makes them, in tars."""
+    directory = tmp_path_factory.mktemp("blobs")
+    convertor = Convertor(directory / "work")
+    return [convertor.add(tar) for tar in tars(directory)]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
     with running(tmp_path) as daemon:
         yield daemon
     assert not list((tcmu.configfs.TARGET / "core").glob("user_*/dev_*"))
@@ -47,12 +60,6 @@ def tars(home: Path) -> list[Path]:
         paths.append(home / f"{number}.tar")
         paths[-1].write_bytes(layer.raw())
     return paths
-
-
-def converted(home: Path) -> list[Path]:
-    """Both layers as blobs, which are tars."""
-    convertor = Convertor(home / "work")
-    return [convertor.add(tar) for tar in tars(home)]
 
 
 def shown(root: Path) -> dict[str, str]:
@@ -84,16 +91,16 @@ def overlaid(devices: Devices, number: int, parent: int) -> Iterator[Path]:
     shutil.rmtree(devices.tree.at(number))
 
 
-def local_image(devices: Devices, home: Path) -> int:
+def local_image(devices: Devices, blobs: list[Path]) -> int:
     """An image of two layers that have been fetched; the number of its topmost snapshot."""
-    for number, blob in enumerate(converted(home), 1):
+    for number, blob in enumerate(blobs, 1):
         unpack(blob, devices.tree.new(number) / "fs")
         devices.tree.configure(number, number - 1 or None, {"dir": str(devices.tree.at(number, "fs"))})
     return 2
 
 
-def test_containers_on_layers_that_were_fetched(devices: Devices, tmp_path: Path) -> None:
-    image = local_image(devices, tmp_path)
+def test_containers_on_layers_that_were_fetched(devices: Devices, blobs: list[Path]) -> None:
+    image = local_image(devices, blobs)
     assert shown(devices.provide(image)) == FILES
     assert devices.tree.result(image) == "success"
     for number in (3, 4):
@@ -107,8 +114,8 @@ def test_containers_on_layers_that_were_fetched(devices: Devices, tmp_path: Path
     devices.release(image)
 
 
-def test_layers_that_stay_in_their_registry(devices: Devices, tmp_path: Path) -> None:
-    blob = converted(tmp_path)[0]
+def test_layers_that_stay_in_their_registry(devices: Devices, blobs: list[Path], tmp_path: Path) -> None:
+    blob = blobs[0]
     fs = devices.tree.new(1) / "fs"
     with slow_registry(blob) as registry:
         lower = {"digest": registry.digest, "size": blob.stat().st_size, "dir": str(fs)}
@@ -185,9 +192,9 @@ def test_metadata_of_a_layer_in_a_registry(devices: Devices, tmp_path: Path) -> 
         devices.release(1)
 
 
-def test_a_device_that_cannot_be(devices: Devices, tmp_path: Path) -> None:
+def test_a_device_that_cannot_be(devices: Devices, blobs: list[Path], tmp_path: Path) -> None:
     """It is told at once, the cause is in the result file, and another attempt is as good as the first."""
-    image = local_image(devices, tmp_path)
+    image = local_image(devices, blobs)
     commit = devices.tree.at(1, "fs/overlaybd.commit")
     away = commit.rename(tmp_path / "away")
     for _ in range(2):
@@ -202,8 +209,8 @@ def test_a_device_that_cannot_be(devices: Devices, tmp_path: Path) -> None:
     devices.detach(image)  # there is nothing: no error
 
 
-def test_names_of_devices_are_each_ones_own(devices: Devices, tmp_path: Path) -> None:
-    image = local_image(devices, tmp_path)
+def test_names_of_devices_are_each_ones_own(devices: Devices, blobs: list[Path]) -> None:
+    image = local_image(devices, blobs)
     other = Devices(devices.tree, tenant=7)
     first = devices.attach(image, with_id=True)
     with pytest.raises(AttachError):
@@ -216,10 +223,10 @@ def test_names_of_devices_are_each_ones_own(devices: Devices, tmp_path: Path) ->
 
 
 def test_who_waits_for_a_device_has_it_when_the_daemon_is_back(
-    devices: Devices, tmp_path: Path, daemon: Daemon
+    devices: Devices, blobs: list[Path], daemon: Daemon
 ) -> None:
     """The daemon dies between two steps: the next one waits for another daemon."""
-    image = local_image(devices, tmp_path)
+    image = local_image(devices, blobs)
     link = devices._link
 
     def link_without_daemon(number: int) -> str:
@@ -231,4 +238,21 @@ def test_who_waits_for_a_device_has_it_when_the_daemon_is_back(
 
     devices._link = link_without_daemon  # type: ignore[method-assign]
     assert shown(devices.provide(image)) == FILES
+    devices.release(image)
+
+
+def test_who_asks_before_the_daemon_is_there_has_the_device_once_it_is(
+    devices: Devices, blobs: list[Path], daemon: Daemon
+) -> None:
+    """The kernel ends the wait with EINTR, at which Go writes again, as Python does."""
+    image = local_image(devices, blobs)
+    daemon.end(signal.SIGKILL)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(devices.provide, image)
+        target = tcmu.Backstore(999999999, f"dev_{image}")
+        while not target.directory.exists() or target.enabled():
+            assert not waits.done()
+            time.sleep(0.01)
+        daemon.start()
+        assert shown(waits.result(END_S)) == FILES
     devices.release(image)
