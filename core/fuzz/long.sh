@@ -7,6 +7,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 work=${FUZZ_TARGET_DIR:-$here/target}
 logs=${FUZZ_LOGS:-$work/logs}
 mkdir -p "$logs"
+# Buffers of the size of a file system are kept and not given back to the kernel after each run.
+export GLIBC_TUNABLES=glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728
 
 runs() { awk '{ n += $1 } END { print n + 0 }' "$logs/$1.slices" 2>/dev/null || echo 0; }
 
@@ -22,7 +24,7 @@ fi
 
 goal=${1:-10000000}
 shift || true
-built=${FUZZ_BIN:-$("$here/build.sh")}
+built=${FUZZ_BIN:-$(FUZZ_COMPARES=${FUZZ_COMPARES:-no} "$here/build.sh")}
 # A copy, so that a build beside this one does not change what runs.
 bin=$work/long
 mkdir -p "$bin"

@@ -5,6 +5,9 @@
 use libfuzzer_sys::fuzz_target;
 use overlaybd::merkle::{Builder, Tree};
 
+/// Longest content: as many leaves as a level of a tree can be odd in its ways.
+const LARGEST: usize = 2048;
+
 fuzz_target!(|bytes: &[u8]| {
     let [mode, high, low, rest @ ..] = bytes else { return };
     let place = usize::from(u16::from_be_bytes([*high, *low]));
@@ -14,10 +17,16 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(Tree::parse(rest, &root).is_err());
         return;
     }
-    let content: Vec<u8> =
-        (0..1 + place * 5).map(|i| rest.get(i % rest.len().max(1)).map_or(0, |b| b ^ i as u8)).collect();
+    // The input again and again, each time with another number before it.
+    let len = 1 + place % LARGEST;
+    let mut content = Vec::with_capacity(len + rest.len() + 2);
+    while content.len() < len {
+        content.extend((content.len() as u16).to_le_bytes());
+        content.extend(rest);
+    }
+    content.truncate(len);
     let mut builder = Builder::default();
-    content.chunks(1 + place).for_each(|piece| builder.update(piece));
+    content.chunks(1 + place % 999).for_each(|piece| builder.update(piece));
     let (list, root) = builder.finish().unwrap();
     let tree = Tree::parse(&list, &root).unwrap();
     assert!(tree.first_wrong(0, &content).is_none() && tree.size() == content.len() as u64);

@@ -1,10 +1,11 @@
 //! Fuzzes the NBD server: option phase and requests of a hostile client, over a socket pair.
 #![no_main]
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, LazyLock};
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use libfuzzer_sys::fuzz_target;
 use overlaybd::device::{BlockDevice, Extent, MemoryDevice};
@@ -62,6 +63,20 @@ static SERVER: LazyLock<Arc<Shared>> = LazyLock::new(|| {
     Arc::new(Shared::new(exports, Options { workers: 2, ..Options::default() }).expect("two exports"))
 });
 
+/// A thread that is given sockets and gives back all that is said on them: to start one for each would take longer.
+static READER: LazyLock<Mutex<(Sender<UnixStream>, Receiver<io::Result<Vec<u8>>>)>> = LazyLock::new(|| {
+    let ((sockets, to_read), (heard, answers)) = (channel::<UnixStream>(), channel());
+    std::thread::spawn(move || {
+        for mut socket in to_read {
+            let mut all = Vec::new();
+            let read = socket.read_to_end(&mut all).map(|_| all);
+            drop(socket);
+            let _ = heard.send(read);
+        }
+    });
+    Mutex::new((sockets, answers))
+});
+
 /// What a client in good faith says first: nothing, or until it has chosen an export in one of two ways.
 fn prelude(mode: u8) -> Vec<u8> {
     let say = |option: u32, data: &[u8]| {
@@ -90,11 +105,9 @@ fuzz_target!(|bytes: &[u8]| {
     // 64 KiB and a little fit the socket's buffer, so that this does not wait.
     client.write_all(&prelude(*mode)).and_then(|()| client.write_all(said)).expect("room in the socket");
     client.shutdown(Shutdown::Write).expect("an open socket");
-    let heard = std::thread::spawn(move || {
-        let mut heard = Vec::new();
-        client.read_to_end(&mut heard).map(|_| heard)
-    });
+    let reader = READER.lock().expect("no panic");
+    reader.0.send(client).expect("a reader");
     let _ = SERVER.serve(server.into());
-    let heard = heard.join().expect("a reader").expect("all that the server said, and its end");
+    let heard = reader.1.recv().expect("a reader").expect("all that the server said, and its end");
     assert!(heard.starts_with(b"NBDMAGICIHAVEOPT"));
 });

@@ -4,6 +4,8 @@
 set -eu
 cd "$(dirname "$0")"
 bin=$(./build.sh)
+# Buffers of the size of a file system are kept and not given back to the kernel after each run.
+export GLIBC_TUNABLES=glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728
 work=${FUZZ_TARGET_DIR:-$PWD/target}
 
 grep -v '^#' targets | while read -r target max_len usual; do

@@ -7,7 +7,7 @@
 mod input;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 
 use input::Input;
 use libfuzzer_sys::fuzz_target;
@@ -42,16 +42,109 @@ const OPS: [u8; 16] = [
     op::SYNCHRONIZE_CACHE_10,
 ];
 
-/// A kernel that has nothing more to say.
-struct Silence;
+/// A command, its data, and in how many pieces that is.
+type Command = ([u8; 16], Vec<u8>, usize);
 
-impl Link for Silence {
+/// One that was sent: also where its entry and the pieces of its data are.
+struct Sent {
+    cdb: [u8; 16],
+    data: Vec<u8>,
+    base: usize,
+    places: Vec<Range<usize>>,
+}
+
+/// The kernel's side: sends a command when the one before it was completed and looked at.
+struct Kernel {
+    region: Arc<Region>,
+    device: Arc<dyn BlockDevice>,
+    state: Mutex<State>,
+    told: Condvar,
+}
+
+struct State {
+    /// Last one first.
+    left: Vec<Command>,
+    sent: Option<Sent>,
+    head: u32,
+    model: Vec<u8>,
+}
+
+impl Link for Kernel {
     fn wait(&self) -> Result<()> {
-        Err(Error::corrupt("the end of the input"))
-    }
-    fn wake(&self) {}
-    fn kick(&self) -> Result<()> {
+        let mut state = self.state.lock().expect("no panic");
+        while self.region.load_acquire(mailbox::TAIL).expect("inside") != state.head {
+            state = self.told.wait(state).expect("no panic");
+        }
+        if let Some(sent) = state.sent.take() {
+            self.look(&sent, &mut state.model);
+        }
+        let next = state.left.pop().ok_or_else(|| Error::corrupt("the end of the input"))?;
+        self.send(next, &mut state);
         Ok(())
+    }
+
+    fn wake(&self) {}
+
+    fn kick(&self) -> Result<()> {
+        let _state = self.state.lock().expect("no panic");
+        self.told.notify_one();
+        Ok(())
+    }
+}
+
+impl Kernel {
+    fn put(&self, at: usize, bytes: &[u8]) {
+        self.region.put(at, bytes).expect("inside");
+    }
+
+    fn send(&self, (cdb, data, pieces): Command, state: &mut State) {
+        let base = mailbox::BYTES + state.head as usize;
+        let list = entry::PIECE + 16 * pieces;
+        let size = (list + 16).next_multiple_of(8).max(entry::BYTES);
+        self.put(base, &(size as u32 | entry::CMD).to_ne_bytes());
+        self.put(base + entry::ID, &1u16.to_ne_bytes());
+        self.put(base + entry::PIECES, &(pieces as u32).to_ne_bytes());
+        self.put(base + entry::CDB, &((base + list) as u64).to_ne_bytes());
+        self.put(base + list, &cdb);
+        let (mut at, mut places) = (DATA.start, Vec::new());
+        let parts = data.chunks(data.len().div_ceil(pieces).max(1)).chain([&[][..]; 3]).take(pieces);
+        for (number, piece) in parts.enumerate() {
+            self.put(base + entry::PIECE + 16 * number, &(at as u64).to_ne_bytes());
+            self.put(base + entry::PIECE + 16 * number + 8, &(piece.len() as u64).to_ne_bytes());
+            self.put(at, piece);
+            places.push(at..at + piece.len());
+            // So that they are not one by chance.
+            at += piece.len() + 8;
+        }
+        state.head += size as u32;
+        state.sent = Some(Sent { cdb, data, base, places });
+        self.region.store_release(mailbox::HEAD, state.head).expect("inside");
+    }
+
+    /// Holds what has come of a command against the model.
+    fn look(&self, sent: &Sent, model: &mut [u8]) {
+        let cdb = &sent.cdb;
+        let mut status = [0];
+        self.region.get(sent.base + entry::STATUS, &mut status).expect("inside");
+        let mut answer = vec![0; sent.data.len()];
+        let mut done = 0;
+        for place in &sent.places {
+            self.region.get(place.start, &mut answer[done..done + place.len()]).expect("inside");
+            done += place.len();
+        }
+        let reads = [op::READ_6, op::READ_10, op::READ_12, op::READ_16].contains(&cdb[0]);
+        if status == [0] && reads {
+            let (first, count) = range(cdb);
+            let there = (count * UNIT).min(answer.len());
+            assert!(answer[..there] == model[first * UNIT..][..there], "{cdb:02x?} reads what is not there");
+            assert!(answer[there..].iter().all(|byte| *byte == 0), "{cdb:02x?} leaves what was there before");
+        }
+        if status == [0] {
+            play(model, cdb, &sent.data);
+        }
+        let mut held = vec![1; SECTORS * UNIT];
+        self.device.read_at(&mut held, 0).expect("memory");
+        assert!(held == model, "after {cdb:02x?} (status {status:?}) the device is not what it should be");
     }
 }
 
@@ -150,70 +243,29 @@ fn play(model: &mut [u8], cdb: &[u8; 16], data: &[u8]) {
 
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input(bytes);
-    let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new((SECTORS * UNIT) as u64).expect("memory"));
-    let mut model = vec![0; SECTORS * UNIT];
-    for _ in 0..COMMANDS {
-        if !input.is_left() {
-            break;
-        }
+    let mut left = Vec::new();
+    while input.is_left() && left.len() < COMMANDS {
         let cdb = block(&mut input);
         let data = data(&cdb, &mut input);
-        let pieces = 1 + usize::from(input.byte() % 3);
-        let (status, answer) = command(&device, &cdb, &data, pieces);
-        let reads = [op::READ_6, op::READ_10, op::READ_12, op::READ_16].contains(&cdb[0]);
-        if status == 0 && reads {
-            let (first, count) = range(&cdb);
-            let there = (count * UNIT).min(answer.len());
-            assert!(answer[..there] == model[first * UNIT..][..there], "{cdb:02x?} reads what is not there");
-            assert!(answer[there..].iter().all(|byte| *byte == 0), "{cdb:02x?} leaves what was there before");
-        }
-        if status == 0 {
-            play(&mut model, &cdb, &data);
-        }
-        let mut held = vec![1; SECTORS * UNIT];
-        device.read_at(&mut held, 0).expect("memory");
-        assert!(held == model, "after {cdb:02x?} (status {status}) the device is not what it should be");
+        left.push((cdb, data, 1 + usize::from(input.byte() % 3)));
     }
-});
-
-/// Has one command carried out, its data in so many pieces: status, and what is in the data then.
-fn command(device: &Arc<dyn BlockDevice>, cdb: &[u8], data: &[u8], pieces: usize) -> (u8, Vec<u8>) {
+    let count = left.len() as u64;
+    left.reverse();
+    let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new((SECTORS * UNIT) as u64).expect("memory"));
     let region = Arc::new(Region::in_memory(DATA.end).expect("memory"));
-    let put = |at, bytes: &[u8]| region.put(at, bytes).expect("inside");
-    put(mailbox::VERSION, &2u16.to_ne_bytes());
-    put(mailbox::FLAGS, &(mailbox::OUT_OF_ORDER | mailbox::READ_LEN).to_ne_bytes());
-    put(mailbox::RING_OFFSET, &(mailbox::BYTES as u32).to_ne_bytes());
-    put(mailbox::RING_BYTES, &(RING_BYTES as u32).to_ne_bytes());
-    let base = mailbox::BYTES;
-    let list = entry::PIECE + 16 * pieces;
-    let size = (list + 16).next_multiple_of(8).max(entry::BYTES);
-    put(base, &(size as u32 | entry::CMD).to_ne_bytes());
-    put(base + entry::ID, &1u16.to_ne_bytes());
-    put(base + entry::PIECES, &(pieces as u32).to_ne_bytes());
-    put(base + entry::CDB, &((base + list) as u64).to_ne_bytes());
-    put(base + list, cdb);
-    let (mut at, mut places) = (DATA.start, Vec::new());
-    for (number, piece) in data.chunks(data.len().div_ceil(pieces).max(1)).chain([&[][..]; 3]).take(pieces).enumerate()
-    {
-        put(base + entry::PIECE + 16 * number, &(at as u64).to_ne_bytes());
-        put(base + entry::PIECE + 16 * number + 8, &(piece.len() as u64).to_ne_bytes());
-        put(at, piece);
-        places.push(at..at + piece.len());
-        // So that they are not one by chance.
-        at += piece.len() + 8;
-    }
-    region.store_release(mailbox::HEAD, size as u32).expect("inside");
-    let ring = Ring::new(Arc::clone(&region)).expect("a ring as the kernel makes it");
+    let state = State { left, sent: None, head: 0, model: vec![0; SECTORS * UNIT] };
+    let kernel = Arc::new(Kernel {
+        region: region.clone(),
+        device: device.clone(),
+        state: Mutex::new(state),
+        told: Condvar::new(),
+    });
+    kernel.put(mailbox::VERSION, &2u16.to_ne_bytes());
+    kernel.put(mailbox::FLAGS, &(mailbox::OUT_OF_ORDER | mailbox::READ_LEN).to_ne_bytes());
+    kernel.put(mailbox::RING_OFFSET, &(mailbox::BYTES as u32).to_ne_bytes());
+    kernel.put(mailbox::RING_BYTES, &(RING_BYTES as u32).to_ne_bytes());
+    let ring = Ring::new(region).expect("a ring as the kernel makes it");
     let options = Options { block_bytes: 512, serial: "f".into(), name: "fuzz".into(), workers: 1, report: None };
-    Server::serve(Arc::clone(device), ring, Arc::new(Silence), options).expect("a device and its names");
-    assert_eq!(region.load_acquire(mailbox::TAIL).expect("inside"), size as u32, "it is completed");
-    let mut status = [0];
-    region.get(base + entry::STATUS, &mut status).expect("inside");
-    let mut answer = vec![0; data.len()];
-    let mut done = 0;
-    for place in places {
-        region.get(place.start, &mut answer[done..done + place.len()]).expect("inside");
-        done += place.len();
-    }
-    (status[0], answer)
-}
+    let stats = Server::serve(device, ring, kernel, options).expect("a device and its names");
+    assert_eq!(stats.requests, count, "each is taken");
+});

@@ -18,8 +18,8 @@ const NOW: i64 = 1;
 
 /// An open file system. Without [`Handle::close`] nothing that the library keeps in memory is written.
 pub(super) struct Handle {
-    fs: Fs,
-    library: &'static Library,
+    pub(super) fs: Fs,
+    pub(super) library: &'static Library,
     pub pages: Shared,
 }
 
@@ -38,6 +38,7 @@ impl Handle {
         let handle = Self::opened(library, fs, pages, code, "opening the ext4 file system")?;
         // SAFETY: an open file system.
         handle.check(unsafe { (library.read_bitmaps)(handle.fs) }, "reading the ext4 bitmaps")?;
+        handle.check_taken()?;
         Ok(handle)
     }
 
@@ -159,31 +160,6 @@ impl Handle {
         // SAFETY: blocks that the library has just named.
         unsafe { (self.library.count_range)(self.fs, start, len, 1) };
         Ok((start, len))
-    }
-
-    /// Parts of `blocks` that nothing uses, each as first block and the one behind the last.
-    pub fn unused(&self, blocks: std::ops::Range<u64>) -> Vec<std::ops::Range<u64>> {
-        // SAFETY: an open file system, whose bitmaps were read when it was opened.
-        let (map, find) = unsafe { ((*self.fs).block_map, [self.library.first_free, self.library.first_used]) };
-        let next = |at: u64, which: usize| {
-            let mut found = 0;
-            // SAFETY: a bitmap; the library checks the range.
-            match unsafe { (find[which])(map, at, blocks.end - 1, &mut found) } {
-                0 => found,
-                _ => blocks.end,
-            }
-        };
-        let (mut found, mut at) = (Vec::new(), blocks.start);
-        while at < blocks.end {
-            let start = next(at, 0);
-            if start < blocks.end {
-                at = next(start, 1);
-                found.push(start..at);
-            } else {
-                at = blocks.end;
-            }
-        }
-        found
     }
 
     /// The block of the device that block `block` of a file is in; 0 for a hole.
@@ -336,7 +312,7 @@ impl Handle {
     }
 
     /// The error of a call that failed: the device's, if that is why.
-    fn check(&self, code: Code, doing: &str) -> Result<()> {
+    pub(super) fn check(&self, code: Code, doing: &str) -> Result<()> {
         let known = self.pages.borrow_mut().failed.take();
         let complained = library::complained();
         if code == 0 && !complained {

@@ -184,6 +184,12 @@ functions! {
     free_attributes = c"ext2fs_free_ext_attr": fn(Fs, u32, *mut u8) -> Code;
     first_free = c"ext2fs_find_first_zero_block_bitmap2": fn(*mut c_void, u64, u64, *mut u64) -> Code;
     first_used = c"ext2fs_find_first_set_block_bitmap2": fn(*mut c_void, u64, u64, *mut u64) -> Code;
+    new_map = c"ext2fs_allocate_block_bitmap": fn(Fs, *const c_char, *mut *mut c_void) -> Code;
+    free_map = c"ext2fs_free_block_bitmap": fn(*mut c_void);
+    mark_descriptors = c"ext2fs_reserve_super_and_bgd": fn(Fs, u32, *mut c_void) -> c_int;
+    block_map_at = c"ext2fs_block_bitmap_loc": fn(Fs, u32) -> u64;
+    inode_map_at = c"ext2fs_inode_bitmap_loc": fn(Fs, u32) -> u64;
+    inodes_at = c"ext2fs_inode_table_loc": fn(Fs, u32) -> u64;
     set_complaint_hook = c"set_com_err_hook": fn(Hook) -> *mut c_void;
 }
 

@@ -13,6 +13,7 @@ mod library;
 mod make;
 mod mapped;
 mod pages;
+mod taken;
 mod target;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -301,6 +302,10 @@ fn check_features(block: &[u8; 1024]) -> Result<()> {
             unknown.0, unknown.1, missing.0, missing.1
         );
         return Err(Error::new(Kind::Unsupported, what));
+    }
+    // Of the second revision; the first has no such field.
+    if word(0x4C) != 0 && word(0x54) < LOST_AND_FOUND {
+        return Err(Error::corrupt(format!("ext4 whose files begin at inode {}, which is reserved", word(0x54))));
     }
     let high = if incompatible & 0x80 != 0 { word(0x150) } else { 0 };
     let groups = (u64::from(high) << 32 | u64::from(word(0x4))) / u64::from(word(0x20).max(1));

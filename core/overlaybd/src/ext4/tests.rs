@@ -76,6 +76,31 @@ fn what_does_not_change_is_not_written() {
     Ext4::open(frozen).unwrap().close().unwrap();
 }
 
+#[test]
+fn what_bitmaps_call_free_although_it_holds_the_file_system_is_not_written_over() {
+    let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    for device in [new(SIZE), foreign(&["-b", "1024"]), foreign(&["-O", "metadata_csum,64bit,flex_bg"])] {
+        Ext4::open(device.clone()).unwrap().close().unwrap();
+        let good = bytes(&*device);
+        let block_bytes = 1024 << word(&good, 1024 + 0x18);
+        let first = word(&good, 1024 + 0x14);
+        let descriptor = (first + 1) * block_bytes;
+        let map = word(&good, descriptor) * block_bytes;
+        let places =
+            [first, first + 1, word(&good, descriptor), word(&good, descriptor + 4), word(&good, descriptor + 8)];
+        for place in places {
+            let (byte, bit) = ((place - first) / 8, 1 << ((place - first) % 8));
+            assert!(good[map + byte] & bit != 0);
+            device.write_at(&[good[map + byte] & !bit], (map + byte) as u64).unwrap();
+            assert_eq!(Ext4::open(device.clone()).map(drop).unwrap_err().kind(), Kind::Corrupt, "block {place}");
+            device.write_at(&good[map..map + block_bytes], map as u64).unwrap();
+        }
+    }
+    let device = new(SIZE);
+    device.write_at(&[2], 1024 + 0x54).unwrap();
+    assert_eq!(Ext4::open(device).map(drop).unwrap_err().kind(), Kind::Corrupt);
+}
+
 /// A device that takes no writes although it says so.
 struct Frozen(Vec<u8>);
 

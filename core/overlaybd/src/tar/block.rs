@@ -24,9 +24,11 @@ impl Block {
     /// # Errors
     /// `Corrupt` if the checksum is wrong.
     pub fn parse(bytes: [u8; BLOCK as usize]) -> Result<Self> {
-        let counted = |i: usize| if (148..156).contains(&i) { b' ' } else { bytes[i] };
-        let unsigned: i64 = (0..bytes.len()).map(|i| i64::from(counted(i))).sum();
-        let signed: i64 = (0..bytes.len()).map(|i| i64::from(counted(i).cast_signed())).sum();
+        let mut counted = bytes;
+        counted[148..156].fill(b' ');
+        let unsigned = counted.iter().map(|byte| i64::from(*byte)).sum::<i64>();
+        // Some have taken bytes for signed: each of the upper half counts for 256 less.
+        let signed = unsigned - 256 * counted.iter().map(|byte| i64::from(byte >> 7)).sum::<i64>();
         let stored = octal(&bytes[148..156]).unwrap_or(-1);
         if stored != unsigned && stored != signed {
             return Err(Error::corrupt("a tar header whose checksum is wrong"));
