@@ -151,6 +151,7 @@ BARS: dict[str, dict[str, Bar]] = {
     "containerd": {
         "containerd.cold_start": at_most(0.35),
         "containerd.cold_bytes": at_most(0.2),
+        "containerd.traced_start": at_most(0.7),
         "containerd.warm_start": at_most(1.1),
         "containerd.call_p99_ms": value_at_most(50),
         "containerd.together_slowest": at_most(3),

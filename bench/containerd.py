@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.slow_proxy import Proxy, slow
+from obd.snapshotter import labels as L
 from tests.e2e.commands import ok
 from tests.e2e.containerd import PROGRAMS, Node, missing
 from tests.e2e.oci_images import Layer, Layout
@@ -26,6 +27,8 @@ FILES = 220
 ROUNDS = 3
 SNAPSHOTS = 200
 TOGETHER = 50
+# What a program does that reads the beginnings of many files before it says anything.
+READS = "head -c 16384 /data*/*[05] > /dev/null; echo hello"
 
 
 def build(home: Path, registry: Registry) -> None:
@@ -70,10 +73,13 @@ class Bench:
         directory.mkdir()
         return Node(directory, self.registry)
 
-    def run(self, node: Node, snapshotter: str, image: str, *command: str) -> float:
+    def run(
+        self, node: Node, snapshotter: str, image: str, *command: str, options: tuple[str, ...] = ()
+    ) -> float:
         """Seconds until a container has printed what it was told to, and is gone."""
         name = f"{self.host}/{image}"
-        words = ["run", "--rm", "--snapshotter", snapshotter, name, f"c{next(self.numbers)}", *command]
+        words = ["run", "--rm", "--snapshotter", snapshotter, *options, name]
+        words += [f"c{next(self.numbers)}", *command]
         begin = time.perf_counter()
         said = node.ok(*words)
         took = time.perf_counter() - begin
@@ -119,12 +125,48 @@ def cold(bench: Bench) -> None:
     row("containerd.cold_bytes", own / 1e6, "MB", "overlayfs with a full pull", ratio)
 
 
+def traced(bench: Bench) -> None:
+    """From nothing to the first line of a program that reads much first, with a trace of that and without."""
+    name = f"{bench.host}/app:v1-obd"
+    trace = bench.home / "trace"
+    trace.touch()
+    labels = (
+        "--snapshotter-label",
+        f"{L.RECORD_TRACE}=yes",
+        "--snapshotter-label",
+        f"{L.TRACE_PATH}={trace}",
+    )
+
+    def start(node: Node, *options: str) -> float:
+        begin = time.perf_counter()
+        ok("obd", "rpull", "--address", str(node.socket), "--http", name)
+        return (
+            time.perf_counter()
+            - begin
+            + bench.run(node, "overlaybd", "app:v1-obd", "/bin/sh", "-c", READS, options=options)
+        )
+
+    with bench.node() as node:
+        start(node, *labels)
+        node.ok("images", "rm", "--sync", name)  # the recording ends with its device
+    rounds = []
+    for _ in range(ROUNDS):
+        with bench.node() as node:
+            without = start(node)
+        with bench.node() as node:
+            took = start(node, *labels)
+        print(f"trace: with {took:.2f} s, without {without:.2f} s", file=sys.stderr)
+        rounds.append((took / without, took))
+    ratio, took = sorted(rounds)[ROUNDS // 2]
+    row("containerd.traced_start", took, "s", "without a trace", ratio)
+
+
 def warm(bench: Bench, node: Node) -> None:
     """Containers of images that have run before."""
     bench.ours(node)
     bench.peer(node)
     rounds = []
-    for _ in range(3 * ROUNDS):
+    for _ in range(7 * ROUNDS):
         peer = bench.run(node, "overlayfs", "app:v1", "/bin/echo", "hello")
         took = bench.run(node, "overlaybd", "app:v1-obd", "/bin/echo", "hello")
         rounds.append((took / peer, took))
@@ -173,6 +215,7 @@ def main() -> None:
             build(home, registry)
             bench = Bench(home, registry, proxy)
             cold(bench)
+            traced(bench)
             with bench.node() as node:
                 warm(bench, node)
                 calls(node)

@@ -249,15 +249,33 @@ def test_layers_upon_a_device_are_ordinary_ones(node: Node, client: Client) -> N
         assert tree(root / "etc") == {"name": "three\n"}
 
 
-def test_accesses_are_recorded_by_label(node: Node, client: Client) -> None:
+def test_accesses_are_recorded_by_label_and_fetched_in_advance(
+    node: Node, client: Client, tmp_path: Path
+) -> None:
     node.pull(APP)
     trace = node.directory / "trace"
     trace.touch()
     labels = {L.RECORD_TRACE: "yes", L.TRACE_PATH: str(trace)}
     with mounted(client.prepare("key", top(client), **labels), node.directory / "at") as root:
-        assert (root / "etc/more").read_text() == "more\n"
+        assert len((root / "big").read_bytes()) == 16 << 20
     client.remove("key")
     assert trace.stat().st_size > 0
+    for file in node.directory.glob("cache/**/*"):
+        if file.is_file():
+            file.unlink()
+    client.prepare("again", top(client), **labels)
+    deadline = time.monotonic() + 60
+    while "bytes fetched" not in (log := said_by_keepers(tmp_path / "run")):
+        assert time.monotonic() < deadline, log
+        time.sleep(0.05)
+    fetched = sum(512 * file.stat().st_blocks for file in node.directory.glob("cache/**/*") if file.is_file())
+    assert fetched >= 16 << 20, "nobody has read any of it"
+
+
+def said_by_keepers(directory: Path) -> str:
+    """The logs of the processes that serve devices."""
+    logs = directory.glob("attach/*/log")
+    return "".join(file.read_text() for file in logs)
 
 
 def test_containerd_is_asked_where_a_layer_comes_from(node: Node, client: Client) -> None:
