@@ -98,10 +98,9 @@ def main() -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.nice(19)
-    with suppress(OSError):
-        # Who started it is not to be killed for want of memory; this may be.
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("500")
+    # Who started it is not to be killed for want of memory; this may be.
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("500")
     with suppress(OSError):
         if number := _SYS_IOPRIO_SET.get(os.uname().machine):
             libc.syscall(number, 1, 0, _IDLE)
