@@ -38,7 +38,13 @@ test: build | system-test system-fuzz ## every test: the core's, fuzz targets an
 	PATH="$$(scripts/rust-path)" core/fuzz/run.sh
 	PATH="$$(scripts/rust-path)" core/sim/run.sh 1-1000
 	PATH="$$(scripts/rust-path)" core/sim/models.sh quick
-	$(BIN)/python -m pytest
+	$(beside_guests)
+
+# A guest has one processor: the tests in guests go on beside all others, and are told of after them.
+guests_log = .venv/tests-vm.log
+beside_guests = $(BIN)/python -m pytest tests/vm >$(guests_log) 2>&1 & \
+	others=0 guests=0; $(BIN)/python -m pytest --ignore tests/vm || others=$$?; \
+	wait $$! || guests=$$?; cat $(guests_log); exit $$((others | guests))
 
 test-vm: build | system-test ## the tests for a real kernel, all of them in User Mode Linux and in QEMU
 	OVERLAYBD_GUESTS=uml,qemu $(BIN)/python -m pytest tests/vm
@@ -84,15 +90,16 @@ sim: | system-build ## run the core in simulated worlds where all goes wrong; SE
 mutants: .venv/.deps | system-build ## try the tests on mutants of formats and cache; MODULE=name and SHARD=1/4 if wanted
 	PATH="$$(scripts/rust-path)" $(BIN)/python -m tests.mutation --module "$(MODULE)" --shard "$(SHARD)"
 
-sweep: build | system-test ## let each call of a script to disk and network fail in each way, one in each run
+sweep: build | system-test ## let each call of scripts to disk and network fail in each way; SHARD=1/4, DONE=file to go on
 	$(call both,sweep)
 
-crash: build | system-test ## open what a loss of power at each moment may have left of a script's files
+crash: build | system-test ## open what a loss of power at each moment may have left of a script's files; likewise
 	$(call both,crash)
 	$(BIN)/python -m tests.sweep.ext4 --every 5
 
 # Two processors share the work.
-both = $(BIN)/python -m tests.sweep.$(1) --part 0/2 & $(BIN)/python -m tests.sweep.$(1) --part 1/2 && wait $$!
+part = $(BIN)/python -m tests.sweep.$(1) $(SHARD:%=--shard %) $(DONE:%=--done %) --shard
+both = $(call part,$(1)) 1/2 & one=0 other=0; $(call part,$(1)) 2/2 || other=$$?; wait $$! || one=$$?; exit $$((one | other))
 
 wheel: .venv/.deps ## a wheel in dist/, tried in an environment of its own
 	rm -rf dist

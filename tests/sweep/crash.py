@@ -1,6 +1,8 @@
 """Crash consistency: what the script writes is recorded, and opened as a loss of power at any moment left it.
 
-python -m tests.sweep.crash [--every N] [--more N] [--part I/N]     every N-th moment, N random states in each
+    python -m tests.sweep.crash [--every N] [--more N] [--shard I/N] [--done FILE]
+
+Every N-th moment of the I-th of N parts, and that many more states in each, drawn at random.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -21,28 +24,31 @@ from tests.sweep.children import Say, child, learn_modules, wrongs
 from tests.sweep.model import Event, Model
 from tests.sweep.oplog import Disk, Op, State, materialize, parse
 from tests.sweep.script import Run
-from tests.sweep.setting import ensure_shim, setting
+from tests.sweep.setting import Done, add_options, ensure_shim, part_of, setting
 from tests.sweep.world import BASE, DEVICE_BYTES, copy_tree, make_template, settle
 
 
 def main() -> int:
     """Tries states, prints what is wrong and counts; 0 if nothing is."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--every", type=int, default=1)
+    add_options(parser)
     parser.add_argument("--more", type=int, default=12)
-    parser.add_argument("--part", default="0/1")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--layouts", default="log,sparse")
     wanted = parser.parse_args()
-    part, parts = map(int, wanted.part.split("/"))
-    failures = 0
+    failures, done = 0, Done(wanted.done)
     with setting() as (home, url):
         for layout in wanted.layouts.split(","):
             crashes = Crashes(home, url, sparse=layout == "sparse")
             begin = time.monotonic()
-            for line in crashes.run(part, parts * wanted.every, wanted.more, wanted.seed):
-                failures += 1
-                print(f"{layout}: {line}", flush=True)
+            chosen = part_of(list(range(crashes.entries)), wanted.shard, wanted.every)
+            name = f"{layout}, seed {wanted.seed}, {wanted.more} more, after"
+            new = {cut for cut in chosen if f"{name} {cut}" not in done}
+            for cut, tried, lines in crashes.run(new, wanted.more, wanted.seed):
+                for line in lines:
+                    failures += 1
+                    print(f"{layout}: {line}", flush=True)
+                done.add(f"{name} {cut}", f"{tried} states: {'; '.join(lines) or 'right'}")
             took = time.monotonic() - begin
             print(f"{layout}: {crashes.entries} entries, {crashes.tried} states in {took:.1f} s", flush=True)
     print(f"{failures} failures")
@@ -108,24 +114,23 @@ class Crashes:
         for name, content in found.items():
             assert content == state.content[name], f"{name} is not what the log says"
 
-    def run(self, first: int, step: int, more: int, seed: int) -> list[str]:
-        """What is wrong with the states at every `step`-th entry, `more` random ones at each."""
-        lines: list[str] = []
+    def run(self, chosen: set[int], more: int, seed: int) -> Iterator[tuple[int, int, list[str]]]:
+        """For each chosen entry how many states were tried, `more` of them random, and what is wrong."""
         events: list[Event] = []
-        numbers = random.Random(seed)
         for cut, op in enumerate(self._ops):
             self._disk.apply(op)
             if op.kind == "note":
                 events.append(json.loads(op.path))
-            if op.kind in ("open", "opened") or cut % step != first:
+            if op.kind in ("open", "opened") or cut not in chosen:
                 continue
-            for state in self._disk.states(cut, numbers, more):
+            lines: list[str] = []
+            before = self.tried
+            # The same states of an entry, whichever others are tried.
+            for state in self._disk.states(cut, random.Random(f"{seed} {cut}"), more):
                 if self._is_new(state, len(events)):
-                    lines += [
-                        f"after {cut} ({op.kind} {op.path or op.inode}), {state.how}: {x}"
-                        for x in self._try(state, events)
-                    ]
-        return lines
+                    where = f"after {cut} ({op.kind} {op.path or op.inode}), {state.how}"
+                    lines += [f"{where}: {what}" for what in self._try(state, events)]
+            yield cut, self.tried - before, lines
 
     def _is_new(self, state: State, events: int) -> bool:
         hasher = hashlib.sha256(str(events).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import sys
@@ -9,11 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final, TypeVar
 
 import cache.aio
 import cache.download
 from tests.sweep import shim
 from tests.sweep.world import RegistryProcess
+
+T = TypeVar("T")
 
 
 def ensure_shim(module: str) -> None:
@@ -21,6 +25,39 @@ def ensure_shim(module: str) -> None:
     if not os.environ.get(shim.VARIABLE):
         command = [sys.executable, "-m", module, *sys.argv[1:]]
         os.execve(sys.executable, command, shim.environment(shim.build()))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the programs of the sweep have in common."""
+    parser.add_argument("--every", type=int, default=1, metavar="N")
+    parser.add_argument("--shard", action="append", default=[], metavar="I/N", help="again: a part of that")
+    parser.add_argument("--done", type=Path, metavar="FILE", help="goes on where those who wrote it ended")
+
+
+def part_of(all_of_them: list[T], shards: list[str], every: int) -> list[T]:
+    """Those that are to be tried."""
+    for shard in shards:
+        number, _, count = shard.partition("/")
+        all_of_them = all_of_them[int(number) - 1 :: int(count)]
+    return all_of_them[::every]
+
+
+class Done:
+    """What has been tried, with what came of it, in a file that several programs may write to."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path: Final = path
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        self._known: Final = {line.partition("\t")[0] for line in lines}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
+    def add(self, name: str, outcome: str) -> None:
+        """Notes it."""
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(f"{name}\t{outcome}\n")
 
 
 @contextmanager

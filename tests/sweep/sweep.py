@@ -1,8 +1,9 @@
 """The fault sweep: the script again and again, each time with another call that fails, and then a clean run.
 
-    python -m tests.sweep.sweep [--every N] [--only WORD] [--part I/N]
+    python -m tests.sweep.sweep [--stories NAMES] [--only WORDS] [--shard I/N] [--every N] [--done FILE]
 
-Every N-th fault of those with WORD in them; of these the part I of N.
+Of the faults with WORDS in them the I-th of N parts, of these every N-th. A run that was stopped goes on with
+the same file.
 """
 
 from __future__ import annotations
@@ -23,52 +24,55 @@ from typing import Final
 from tests.sweep import shim
 from tests.sweep.children import Say, child, learn_modules, wrongs
 from tests.sweep.model import Event, Model
-from tests.sweep.script import Run
-from tests.sweep.setting import ensure_shim, setting
+from tests.sweep.setting import Done, add_options, ensure_shim, part_of, setting
 from tests.sweep.shim import Fault, Shim, calls_of, faults_of
-from tests.sweep.world import BASE, DEVICE_BYTES, make_template, settle
+from tests.sweep.stories import STORIES, Script, Story
+from tests.sweep.world import BASE, DEVICE_BYTES, settle
 
 # How long threads and descriptors may take to go after all is closed.
 _SETTLE_S: Final = 5.0
-# What a download that has not ended has in its directory.
-_UNDER_WAY: Final = frozenset({"layer/.download", "layer/.download.progress", "layer/.download.lock"})
+# What a download that has not ended has in its directory, and a conversion for the one that goes on with it.
+_DOWNLOADED: Final = frozenset({"layer/.download", "layer/.download.progress", "layer/.download.lock"})
+_UNDER_WAY: Final = _DOWNLOADED | {"work/layers/*"}
 
 
 def main() -> int:
     """Sweeps, prints what is wrong and counts; 0 if nothing is."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--part", default="0/1")
+    add_options(parser)
+    parser.add_argument("--only", default="", metavar="WORDS")
     parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--layouts", default="log,sparse")
+    parser.add_argument("--stories", default=",".join(STORIES), help="default: %(default)s")
     wanted = parser.parse_args()
-    part, parts = map(int, wanted.part.split("/"))
-    failures = 0
+    failures, done = 0, Done(wanted.done)
     with setting() as (home, url):
-        for layout in wanted.layouts.split(","):
-            sweep = Sweep(home, url, sparse=layout == "sparse", verbose=wanted.verbose)
+        for name in wanted.stories.split(","):
+            sweep = Sweep(home, url, STORIES[name], verbose=wanted.verbose)
             faults = [fault for fault in sweep.faults() if wanted.only in str(fault)]
-            chosen = faults[part :: wanted.every * parts]
+            chosen = part_of(faults, wanted.shard, wanted.every)
+            new = [fault for fault in chosen if f"{name}: {fault}" not in done]
             begin = time.monotonic()
-            for fault in chosen:
-                for line in sweep.case(fault):
+            for fault in new:
+                lines = sweep.case(fault)
+                for line in lines:
                     failures += 1
-                    print(f"{layout}: {fault}: {line}", flush=True)
-            took = f"{len(chosen)} of {len(faults)} faults in {time.monotonic() - begin:.1f} s"
-            print(f"{layout}: {sweep.calls} calls, {took}: {sweep.tally()}", flush=True)
+                    print(f"{name}: {fault}: {line}", flush=True)
+                done.add(f"{name}: {fault}", "; ".join(lines) or "right")
+            took = f"{len(new)} of {len(faults)} faults in {time.monotonic() - begin:.1f} s"
+            before = f", {len(chosen) - len(new)} before" if len(new) < len(chosen) else ""
+            print(f"{name}: {sweep.calls} calls, {took}{before}: {sweep.tally()}", flush=True)
     print(f"{failures} failures")
     return 1 if failures else 0
 
 
 class Sweep:
-    """The sweep over one layout of the upper."""
+    """The sweep over one story."""
 
-    def __init__(self, home: Path, url: str, *, sparse: bool, verbose: bool) -> None:
+    def __init__(self, home: Path, url: str, story: Story, *, verbose: bool) -> None:
         self._home: Final = home
-        self._sparse: Final = sparse
+        self._run: Final = story.run
         self._verbose: Final = verbose
-        self._template: Final = make_template(home, url, sparse=sparse)
+        self._template: Final = story.template(home, url)
         self._shim: Final = Shim()
         self._names: set[str] = set()
         self._held: list[str] = []
@@ -86,26 +90,27 @@ class Sweep:
         log = self._home / "log"
         with log.open("wb") as file:
             said, status = self._child(
-                place, Run.story, [], lambda: self._shim.record(str(place), file.fileno(), shim.TELL)
+                place, _story, [], lambda: self._shim.record(str(place), file.fileno(), shim.TELL)
             )
         unwanted = [event for event in said if event[0] in ("wrong", "error")]
         assert status == 0 and not unwanted, f"without a fault: status {status}: {unwanted}"
         [left] = [event for event in said if event[0] == "left"]
         self._held, self._threads = json.loads(str(left[1])), int(left[2])
-        after, status = self._child(place, Run.clean, said, lambda: None)
+        after, status = self._child(place, _clean, said, lambda: None)
         assert status == 0 and not wrongs(after), after
         learn_modules(said + after)
         self._names = _names(place)
         shutil.rmtree(place)
         calls = calls_of(log.read_bytes())
         self.calls = len(calls)
+        assert calls, "nothing was recorded"
         return [fault for call in calls for fault in faults_of(call)]
 
     def case(self, fault: Fault) -> list[str]:
         """What is wrong with a run that has this fault, and the clean one after it."""
         place = self._world()
         try:
-            said, status = self._child(place, Run.story, [], lambda: self._shim.arm(str(place), fault))
+            said, status = self._child(place, _story, [], lambda: self._shim.arm(str(place), fault))
             lines = wrongs(said)
             errors = [event for event in said if event[0] == "error"]
             lines += [f"says not enough: {event[1]}: {event[3]}" for event in errors if not event[2]]
@@ -140,7 +145,7 @@ class Sweep:
         return lines
 
     def _clean(self, place: Path, said: list[Event]) -> list[str]:
-        after, status = self._child(place, Run.clean, said, lambda: None)
+        after, status = self._child(place, _clean, said, lambda: None)
         lines = [f"clean run: {what}" for what in wrongs(after)]
         if status == 0:
             lines += [f"clean run leaves {name}" for name in sorted(_names(place) - self._names)]
@@ -155,14 +160,14 @@ class Sweep:
         return place
 
     def _child(
-        self, place: Path, work: Callable[[Run], None], before: list[Event], arm: Callable[[], None]
+        self, place: Path, work: Callable[[Script], None], before: list[Event], arm: Callable[[], None]
     ) -> tuple[list[Event], int]:
         def run(say: Say) -> None:
             model = Model(DEVICE_BYTES, BASE)
             for event in before:
                 model.feed(event)
             arm()
-            work(Run(str(place), say, model, sparse=self._sparse))
+            work(self._run(str(place), say, model))
             fired = int(self._shim.fired)
             self._shim.disarm()
             held, threads = self._settled(place)
@@ -180,6 +185,14 @@ class Sweep:
             if good or time.monotonic() > end or not self._threads:
                 return held, threads
             time.sleep(0.01)
+
+
+def _story(script: Script) -> None:
+    script.story()
+
+
+def _clean(script: Script) -> None:
+    script.clean()
 
 
 def _held(place: Path) -> list[str]:

@@ -23,7 +23,7 @@ def program(name: str, *words: str) -> str:
 
 @pytest.mark.parametrize("layout", ["log", "sparse"])
 def test_any_call_may_fail(layout: str) -> None:
-    assert "0 failures" in program("sweep", "--layouts", layout, "--every", "41")
+    assert "0 failures" in program("sweep", "--stories", layout, "--every", "41")
 
 
 @pytest.mark.parametrize("layout", ["log", "sparse"])

@@ -17,7 +17,7 @@ from tests.sweep.model import make_base
 
 DEVICE_BYTES: Final = 1 << 20
 _LOWER_BYTES: Final = 640 << 10
-_CHUNK_BYTES: Final = 128 << 10
+CHUNK_BYTES: Final = 128 << 10
 BASE: Final = make_base(_LOWER_BYTES)
 
 
@@ -38,7 +38,7 @@ def make_template(home: Path, url: str, *, sparse: bool) -> Path:
     obdcore.lsmt_create(
         str(template / "u0.data"), str(template / "u0.index"), size=DEVICE_BYTES, sparse=sparse
     )
-    cache = {"cacheType": "file", "cacheDir": "@/cache", "cacheSizeGB": 1, "refillSize": _CHUNK_BYTES}
+    cache = {"cacheType": "file", "cacheDir": "@/cache", "cacheSizeGB": 1, "refillSize": CHUNK_BYTES}
     (template / "service.json").write_text(json.dumps({"cacheConfig": cache}))
     document = {
         "repoBlobUrl": f"{url}/v2/a/blobs",
@@ -100,7 +100,8 @@ class RegistryProcess:
 def _handler(home: Path) -> type[QuietHandler]:
     class Handler(QuietHandler):
         def do_GET(self) -> None:
-            data = (home / "lower").read_bytes()
+            blob = home / self.path.rpartition(":")[2]
+            data = (blob if blob.is_file() else home / "lower").read_bytes()
             found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             if "blobs" not in self.path or not found:
                 self.answer(404)

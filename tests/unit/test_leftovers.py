@@ -141,3 +141,18 @@ def test_a_snapshot_that_cannot_be_announced_says_which_file(
             device.snapshot(str(tmp_path / "u1"), str(tmp_path / "u1.index"))
         monkeypatch.undo()
         assert not list(tmp_path.glob("config.json.snapshot*"))
+
+
+def test_a_lock_that_cannot_be_removed_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: str) -> None:
+        raise OSError(5, "Input/output error", path)
+
+    first = Partial.lock(str(tmp_path))
+    assert first is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", fail)
+        first.release()
+    second = Partial.lock(str(tmp_path))
+    assert second is not None
+    second.release()
+    assert os.listdir(tmp_path) == []
