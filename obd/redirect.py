@@ -46,6 +46,7 @@ def follow(url: str, location: str, blob_url: str) -> Redirect | None:
         usable = bool(location) and parts.scheme in _DEFAULT_PORTS and bool(parts.hostname)
         if not usable or not target.isprintable() or not may_lead(blob_url, target):
             return None
+        target = parts.scheme + target[len(parts.scheme) :]  # in small letters, as those want it who connect
         return Redirect(
             target,
             origin(target) == origin(blob_url),

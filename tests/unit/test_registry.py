@@ -351,3 +351,8 @@ def test_links_end_when_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
         margin = None if end is None else min(30.0, end / 2)
         assert redirect.until == (None if end is None or margin is None else now + end - margin), query
         assert "sig" not in repr(redirect).lower()
+
+
+def test_a_link_whose_scheme_is_in_capitals_is_followed() -> None:
+    found = follow(BLOB, "HTTPS://cdn.example/X?sign=", BLOB)
+    assert found is not None and found.url == "https://cdn.example/X?sign="
