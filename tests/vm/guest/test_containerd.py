@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(bool(lack := missing()), reason=f"no containers 
 APP = "app:v1-obd"
 PLAIN = "app:v1"
 BIG = 4 << 20
-WRITABLE = ("--snapshotter-label", f"{L.WRITABLE}=dir")
+WRITABLE = {mode: ("--snapshotter-label", f"{L.WRITABLE}={mode}") for mode in ("dir", "dev")}
 
 
 VIA = {"uml": "tcmu", "qemu": "ublk", "qemu2": "ublk"}
@@ -131,31 +131,23 @@ def what_runs_survives(node: Node, daemon: Daemon | None) -> None:
 
 
 def write_and_commit(node: Node) -> None:
-    """A container on a device of its own; what it wrote becomes a snapshot that others run on."""
-    node.run(APP, "own", "/bin/sh", "-c", "echo three > /etc/name; rm /etc/more; sync", options=WRITABLE)
-    node.ok("snapshots", "--snapshotter", "overlaybd", "commit", "changed", "own")
-    assert L.COMMIT_PATH in node.ok("snapshots", "--snapshotter", "overlaybd", "info", "changed")
+    """Containers on devices of their own; what one wrote becomes a snapshot that others run on."""
+    node.run(
+        APP, "own", "/bin/sh", "-c", "echo three > /etc/name; rm /etc/more; sync", options=WRITABLE["dir"]
+    )
+    snapshots = ("snapshots", "--snapshotter", "overlaybd")
+    node.ok(*snapshots, "commit", "changed", "own")
+    assert L.COMMIT_PATH in node.ok(*snapshots, "info", "changed")
     point = node.directory / "changed"
     point.mkdir()
-    tool(
-        *shlex.split(
-            node.ok(
-                "snapshots",
-                "--snapshotter",
-                "overlaybd",
-                "prepare",
-                "--target",
-                str(point),
-                "next",
-                "changed",
-            )
-        )
-    )
+    tool(*shlex.split(node.ok(*snapshots, "prepare", "--target", str(point), "next", "changed")))
     assert node.ok("run", "--rm", "--rootfs", str(point), "rooted", "/bin/cat", "/etc/name") == "three\n"
     assert not (point / "etc/more").exists()
     tool("umount", point)
+    script = "echo four > /etc/name; cat /etc/name"
+    assert node.run(APP, "raw", "/bin/sh", "-c", script, options=("--rm", *WRITABLE["dev"])) == "four\n"
     for each in ("next", "changed"):
-        node.ok("snapshots", "--snapshotter", "overlaybd", "rm", each)
+        node.ok(*snapshots, "rm", each)
     node.ok("container", "delete", "own")
 
 
@@ -163,7 +155,7 @@ def leases_keep(node: Node) -> None:
     """What was made under a lease outlives its image, and goes with the lease."""
     node.ok("images", "rm", "--sync", node.image(PLAIN))
     layers = node.snapshots()
-    assert len(layers) == 2, "only those of the other image are left"
+    assert len(layers) == 2 and len(node.attached()) == 1, "only those of the other image are left"
     (top,) = (line.split()[0] for line in listed(node) if len(line.split()) == 3)
     with Containerd(str(node.socket), "default") as containerd, containerd.lease():
         containerd.snapshots("Prepare", "overlaybd", key="kept", parent=top)
