@@ -10,13 +10,13 @@ import pytest
 
 from obd.errors import ERRNO
 from tests.e2e.faults.server import Exchange, Server
-from tests.hostile import archives, disks, documents, layers, registries, zfiles
+from tests.hostile import archives, disks, documents, indexes, layers, registries, zfiles
 from tests.hostile.case import MIB, Case, Harmless, Place
 from tests.hostile.watch import Seen, watch
 
 CASES: list[Case] = [
     *(*zfiles.CASES, *layers.CASES, *archives.CASES, *documents.CASES, *registries.CASES),
-    *disks.CASES,
+    *(*disks.CASES, *indexes.CASES),
 ]
 # The first test has all cases run.
 pytestmark = pytest.mark.timeout(600)
