@@ -31,7 +31,7 @@ tests() {
   echo "sanitizer $name: ${FILTER:-all tests of the core}"
   # The C libraries too. With --target the flags are not for build scripts.
   CARGO_TARGET_DIR=$target_dir/$name RUSTFLAGS="-Zsanitizer=$name" CFLAGS="-fsanitize=$name -fno-omit-frame-pointer" \
-    cargo "+$toolchain" test --quiet --locked --package overlaybd --target "$host" "$@" -- ${FILTER:-}
+    cargo "+$toolchain" test --quiet --locked --package overlaybd --target "$host" --lib --tests "$@" -- ${FILTER:-}
 }
 
 for what in "${@:-address thread miri}"; do

@@ -13,8 +13,8 @@ use overlaybd::sync::{point, sim, thread};
 use crate::Model;
 
 pub const MODELS: &[&Model] = &[
-    &Model { name: "pool-close", story: closed, quick: 1, deep: 3 },
-    &Model { name: "pool-full", story: full, quick: 1, deep: 3 },
+    &Model { name: "pool-close", story: closed, quick: 1, deep: 2 },
+    &Model { name: "pool-full", story: full, quick: 1, deep: 2 },
     &Model { name: "pool-idle", story: idle, quick: 2, deep: 3 },
     &Model { name: "pool-dropped", story: dropped, quick: 2, deep: 3 },
 ];

@@ -17,7 +17,7 @@ use crate::Model;
 
 pub const MODELS: &[&Model] = &[
     &Model { name: "ring", story: ordinary, quick: 1, deep: 2 },
-    &Model { name: "ring-shared", story: together, quick: 2, deep: 3 },
+    &Model { name: "ring-shared", story: together, quick: 2, deep: 2 },
     &Model { name: "ring-abort", story: aborted, quick: 1, deep: 2 },
     &Model { name: "ring-stop", story: stopped, quick: 1, deep: 2 },
 ];

@@ -22,8 +22,8 @@ pub const MODELS: &[&Model] = &[
     &Model { name: "snapshot", story: append, quick: 2, deep: 2 },
     &Model { name: "snapshot-sparse", story: sparse, quick: 1, deep: 2 },
     &Model { name: "snapshot-flush", story: flushed, quick: 1, deep: 2 },
-    &Model { name: "writes", story: writes, quick: 1, deep: 3 },
-    &Model { name: "writes-sparse", story: writes_sparse, quick: 1, deep: 3 },
+    &Model { name: "writes", story: writes, quick: 1, deep: 2 },
+    &Model { name: "writes-sparse", story: writes_sparse, quick: 1, deep: 2 },
 ];
 
 const SECTOR: usize = 512;

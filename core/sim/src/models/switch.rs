@@ -17,8 +17,8 @@ use crate::source::{check, Remote, CHUNK};
 use crate::Model;
 
 pub const MODELS: &[&Model] = &[
-    &Model { name: "switch", story: there_and_back, quick: 2, deep: 4 },
-    &Model { name: "switch-download", story: download, quick: 1, deep: 3 },
+    &Model { name: "switch", story: there_and_back, quick: 2, deep: 3 },
+    &Model { name: "switch-download", story: download, quick: 1, deep: 2 },
 ];
 
 /// Like the remote blob, but fails from some moment on.
