@@ -87,12 +87,8 @@ class Model:
     def lose_power(self) -> None:
         """Whatever was or became possible since the last flush is possible now, also by halves."""
         for sector, since in enumerate(self._since):
-            # The index of a log-structured upper may know of a write whose bytes did not get to the disk.
-            possible = since | {ZEROS} if len(since) > 1 else since
-            self._now[sector] = self._since[sector] = set(possible)
-            self._sure[sector] = (
-                bytes_of(next(iter(possible)), sector, self._base) if len(possible) == 1 else b""
-            )
+            self._now[sector] = self._since[sector] = set(since)
+            self._sure[sector] = bytes_of(next(iter(since)), sector, self._base) if len(since) == 1 else b""
         self._at_flush, self._after = [], []
 
     def settle(self, data: bytes) -> None:

@@ -61,6 +61,10 @@ pub const MAX_GZIP_CURSORS: usize = 4;
 /// Time that a snapshot has new writes wait for those under way, at most: half of the pause that it may make.
 pub const CUT_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
 
+/// Time after which what was written to a log-structured upper is flushed, asked or not: what Linux takes for its page
+/// cache (`dirty_expire_centisecs`).
+pub const UNFLUSHED: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Time between two tries of a snapshot, in which writes go on as if there were none.
 pub const CUT_REST: std::time::Duration = std::time::Duration::from_millis(200);
 

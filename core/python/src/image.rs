@@ -6,7 +6,7 @@ use std::sync::Arc;
 use overlaybd::blob::{Blob, FileBlob, ProvenBlob};
 use overlaybd::device::{BlockDevice, ExtentKind};
 use overlaybd::engine;
-use overlaybd::image::{open_stored, Image, NewUpper};
+use overlaybd::image::{open_stored, Aging, Image, NewUpper};
 use overlaybd::merkle::Tree;
 use overlaybd::sys::os::OsDisk;
 use overlaybd::trace;
@@ -23,7 +23,21 @@ use crate::turbo::{Lower, LowerSource, Upper};
 /// An open image. Front ends keep it alive after `close`, until they have ended.
 #[pyclass(name = "Image", module = "obdcore", frozen)]
 pub struct PyImage {
-    inner: parking_lot::RwLock<Option<Arc<Image>>>,
+    inner: parking_lot::RwLock<Option<Open>>,
+}
+
+/// An image, and who flushes it unasked.
+struct Open {
+    image: Arc<Image>,
+    /// Kept for as long as the image is open.
+    aging: Option<Aging>,
+}
+
+impl Open {
+    fn new(image: Image) -> Open {
+        let image = Arc::new(image);
+        Open { aging: Aging::watch(&image), image }
+    }
 }
 
 /// A blob that can be opened without Python.
@@ -52,7 +66,7 @@ impl PyImage {
     /// The device, unless the image has been closed.
     pub fn device(&self) -> PyResult<Arc<Image>> {
         let closed = || to_py(Error::new(Kind::Invalid, "the image is closed"));
-        self.inner.read().clone().ok_or_else(closed)
+        self.inner.read().as_ref().map(|open| Arc::clone(&open.image)).ok_or_else(closed)
     }
 }
 
@@ -76,7 +90,7 @@ impl PyImage {
             let lowers = sources.iter().map(|source| source.open(kind)).collect::<overlaybd::Result<_>>()?;
             open_stored(disk(scratch), lowers, upper.as_ref().map(Upper::open).transpose()?)
         })
-        .map(|image| PyImage { inner: parking_lot::RwLock::new(Some(Arc::new(image))) })
+        .map(|image| PyImage { inner: parking_lot::RwLock::new(Some(Open::new(image))) })
         .map_err(to_py)
     }
 
@@ -198,9 +212,16 @@ impl PyImage {
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let image = self.inner.write().take();
-        py.detach(|| image.map_or(Ok(()), |image| if image.read_only() { Ok(()) } else { image.flush() }))
-            .map_err(to_py)
+        let Some(Open { image, aging }) = self.inner.write().take() else { return Ok(()) };
+        py.detach(|| {
+            drop(aging);
+            if image.read_only() {
+                Ok(())
+            } else {
+                image.flush()
+            }
+        })
+        .map_err(to_py)
     }
 }
 

@@ -45,6 +45,7 @@ struct Inner {
     tree: Mutex<Tree>,
     faults: Mutex<Faults>,
     handles: AtomicU64,
+    boot: AtomicU64,
 }
 
 #[derive(Default)]
@@ -65,7 +66,8 @@ impl SimDisk {
     /// An empty disk on which nothing goes wrong.
     pub fn new() -> Self {
         let faults = Faults { capacity: u64::MAX, ..Faults::default() };
-        SimDisk(Arc::new(Inner { tree: Mutex::default(), faults: Mutex::new(faults), handles: AtomicU64::new(0) }))
+        let (tree, faults) = (Mutex::default(), Mutex::new(faults));
+        SimDisk(Arc::new(Inner { tree, faults, handles: AtomicU64::new(0), boot: AtomicU64::new(1) }))
     }
 
     /// What goes wrong from now on.
@@ -75,6 +77,7 @@ impl SimDisk {
 
     /// The power goes, and comes back: what was not durable may be gone. No process may be alive.
     pub fn lose_power(&self) {
+        self.0.boot.fetch_add(1, Ordering::Relaxed);
         let mut tree = lock(&self.0.tree);
         let kept = sim::draw(tree.changes.len() as u64 + 1) as usize;
         let changes = std::mem::take(&mut tree.changes);
@@ -276,5 +279,9 @@ impl Disk for SimDisk {
     fn free_bytes(&self, dir: &Path) -> Result<u64> {
         let faults = self.begin(|f| f.reads).map_err(|e| failed("statfs", dir, e))?;
         Ok(faults.capacity.saturating_sub(self.used()))
+    }
+
+    fn boot(&self) -> u64 {
+        self.0.boot.load(Ordering::Relaxed)
     }
 }

@@ -169,10 +169,6 @@ impl Model {
         for all in self.lock().changed.values_mut() {
             all.retain(|p| p.durable);
             all.iter_mut().for_each(|p| (p.until, p.doubtful) = (None, false));
-            // The index of a log-structured upper may know of a write whose bytes did not get to the disk.
-            if all.len() > 1 && all.iter().all(|p| p.content != 0) {
-                all.push(Possible { content: 0, until: None, durable: true, doubtful: false });
-            }
         }
     }
 

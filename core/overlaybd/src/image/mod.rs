@@ -1,5 +1,6 @@
 //! An open image: a stack of lowers, perhaps an upper, and the block device that they make.
 
+mod aging;
 mod extents;
 mod interrupted;
 mod layers;
@@ -10,6 +11,7 @@ mod places;
 mod tests;
 
 pub use crate::layer::Stored;
+pub use aging::Aging;
 pub use interrupted::finish_snapshot;
 pub use live::{NewUpper, Publish, Snapshot};
 pub use open::{open, open_stored, UpperFiles};

@@ -105,6 +105,10 @@ impl Disk for FaultDisk {
     fn free_bytes(&self, dir: &Path) -> Result<u64> {
         self.inner.free_bytes(dir)
     }
+
+    fn boot(&self) -> u64 {
+        self.inner.boot()
+    }
 }
 
 #[derive(Debug)]

@@ -96,6 +96,11 @@ pub trait Disk: Send + Sync + Debug {
     fn list(&self, dir: &Path) -> Result<Vec<String>>;
     /// Bytes free to an unprivileged user on the file system of `dir`.
     fn free_bytes(&self, dir: &Path) -> Result<u64>;
+    /// A number that stays the same for as long as what was written is seen by all, synced or not; below 2^55. 0 if
+    /// nobody can tell, or if it does not matter.
+    fn boot(&self) -> u64 {
+        0
+    }
 }
 
 /// Time.

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::{Clock, Disk, File, Mode};
@@ -230,6 +230,17 @@ impl Disk for OsDisk {
         // SAFETY: `name` and `st` outlive the call.
         check(unsafe { libc::statvfs(name.as_ptr(), &mut st) }).map_err(|e| Error::io("statvfs", e).in_file(dir))?;
         Ok(st.f_bavail * st.f_frsize)
+    }
+
+    fn boot(&self) -> u64 {
+        static BOOT: OnceLock<u64> = OnceLock::new();
+        // A random UUID: its first 55 bits are as good as all.
+        let read = || {
+            let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+            let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+            u64::from_str_radix(&digits, 16).ok()
+        };
+        *BOOT.get_or_init(|| read().unwrap_or(0) >> 9)
     }
 }
 

@@ -277,18 +277,20 @@ fn damage_before_a_flush_is_refused_not_cut() {
     upper.write_at(&[3; 4096], 8192, nothing_below).unwrap();
     drop(upper);
     let index = disk.content(&files().1);
+    // Behind the note of the boot.
+    let first = 4096 + 16;
     let open = |disk: &MemDisk| Upper::open(disk, &files().0, &files().1);
     let mut zeroed = index.clone();
-    zeroed[4096..4112].fill(0);
+    zeroed[first..first + 16].fill(0);
     disk.put(&files().1, &zeroed);
     assert_eq!(open(&disk).err().unwrap().kind(), Kind::Corrupt, "a flushed record is gone");
     let mut zeroed = index.clone();
-    let last = index.len() - 16;
-    zeroed[last..].fill(0);
+    let last = index.len() - 32;
+    zeroed[last..last + 16].fill(0); // and behind it is room for one more
     disk.put(&files().1, &zeroed);
     assert_eq!(open(&disk).unwrap().cut_records(), 1, "one that was not flushed may go");
     let mut strange = index;
-    strange[4096 + 8..4096 + 16].copy_from_slice(&3u64.to_le_bytes());
+    strange[first + 8..first + 16].copy_from_slice(&3u64.to_le_bytes());
     disk.put(&files().1, &strange);
     assert_eq!(open(&disk).err().unwrap().kind(), Kind::Corrupt, "no crash maps into the header");
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use overlaybd::sys::{Disk, File, Mode};
@@ -129,6 +130,7 @@ impl Node {
 #[derive(Clone, Debug, Default)]
 pub struct MemDisk {
     files: Arc<Mutex<BTreeMap<PathBuf, Arc<Mutex<Node>>>>>,
+    boots: Arc<AtomicU64>,
 }
 
 impl MemDisk {
@@ -137,8 +139,14 @@ impl MemDisk {
         self.files.lock().unwrap().values().for_each(|node| node.lock().unwrap().pending.clear());
     }
 
+    /// The system starts anew; nothing has been lost.
+    pub fn reboot(&self) {
+        self.boots.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Power fails, and comes back. Index files may have lost pages in their middle.
     pub fn crash(&self, random: &mut Random) {
+        self.reboot();
         for (path, node) in &*self.files.lock().unwrap() {
             let ordered = path.extension().is_some_and(|e| e == "data");
             node.lock().unwrap().crash(random, ordered);
@@ -206,6 +214,10 @@ impl Disk for MemDisk {
 
     fn free_bytes(&self, _dir: &Path) -> Result<u64> {
         Ok(u64::MAX)
+    }
+
+    fn boot(&self) -> u64 {
+        1 + self.boots.load(Ordering::Relaxed)
     }
 }
 

@@ -95,6 +95,13 @@ fn sectors_beyond_two_to_the_32() {
     }
 }
 
+/// What an index file says to upstream, which passes over padding and tags.
+fn records(index: &[u8]) -> Vec<Segment> {
+    let (records, _) = index[4096..].as_chunks();
+    let records = records.iter().map(Segment::from_bytes).filter(|record| !record.is_invalid());
+    records.map(|record| Segment { tag: 0, ..record }).collect()
+}
+
 #[test]
 fn what_we_write_is_what_upstream_writes() {
     let dir = tempfile::tempdir().unwrap();
@@ -108,7 +115,7 @@ fn what_we_write_is_what_upstream_writes() {
         apply(&upper, &ops(name));
         drop(upper);
         let ours = fs::read(&files.1).unwrap();
-        assert_eq!(ours[4096..], index[4096..], "{name}: index");
+        assert_eq!(records(&ours), records(&index), "{name}: index");
         assert_eq!(ours[..93], index[..93], "{name}: index header up to the parent's id");
         if !["k", "j257"].contains(&name) {
             let data = fs::read(&files.0).unwrap();

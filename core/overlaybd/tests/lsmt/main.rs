@@ -1,5 +1,6 @@
 //! LSMT layers against files that upstream made, against a plain model, and against faults.
 
+mod boots;
 mod crash;
 mod disk;
 mod golden;

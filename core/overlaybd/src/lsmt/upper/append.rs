@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use crate::sync::{Mutex, RwLock};
 
-use super::log::{self, Log, Verdict};
+use super::log::Log;
+use super::survey::{self, Verdict};
 use super::{file_len, runs, Layout, Replay, Upper, DISCARD_RECORDS};
 use crate::error::{Error, Result};
-use crate::limits::SECTOR;
+use crate::limits::{MAX_IO_BYTES, SECTOR};
 use crate::lsmt::header::{Header, BLOCK_BYTES, FIRST_DATA_SECTOR};
 use crate::lsmt::index::MutableIndex;
 use crate::lsmt::layer::check;
@@ -37,21 +38,25 @@ impl Tail {
 }
 
 /// Opens the pair for writing.
-pub(super) fn open(data: Arc<dyn File>, header: Header, index: Arc<dyn File>) -> Result<Upper> {
-    let virtual_size = log::read_header(&*index)?.virtual_size;
-    let Replay { map, survey } = replay(&data, &*index)?;
+pub(super) fn open(data: Arc<dyn File>, header: Header, index: Arc<dyn File>, boot: u64) -> Result<Upper> {
+    let virtual_size = survey::read_header(&*index)?.virtual_size;
+    let Replay { map, survey } = replay(&data, &*index, boot)?;
     let len = file_len(&*data)?;
     let end = len - len % SECTOR;
-    let log = Log::new(index, &survey, survey.durable)?;
+    let mut unproven = end;
+    survey::scan(&*index, survey.proven..survey.records, |_, record| {
+        if !record.is_invalid() && !record.zeroed && record.length > 0 {
+            unproven = unproven.min(record.moffset * SECTOR);
+        }
+        Ok(())
+    })?;
+    let log = Log::new(index, &survey, survey.durable, boot)?;
     if end != len {
         data.set_len(end).map_err(|e| Error::io("cut a torn sector", e).in_file(data.path()))?;
     }
     if survey.records > survey.durable {
-        // As the log does with those records: that the file reaches so far is to be part of the next flush.
-        let mut last = [0; SECTOR as usize];
-        let at = end.saturating_sub(SECTOR);
-        read_exact(&*data, &mut last, at)?;
-        write_all(&*data, &last, at)?;
+        // As the log does with those records: a flush that failed may have lost this, and that the file reaches so far.
+        rewrite(&*data, unproven.min(end.saturating_sub(SECTOR))..end)?;
     }
     let tail = Tail(Mutex::new(Ends { reserved: end, written: end }));
     Ok(Upper {
@@ -65,12 +70,23 @@ pub(super) fn open(data: Arc<dyn File>, header: Header, index: Arc<dyn File>) ->
     })
 }
 
-/// Reads the index file into a map, up to what a crash has torn.
-pub(super) fn replay(data: &Arc<dyn File>, index: &dyn File) -> Result<Replay> {
+/// Writes bytes of the data file again as they are.
+fn rewrite(data: &dyn File, bytes: Range<u64>) -> Result<()> {
+    let mut buf = vec![0; (bytes.end - bytes.start).min(MAX_IO_BYTES as u64) as usize];
+    for at in bytes.clone().step_by(MAX_IO_BYTES) {
+        let piece = &mut buf[..(bytes.end - at).min(MAX_IO_BYTES as u64) as usize];
+        read_exact(data, piece, at)?;
+        write_all(data, piece, at)?;
+    }
+    Ok(())
+}
+
+/// Reads the index file into a map, up to what a crash has torn or not let become durable.
+pub(super) fn replay(data: &Arc<dyn File>, index: &dyn File, boot: u64) -> Result<Replay> {
     let end = file_len(&**data)? / SECTOR;
-    let survey = log::survey(index, false, |record| judge(record, end))?;
+    let survey = survey::survey(index, false, boot, |record| judge(record, end))?;
     let mut map = MutableIndex::default();
-    log::scan(index, survey.records, |_, record| {
+    survey::scan(index, 0..survey.records, |_, record| {
         map.insert(Segment { tag: 0, ..record });
         Ok(())
     })?;

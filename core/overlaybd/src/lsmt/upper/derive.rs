@@ -14,7 +14,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::log::{self, Survey, Verdict};
+use super::survey::{self, Survey, Verdict};
 use super::{file_len, runs, Replay};
 use crate::error::{Error, Kind, Result};
 use crate::limits::SECTOR;
@@ -50,15 +50,15 @@ pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File) ->
         extents = overlaps(&extents, whole).collect();
     }
     let (mut map, mut unproven) = (MutableIndex::default(), Vec::new());
-    let mut survey = Survey { records: 0, durable: 0, cut: 0 };
+    let mut survey = Survey::default();
     let mut current = file_len(index)? > 0;
     if current {
         check_owner(index, header)?;
-        survey = log::survey(index, true, judge)?;
+        survey = survey::survey(index, true, 0, judge)?;
         let end = (file_len(&**data)? / SECTOR).saturating_sub(FIRST_DATA_SECTOR);
         // Logs of old say more than the device has, where it ends within a block.
         let whole = 0..if header.virtual_size > 0 { end.min(header.virtual_size.div_ceil(SECTOR)) } else { end };
-        log::scan(index, survey.records, |number, record| {
+        survey::scan(index, 0..survey.records, |number, record| {
             if record.is_invalid() || record.zeroed {
                 map.insert(record); // which passes over a mark
                 return Ok(());
@@ -86,7 +86,7 @@ pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File) ->
 
 /// Refuses an index file that is no log of this data file.
 fn check_owner(index: &dyn File, header: &Header) -> Result<()> {
-    let head = log::read_header(index)?;
+    let head = survey::read_header(index)?;
     if head.has(SPARSE) && head.uuid == header.uuid {
         return Ok(());
     }

@@ -26,8 +26,10 @@ mod append;
 mod create;
 mod derive;
 mod log;
+mod notes;
 mod seal;
 mod sparse;
+mod survey;
 mod warp;
 
 pub use create::{clear_unfinished, create, remove_new, CreateOptions};
@@ -60,7 +62,7 @@ type Below<'a> = dyn FnMut(&mut [u8], u64) -> Result<()> + 'a;
 /// What an index file or the holes of a data file amount to.
 struct Replay {
     map: MutableIndex,
-    survey: log::Survey,
+    survey: survey::Survey,
 }
 
 impl Upper {
@@ -83,7 +85,7 @@ impl Upper {
         if header.has(SPARSE) {
             sparse::open(disk, data, header, index)
         } else {
-            append::open(data, header, disk.open(index, Mode::Write)?)
+            append::open(data, header, disk.open(index, Mode::Write)?, disk.boot())
         }
     }
 
@@ -107,7 +109,13 @@ impl Upper {
         self.log.path()
     }
 
-    /// Records that a crash had torn and that `open` cut off; worth a line in the log.
+    /// How many records there are, and how many of them no loss of power can take any more. They are the same for all
+    /// but log-structured layers, which show after a loss of power no others.
+    pub fn progress(&self) -> (u64, u64) {
+        self.log.progress()
+    }
+
+    /// Records that a crash had torn, or not let become durable, and that `open` cut off; worth a line in the log.
     pub fn cut_records(&self) -> u64 {
         self.cut_records
     }
@@ -115,6 +123,11 @@ impl Upper {
     /// Whether this is a sparse layer, not a log-structured one.
     pub fn is_sparse(&self) -> bool {
         matches!(self.layout, Layout::Sparse(_))
+    }
+
+    /// Whether this is a log-structured layer: bytes go to the end of its data file.
+    pub fn is_log_structured(&self) -> bool {
+        matches!(self.layout, Layout::Append(_))
     }
 
     /// All entries in ascending order; tags mean nothing but in a layer of turboOCI, where they are types.
@@ -309,8 +322,8 @@ pub fn open_as_layer(disk: &dyn Disk, data: &Path, index: &Path) -> Result<(Laye
     let replay = if header.has(SPARSE) {
         derive::derive(&data, &header, &*index)?.replay
     } else {
-        trailer.virtual_size = log::read_header(&*index)?.virtual_size;
-        append::replay(&data, &*index)?
+        trailer.virtual_size = survey::read_header(&*index)?.virtual_size;
+        append::replay(&data, &*index, disk.boot())?
     };
     let blob: Arc<dyn Blob> = Arc::new(FileBlob::new(data)?);
     Ok((Layer::from_parts(blob, header, trailer, replay.map.iter().collect()), replay.survey.cut))

@@ -53,7 +53,8 @@ impl Upper {
         }
         // The log too: a flush that comes now finds nothing left to do, while a restart may yet read the pair.
         let data = self.data.sync_data().map_err(|e| Error::io("flush", e).in_file(self.data.path()));
-        if let Err(e) = data.and_then(|()| self.log.sync_log()) {
+        let proven = data.and_then(|()| self.log.prove_all(&mut state));
+        if let Err(e) = proven.and_then(|()| self.log.sync_log()) {
             self.log.close(&mut state, Kind::Io, &format!("sealing failed, close the layer: {e}"));
             return Err(e.context("seal"));
         }

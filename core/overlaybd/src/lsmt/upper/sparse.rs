@@ -14,7 +14,8 @@ use std::sync::Arc;
 use crate::sync::RwLock;
 
 use super::derive::{derive, entries, extents, missing, not_data, overlaps, Derived};
-use super::log::{Log, Survey};
+use super::log::Log;
+use super::survey::Survey;
 use super::{directory, Below, Layout, Replay, Upper, DISCARD_RECORDS};
 use crate::error::{Error, Result};
 use crate::limits::{MAX_GRANULE_BYTES, SECTOR};
@@ -64,7 +65,7 @@ pub(super) fn open(disk: &dyn Disk, data: Arc<dyn File>, header: Header, path: &
     let log = if !current || survey.records > 2 * map.len() as u64 + SHORT_LOG {
         rewrite_log(disk, &*data, &header, path, &map)?
     } else {
-        let log = Log::new(index, &survey, 0)?;
+        let log = Log::new(index, &survey, 0, 0)?;
         if !unlogged.is_empty() {
             append(&log, &unlogged)?;
             log.flush(&*data, true)?;
@@ -119,14 +120,15 @@ fn make_log(
     let file = disk.open(fresh, Mode::New)?;
     let head = Header { flags: HEADER | SPARSE, index_offset: BLOCK_BYTES as u64, ..header.clone() };
     write_all(&*file, &head.to_block(), 0)?;
-    let log = Log::new(file, &Survey { records: 0, durable: 0, cut: 0 }, 0)?;
+    let log = Log::new(file, &Survey::default(), 0, 0)?;
     let in_place = |s: Segment| Segment { moffset: s.offset + FIRST_DATA_SECTOR, ..s };
     append(&log, &coalesce(map.iter().map(in_place)))?;
     log.flush(data, true)?;
     let records = log.records();
     disk.rename(fresh, path)?;
     disk.sync_dir(directory(path))?;
-    Log::new(disk.open(path, Mode::Write)?, &Survey { records, durable: records, cut: 0 }, records)
+    let survey = Survey { records, durable: records, kept: records, ..Survey::default() };
+    Log::new(disk.open(path, Mode::Write)?, &survey, records, 0)
 }
 
 impl Upper {

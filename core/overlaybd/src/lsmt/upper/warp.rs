@@ -16,7 +16,8 @@ use std::sync::Arc;
 use crate::sync::{MutexGuard, RwLock};
 
 use super::derive::missing;
-use super::log::{self, Log, State, Verdict};
+use super::log::{Log, State};
+use super::survey::{self, Verdict};
 use super::{lock, runs, Layout, Replay, Upper, DISCARD_RECORDS};
 use crate::blob::{Blob, FileBlob};
 use crate::error::{Error, Kind, Result};
@@ -65,11 +66,11 @@ impl Upper {
         lock(&*data, true)?;
         refuse_header(&data)?;
         let index = disk.open(index, Mode::Write)?;
-        let header = log::read_header(&*index)?;
+        let header = survey::read_header(&*index)?;
         let (Replay { map, survey }, first_tag) = replay(&*index)?;
         let numbered = AtomicBool::new(first_tag.is_some());
         let first_tag = first_tag.unwrap_or(lowers.min(MAX_FIRST_TAG.into()) as u8);
-        let log = Log::new(index, &survey, survey.durable)?;
+        let log = Log::new(index, &survey, survey.durable, 0)?;
         let virtual_size = AtomicU64::new(header.virtual_size);
         let layout = Layout::Warp(Warp { target: target.map(Target::new), first_tag, numbered });
         Ok(Upper { data, log, map: RwLock::new(map), header, virtual_size, layout, cut_records: survey.cut })
@@ -169,7 +170,7 @@ pub fn open_as_meta(disk: &dyn Disk, data: &Path, index: &Path) -> Result<(Meta,
     lock(&*data, false)?;
     refuse_header(&data)?;
     let index = disk.open(index, Mode::Read)?;
-    let header = log::read_header(&*index)?;
+    let header = survey::read_header(&*index)?;
     let (Replay { map, survey }, _) = replay(&*index)?;
     let blob: Arc<dyn Blob> = Arc::new(FileBlob::new(data)?);
     Ok((Meta::from_parts(blob, header, map.iter().collect()), survey.cut))
@@ -178,16 +179,16 @@ pub fn open_as_meta(disk: &dyn Disk, data: &Path, index: &Path) -> Result<(Meta,
 /// Reads the index file into a map with types for tags; also the tag of metadata in it, unless it says nothing.
 fn replay(index: &dyn File) -> Result<(Replay, Option<u8>)> {
     let mut first_tag = None;
-    log::scan(index, log::count_records(index)?, |_, record| {
+    survey::scan(index, 0..survey::count_records(index)?, |_, record| {
         if !record.is_invalid() && record != NOTHING {
             first_tag = Some(first_tag.map_or(record.tag, |tag: u8| tag.min(record.tag)));
         }
         Ok(())
     })?;
     let first = first_tag.unwrap_or(0);
-    let survey = log::survey(index, false, |record| judge(record, first))?;
+    let survey = survey::survey(index, false, 0, |record| judge(record, first))?;
     let (mut map, mut least) = (MutableIndex::default(), None);
-    log::scan(index, survey.records, |_, record| {
+    survey::scan(index, 0..survey.records, |_, record| {
         if !record.is_invalid() {
             map.insert(Segment { tag: record.tag - first, ..record });
             least = Some(least.map_or(record.tag, |tag: u8| tag.min(record.tag)));
