@@ -86,8 +86,8 @@ def _made(found: dict[str, Any]) -> Made:
 def remove_unused(directory: str, keep_s: float = KEEP_S) -> None:
     """Removes the files in a directory that were neither used nor changed for so long."""
     oldest = time.time() - keep_s
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(directory):
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
             with contextlib.suppress(OSError):
                 if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < oldest:
                     os.unlink(entry.path)
