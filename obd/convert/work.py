@@ -113,7 +113,7 @@ class Work:
     def close(self) -> None:
         """Removes the run's own directory."""
         shutil.rmtree(self.path, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # one that stays is removed by the next run
             os.unlink(f"{self.path}.lock")
         os.close(self._lock)
 

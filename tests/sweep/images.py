@@ -55,15 +55,17 @@ class Images(Run):
     def clean(self) -> None:
         """The same again, of what may be there already."""
         self._check()
-        for make in (self._convert, self._commit, self._copy):
-            make()
+        # In earnest, though it may be done already: what was left is removed by the next conversion.
+        self._convert("--no-reuse")
+        self._commit()
+        self._copy()
         self._check()
         for name in ("converted", "committed"):
             if not (Path(self._path(name)) / "index.json").exists():
                 self._say("wrong", f"{name} is not there")
 
-    def _convert(self) -> None:
-        words = ["--fs", "erofs", "--jobs", "1", "--work", self._path("work")]
+    def _convert(self, *more: str) -> None:
+        words = ["--fs", "erofs", "--jobs", "1", "--work", self._path("work"), *more]
         self._obd("convert", *words, f"oci:{self._path('source')}:x", f"oci:{self._path('converted')}:x")
 
     def _commit(self) -> None:

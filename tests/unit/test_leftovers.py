@@ -12,6 +12,7 @@ import obdcore
 from cache.partial import Partial
 from obd import turbo_meta
 from obd.convert.record import Made, Records
+from obd.convert.work import Work
 from obd.errors import ObdError
 from obd.image import Device
 from obd.result import ResultFile
@@ -143,10 +144,22 @@ def test_a_snapshot_that_cannot_be_announced_says_which_file(
         assert not list(tmp_path.glob("config.json.snapshot*"))
 
 
-def test_a_lock_that_cannot_be_removed_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: str) -> None:
-        raise OSError(5, "Input/output error", path)
+def fail(path: str) -> None:
+    """Removes nothing."""
+    raise OSError(5, "Input/output error", path)
 
+
+def test_so_is_that_of_a_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Work(str(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", fail)
+        first.close()
+    assert len(os.listdir(tmp_path / "runs")) == 1
+    Work(str(tmp_path)).close()
+    assert os.listdir(tmp_path / "runs") == []
+
+
+def test_a_lock_that_cannot_be_removed_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Partial.lock(str(tmp_path))
     assert first is not None
     with monkeypatch.context() as patched:
