@@ -2,6 +2,7 @@
 
 import base64
 import logging
+import random
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,65 @@ def test_the_first_source_that_has_one_counts(tmp_path: Path) -> None:
     chain.forget(URL)
     assert chain.lookup(URL) == Credential("ann", "x")
     assert chain.describe() == f"file {one}, file {two}"
+
+
+def test_whatever_the_files_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tables of the right names with anything in them: a credential or none, never a failure of ours."""
+    order = random.Random(7)
+    names = ["plugins", "cri", "registry", "configs", "h:5000", "auth", "config_path", "server", "host"]
+    names += [
+        "https://h:5000",
+        "http://[",
+        "header",
+        "authorization",
+        "Authorization",
+        "username",
+        "password",
+    ]
+    leaves = [
+        1,
+        True,
+        1.5,
+        "",
+        "x",
+        f"Basic {AUTH}",
+        "Basic %",
+        [],
+        ["x"],
+        [1],
+        [{}],
+        "https://h:5000",
+        "a:b",
+    ]
+
+    def table(depth: int) -> dict[str, object]:
+        chosen = order.sample(names, order.randrange(1, 6))
+        return {
+            name: table(depth - 1) if depth and order.random() < 0.7 else order.choice(leaves)
+            for name in chosen
+        }
+
+    def wrapped(*path: str) -> dict[str, object]:
+        found = table(3)
+        for name in reversed(path):
+            found = {**table(1), name: found}
+        return found
+
+    (tmp_path / "h:5000").mkdir()
+    (tmp_path / "h:5000" / "hosts.toml").touch()
+    (tmp_path / "config.toml").touch()
+    shapes = [
+        (),
+        ("plugins", "cri", "registry"),
+        ("plugins", "cri", "registry", "configs", "h:5000"),
+        ("host",),
+    ]
+    monkeypatch.setattr("obd.credentials.containerd._DIRECTORIES", str(tmp_path))
+    monkeypatch.setattr("obd.credentials.containerd._read", lambda _: wrapped(*order.choice(shapes)))
+    found = 0
+    for _ in range(3000):
+        found += ContainerdCredentials(str(tmp_path / "config.toml")).lookup(URL) is not None
+    assert found
+    assert "internal error" not in caplog.text
