@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm test-clean-debian check bench bench-vm fuzz sim sweep crash models
+.PHONY: help build demo test test-vm test-clean-debian check bench bench-vm fuzz sim sweep crash models rough
 .PHONY: sanitize rigs soak mutants wheel install uninstall deb lock clean
 .PHONY: $(addprefix system-,build check test fuzz rigs demo bench install deb)
 
@@ -70,6 +70,9 @@ bench-vm: build | system-test system-bench ## measure in a real kernel, likewise
 
 rigs: build .venv/rigs/bin/fsx | system-test system-rigs ## devices in use while all around them fails; ROUNDS=count, SEED=first
 	RIGS_ROUNDS=$(ROUNDS) RIGS_SEED=$(SEED) $(BIN)/python -m pytest tests/rigs tests/vm/guest/test_rigs.py
+
+rough: build | system-test ## containers under containerd while snapshotter, containerd and device servers are killed; ROUNDS=, SEED=
+	ROUGH_ROUNDS=$(ROUNDS) ROUGH_SEED=$(SEED) $(BIN)/python -m pytest -s tests/e2e/test_rough.py
 
 soak: build | system-test ## 16 devices in use, kills and outages for MINUTES=count: what they hold stays flat
 	$(BIN)/python -m tests.rigs.soak --minutes $(MINUTES)

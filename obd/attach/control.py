@@ -54,10 +54,21 @@ def _acquire(place: StateDirectory) -> bool:
     deadline = time.monotonic() + LOOKED_AT_S
     while not place.acquire():
         known = place.read()
-        if known is None or os.path.exists(f"/proc/{known.pid}") or time.monotonic() > deadline:
+        if known is None or _lives(known.pid) or time.monotonic() > deadline:
             return False
         time.sleep(0.005)
     return True
+
+
+def _lives(pid: int) -> bool:
+    """Whether the process of that number has not ended; true of 0, which says that there is none yet."""
+    if not pid:
+        return True
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _attach(
@@ -250,7 +261,12 @@ def _look(place: StateDirectory) -> Attachment | None:
     if known is None:
         return None
     found: Attachment | None = _attachment(place, known)
-    if place.acquire_existing():
+    deadline = time.monotonic() + LOOKED_AT_S
+    while (acquired := place.acquire_existing()) is False and not _lives(known.pid):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.005)  # somebody else looks
+    if acquired:
         try:
             found = _unkept(place, known)
         finally:

@@ -47,6 +47,8 @@ class Devices:
         self._layout: Final = layout
         self._lock: Final = threading.Lock()
         self._turns: Final[dict[int, tuple[threading.Lock, int]]] = {}
+        self._wanted: Final[dict[tuple[int, bool, bool], Work[str]]] = {}
+        self._reviving: Final[set[int]] = set()
         self._pool: Final = Pool("device", THREADS)
         self.on_attached: Callable[[], None] = lambda: None
         """Called after a device was attached."""
@@ -91,19 +93,45 @@ class Devices:
         file system. Raises `SnapshotError`; then what was made here is gone again, also if it takes longer
         than the deadline (as of `time.monotonic`).
         """
-        deadline = min(deadline, time.monotonic() + self._config.device_timeout_s)
-        work = Work(lambda: self._provide(number, deadline, rw=rw, fs_type=fs_type, mkfs=mkfs, mount=mount))
-        self._pool.submit(work.run)
-        return work.result(deadline, f"snapshot {number}: its device is not there in time")
+        limit = time.monotonic() + self._config.device_timeout_s
+        kind = (number, rw, mount)
+        # Who wants the same device waits for the same work: one that is slow takes one thread, not all.
+        with self._lock:
+            found = self._wanted.get(kind)
+            if found is None:
+                found = self._wanted[kind] = Work(
+                    lambda: self._provide(kind, limit, fs_type=fs_type, mkfs=mkfs)
+                )
+                self._pool.submit(found.run)
+            found.waiting += 1
+        try:
+            return found.result(min(deadline, limit), f"snapshot {number}: its device is not there in time")
+        finally:
+            with self._lock:
+                found.waiting -= 1
 
-    def _provide(
-        self, number: int, deadline: float, *, rw: bool, fs_type: str, mkfs: bool, mount: bool
-    ) -> str:
-        with self.turn(number, deadline):
-            path, made = self._provide_in_turn(number, rw, fs_type, mkfs, mount)
-            if made and time.monotonic() > deadline:
-                self.release(number)  # nobody waits for it any more
-            return path
+    def _provide(self, kind: tuple[int, bool, bool], limit: float, *, fs_type: str, mkfs: bool) -> str:
+        number, rw, mount = kind
+        waiting = -1
+        try:
+            with self.turn(number, limit):
+                path, made = self._provide_in_turn(number, rw, fs_type, mkfs, mount)
+                waiting = self._no_more(kind)
+                if made and not waiting:
+                    self.release(number)
+                return path
+        finally:
+            if waiting < 0:
+                self._no_more(kind)
+
+    def _no_more(self, kind: tuple[int, bool, bool]) -> int:
+        """Who comes from now on has work of its own; how many wait for this one."""
+        with self._lock:
+            return self._wanted.pop(kind).waiting
+
+    def later(self, job: Callable[[], None]) -> None:
+        """Does something that may have to wait for a device, while nobody waits for that."""
+        self._pool.submit(job)
 
     def _provide_in_turn(
         self, number: int, rw: bool, fs_type: str, mkfs: bool, mount: bool
@@ -132,6 +160,24 @@ class Devices:
         """The device of a snapshot, "" if it is not attached or nobody serves it any more."""
         known = attachments.find(self._layout.config(number))
         return known.path if known is not None and not known.dead else ""
+
+    def serve_again_soon(self, number: int, *, rw: bool) -> None:
+        """As `serve_again`, but nobody waits for it: a registry may be slow. What fails is in the log."""
+        with self._lock:
+            if number in self._reviving:
+                return
+            self._reviving.add(number)
+
+        def revive() -> None:
+            try:
+                self.serve_again(number, rw=rw)
+            except (SnapshotError, OSError) as error:
+                _log.error("%s", error)
+            finally:
+                with self._lock:
+                    self._reviving.discard(number)
+
+        self._pool.submit(revive)
 
     def serve_again(self, number: int, *, rw: bool) -> None:
         """Has a device whose server died served again, where the kernel lets it. Raises `SnapshotError`."""

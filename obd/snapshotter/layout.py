@@ -106,10 +106,17 @@ class Layout:
         """The ids that have directories."""
         return sorted(int(name) for name in os.listdir(self.snapshots) if name.isdecimal())
 
+    def retire_unfinished(self) -> None:
+        """Makes rubbish of directories that `make` did not finish. Nobody may be at work in it meanwhile."""
+        for name in os.listdir(self.snapshots):
+            if name.startswith(_NEW):
+                old = f"{_OLD}{name}-{os.urandom(4).hex()}"
+                os.rename(os.path.join(self.snapshots, name), os.path.join(self.snapshots, old))
+
     def rubbish(self) -> Iterator[str]:
         """Directories that are nobody's."""
         for name in os.listdir(self.snapshots):
-            if name.startswith((_NEW, _OLD)):
+            if name.startswith(_OLD):
                 yield os.path.join(self.snapshots, name)
 
 

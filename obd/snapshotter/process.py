@@ -29,7 +29,7 @@ from obd.snapshotter.watch import Watch
 _log: Final = logging.getLogger("overlaybd.snapshotter")
 
 # Calls at the same time: most wait for devices. More wait for these.
-THREADS: Final = 128
+THREADS: Final = 512
 # How long calls that are under way may take to end.
 GRACE_S: Final = 30.0
 # How often it is looked for what is wrong, besides.

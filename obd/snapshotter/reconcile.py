@@ -41,10 +41,7 @@ def _serve_again(snapshots: Snapshots) -> None:
             _log.warning(
                 "snapshot %d: nobody serves %s any more; it is served again", number, attachment.path
             )
-            try:
-                snapshots.devices.serve_again(number, rw=not attachment.read_only)
-            except SnapshotError as error:
-                _log.error("%s", error)
+            snapshots.devices.serve_again_soon(number, rw=not attachment.read_only)
 
 
 def _forget_devices(snapshots: Snapshots) -> None:
@@ -71,15 +68,19 @@ def _forget_directories(snapshots: Snapshots) -> None:
     """Directories of snapshots that are no more are deleted, unless something is mounted there."""
     known = {each.id for each in snapshots.records.all()}
     for number in set(snapshots.layout.numbers()) - known:
-        with snapshots.devices.turn(number), snapshots.records.transaction():
+        with snapshots.devices.turn(number):
             if _is_known(snapshots, number):
                 continue
+            # Not within a transaction: this may take long, and calls would wait for it.
             if filesystem.is_mount_point(snapshots.layout.mount_point(number)):
                 _release(snapshots, number)
-            try:
-                snapshots.layout.retire(number)
-            except OSError as error:
-                _log.error("directory of snapshot %d, which is no more: %s", number, error)
+            with snapshots.records.transaction():
+                if _is_known(snapshots, number):
+                    continue
+                try:
+                    snapshots.layout.retire(number)
+                except OSError as error:
+                    _log.error("directory of snapshot %d, which is no more: %s", number, error)
     snapshots.cleanup()
 
 

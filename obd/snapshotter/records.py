@@ -182,7 +182,7 @@ class Records:
         now = time.time_ns()
         with self.transaction():
             above = self._committed(parent) if parent else None
-            self._must_be_new(name)
+            self.must_be_new(name)
             self._db.execute(
                 "INSERT INTO snapshots (name, parent, kind, created_ns, updated_ns, labels)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
@@ -199,7 +199,8 @@ class Records:
             raise SnapshotError(INVALID_ARGUMENT, f"parent {name} is not a committed snapshot")
         return parent
 
-    def _must_be_new(self, name: str) -> None:
+    def must_be_new(self, name: str) -> None:
+        """Raises `SnapshotError` ALREADY_EXISTS if there is a snapshot of that name."""
         if next(self._select("WHERE s.name = ?", name), None) is not None:
             raise SnapshotError(ALREADY_EXISTS, f"snapshot {name} exists already")
 
@@ -212,7 +213,7 @@ class Records:
             found = self.get(key)
             if found.kind != ACTIVE:
                 raise SnapshotError(FAILED_PRECONDITION, f"snapshot {key} is not active")
-            self._must_be_new(name)
+            self.must_be_new(name)
             self._db.execute(
                 "UPDATE snapshots SET name = ?, kind = ?, created_ns = ?, updated_ns = ?, labels = ?,"
                 " size_bytes = ?, inodes = ? WHERE id = ?",

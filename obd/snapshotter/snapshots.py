@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Final
 from obd.snapshotter import labels as L
 from obd.snapshotter import mounts, quota, writable
 from obd.snapshotter.devices import Devices
-from obd.snapshotter.errors import ALREADY_EXISTS, FAILED_PRECONDITION, INVALID_ARGUMENT, SnapshotError
+from obd.snapshotter.errors import (
+    ALREADY_EXISTS,
+    DEADLINE_EXCEEDED,
+    FAILED_PRECONDITION,
+    INVALID_ARGUMENT,
+    SnapshotError,
+)
 from obd.snapshotter.filters import compile_filters
 from obd.snapshotter.image import Images, blobs_url, remote_lower, replace_file, turbo_lower
 from obd.snapshotter.layout import Layout, remove_tree
@@ -123,8 +129,11 @@ class Snapshots:
                 raise SnapshotError(ALREADY_EXISTS, f"target snapshot {labels[L.TARGET]!r}: already exists")
             self._set_up(made, above)
             return self._mounts(made, caller)
-        except BaseException:
-            self._undo(key)
+        except BaseException as error:
+            if getattr(error, "code", "") == DEADLINE_EXCEEDED:
+                self.devices.later(lambda: self._undo(key))  # its device may still be being prepared
+            else:
+                self._undo(key)
             raise
 
     def _undo(self, key: str) -> None:
@@ -270,6 +279,7 @@ class Snapshots:
             raise SnapshotError(FAILED_PRECONDITION, f"snapshot {key} is not active")
         with self.devices.turn(found.id, caller.deadline):
             kept = dict(labels)
+            self.records.must_be_new(name)  # before anything is changed for good
             self._finish(found, {**found.labels, **labels}, kept, caller)
             self.records.commit(key, name, kept, self._measure(found.id))
 
@@ -323,11 +333,15 @@ class Snapshots:
     def _delete(self, path: str) -> None:
         try:
             remove_tree(path)
+        except FileNotFoundError:
+            pass  # somebody else deletes it
         except OSError as error:
             _log.warning("%s remains: %s", path, error)
 
     def cleanup(self) -> None:
         """Deletes what is nobody's."""
+        with self.records.transaction():  # within one of which directories are made
+            self.layout.retire_unfinished()
         for path in self.layout.rubbish():
             self._delete(path)
 

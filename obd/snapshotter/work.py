@@ -1,4 +1,4 @@
-"""Work that somebody waits for, but not for longer than a deadline."""
+"""Work that some wait for, but not for longer than a deadline."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ class Work(Generic[T]):
 
     def __init__(self, act: Callable[[], T]) -> None:
         self._act: Final = act
+        self.waiting = 0
+        """How many wait for it: for those who share it to count."""
         self._done: Final = threading.Event()
         self._result: list[T] = []
         self._error: BaseException | None = None

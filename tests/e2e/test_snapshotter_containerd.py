@@ -232,8 +232,12 @@ def test_a_device_from_nothing(node: Node, client: Client) -> None:
     assert (device.type, list(device.options)) == ("ext4", ["rw", "discard"])
     with mounted([device], at) as root:
         assert (root / "a").read_text() == "1"
+    with pytest.raises(Refused) as caught:
+        client.commit("base", "next")
+    assert caught.value.code == "ALREADY_EXISTS", "and it can be written to still"
     with mounted(client.mounts("next"), at) as root:
         assert (root / "a").read_text() == "2"
+        (root / "a").write_text("3")
 
 
 def test_layers_upon_a_device_are_ordinary_ones(node: Node, client: Client) -> None:

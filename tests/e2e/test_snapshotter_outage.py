@@ -1,0 +1,115 @@
+"""A registry that is away while an image is pulled, started, read and changed under containerd."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import obd.attach
+from obd.attach.ways import way
+from obd.sockets import processes, statistics
+from tests.e2e.commands import run
+from tests.e2e.containerd import Node, build, missing, node_of
+from tests.e2e.servers import Registry
+
+pytestmark = pytest.mark.skipif(
+    bool(lack := missing() or way("fuse").missing()), reason=f"no containers here: {lack}"
+)
+
+APP = "app:v1-obd"
+# runc has one directory for the containers of all nodes that tests make.
+LONG, OTHER = f"long-{os.getpid()}", f"other-{os.getpid()}"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    directory = tmp_path_factory.mktemp("registry")
+    with Registry(directory) as registry:
+        build(directory, registry, plain=False)
+        yield registry
+
+
+@contextmanager
+def away(registry: Registry) -> Iterator[None]:
+    registry.kill()
+    try:
+        yield
+    finally:
+        registry.start()
+
+
+@contextmanager
+def container(registry: Registry, home: Path, outage_s: int) -> Iterator[Node]:
+    """A node with a container `long`, of which little has been read; afterwards nothing is left."""
+    with node_of(registry, home, service={"outageTimeout": outage_s}) as node:
+        node.pull(APP)
+        node.run(APP, LONG, "/bin/sleep", "1000", options=("--detach",))
+        try:
+            # The programs themselves shall not have to be read any more.
+            node.ok(*map(str, read(node, 0, "/etc/name")[3:]))
+            yield node
+        finally:
+            node.ctr("task", "kill", "--signal", "KILL", LONG)
+            node.ok("task", "delete", "--force", LONG)
+            node.ok("container", "delete", LONG)
+        node.ok("images", "rm", "--sync", node.image(APP))
+        left = (node.snapshots(), node.attached(), node.mounts(), os.listdir(node.root / "snapshots"))
+        assert left == (set(), [], [], [])
+
+
+@pytest.fixture(autouse=True)
+def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
+
+
+def read(node: Node, number: int, file: str = "/big") -> list[str | Path]:
+    words = ("task", "exec", "--exec-id", f"read-{number}", LONG, "/bin/md5sum", file)
+    return ["ctr", "--address", node.socket, *words]
+
+
+def until(true: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def failures() -> int:
+    """Requests of the only device that have failed."""
+    (known,) = obd.attach.attachments()
+    until(lambda: known.pid in processes(), "no control socket")
+    (device,) = statistics(known.pid)["devices"]
+    return sum(layer.get("failures", 0) for layer in device["layers"])
+
+
+def test_what_runs_waits_for_a_registry_that_is_away(registry: Registry, tmp_path: Path) -> None:
+    with container(registry, tmp_path, 300) as node:
+        node.run(APP, OTHER, "/bin/cat", "/etc/name")
+        with away(registry):
+            reader = subprocess.Popen(read(node, 1), stdout=subprocess.PIPE, text=True)
+            until(failures, "nothing is asked of the registry")
+            assert reader.poll() is None
+            # Who needs nothing of it goes on meanwhile.
+            assert node.run(APP, OTHER, "/bin/cat", "/etc/name") == "two\n"
+        said, _ = reader.communicate(timeout=60)
+        assert reader.returncode == 0
+        assert said == node.ok(*map(str, read(node, 2)[3:]))
+
+
+def test_what_runs_gets_an_error_in_the_end_and_reads_again_later(registry: Registry, tmp_path: Path) -> None:
+    with container(registry, tmp_path, 1) as node:
+        with away(registry):
+            done = subprocess.run(read(node, 1), capture_output=True, text=True, check=False, timeout=60)
+            assert done.returncode
+            assert "Input/output error" in done.stdout + done.stderr
+            (log,) = (tmp_path / "run/attach").glob("*/log")
+            assert "refused" in log.read_text().lower()
+            # Committing needs none of it; what is pulled does, and says so.
+            pulled = run("obd", "rpull", "--address", str(node.socket), "--http", node.image("app:other"))
+            assert pulled.status
+            assert registry.host in pulled.err
+        assert node.ok(*map(str, read(node, 2)[3:])).split()[1] == "/big"

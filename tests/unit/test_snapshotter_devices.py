@@ -1,0 +1,164 @@
+"""Devices of snapshots that are slow to come up: who waits for them, who does not, and what remains."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+
+import obdcore
+from obd.attach import Attachment
+from obd.snapshotter import devices, writable
+from obd.snapshotter.config import SnapshotterConfig
+from obd.snapshotter.errors import SnapshotError
+from obd.snapshotter.layout import Layout
+from obd.snapshotter.snapshots import Snapshots
+from obd.snapshotter.wire import ACTIVE
+
+SLOW, QUICK = 1, 2
+
+
+class Machine:
+    """Attaches nothing; of the snapshot `SLOW` not before `go`."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.go = Event()
+        self.begun = Event()
+        self.attached: dict[str, Attachment] = {}
+        self.calls = 0
+
+    def find(self, config: str) -> Attachment | None:
+        return self.attached.get(config)
+
+    def attach(self, config: str, **_: Any) -> Attachment:
+        self.calls += 1
+        if config == self.layout.config(SLOW):
+            self.begun.set()
+            assert self.go.wait(60)
+        self.attached[config] = Attachment(config, "/dev/null", "fuse", config, True)
+        return self.attached[config]
+
+    def detach(self, config: str) -> bool:
+        return self.attached.pop(config, None) is not None
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    layout = Layout(str(tmp_path))
+    for number in (SLOW, QUICK):
+        layout.make(number, active=False, owner_of=None)
+    machine = Machine(layout)
+    monkeypatch.setattr(devices, "attachments", machine)
+    return machine
+
+
+@pytest.fixture
+def made(machine: Machine, tmp_path: Path) -> Iterator[devices.Devices]:
+    yield devices.Devices(SnapshotterConfig(root=str(tmp_path), address=""), machine.layout)
+    machine.go.set()
+
+
+def provide(made: devices.Devices, number: int, patience_s: float = 60.0) -> str:
+    return made.provide(number, time.monotonic() + patience_s, rw=False, mount=False)
+
+
+def test_many_who_wait_for_a_slow_device_keep_nobody_from_another(
+    made: devices.Devices, machine: Machine
+) -> None:
+    many = 2 * devices.THREADS
+    with ThreadPoolExecutor(many) as pool:
+        waiting = [pool.submit(provide, made, SLOW) for _ in range(many)]
+        assert machine.begun.wait(60)
+        assert provide(made, QUICK) == "/dev/null"
+        assert not any(each.done() for each in waiting)
+        machine.go.set()
+        assert {each.result(60) for each in waiting} == {"/dev/null"}
+    assert machine.calls == 2
+
+
+def test_a_device_that_nobody_waits_for_any_more_is_taken_away(
+    made: devices.Devices, machine: Machine
+) -> None:
+    with pytest.raises(SnapshotError, match="not there in time") as caught:
+        provide(made, SLOW, patience_s=0.01)
+    assert caught.value.code == "DEADLINE_EXCEEDED"
+    assert machine.begun.wait(60)
+    machine.go.set()
+    with made.turn(SLOW):
+        pass  # it has ended
+    assert not machine.attached
+    assert provide(made, SLOW) == "/dev/null"
+    assert machine.attached
+
+
+def test_a_device_stays_for_who_waits_longer(made: devices.Devices, machine: Machine) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        patient = pool.submit(provide, made, SLOW)
+        assert machine.begun.wait(60)
+        with pytest.raises(SnapshotError):
+            provide(made, SLOW, patience_s=0.0)
+        machine.go.set()
+        assert patient.result(60) == "/dev/null"
+    assert machine.attached
+
+
+def test_a_cleanup_leaves_alone_what_is_just_being_made(tmp_path: Path) -> None:
+    snapshots = Snapshots(SnapshotterConfig(root=str(tmp_path / "root"), address="", containerd=""))
+    directory = Path(snapshots.layout.snapshots, "new-7")
+    cleaner = Thread(target=snapshots.cleanup)
+    with snapshots.records.transaction():
+        directory.mkdir()
+        cleaner.start()
+        cleaner.join(0.1)
+        assert cleaner.is_alive()
+        directory.rename(directory.with_name("7"))
+    cleaner.join(60)
+    assert directory.with_name("7").exists()
+    directory.mkdir()  # of a process that was killed
+    snapshots.cleanup()
+    assert not directory.exists()
+    snapshots.close()
+
+
+def test_a_writable_layer_can_be_sealed_again_after_any_step(tmp_path: Path) -> None:
+    snapshots = Snapshots(SnapshotterConfig(root=str(tmp_path / "root"), address="", containerd=""))
+    made = snapshots.records.create(ACTIVE, "key", "", {})
+    for number, killed_after in enumerate(("nothing", "sealing", "renaming", "all"), made.id):
+        snapshots.layout.make(number, active=True, owner_of=None)
+        data, index = snapshots.layout.upper(number)
+        obdcore.lsmt_create(data, index, size=1 << 20)
+        image = obdcore.Image([], (data, index))
+        image.write_at(0, b"kept".ljust(4096))
+        image.close()
+        if killed_after != "nothing":
+            obdcore.lsmt_seal(data, index)
+        sealed = snapshots.layout.fs(number) + "/overlaybd.sealed"
+        if killed_after in ("renaming", "all"):
+            Path(data).rename(sealed)
+        if killed_after == "all":
+            Path(index).unlink()
+        assert writable.seal(snapshots.layout, number) == sealed
+        assert not Path(index).exists()
+        assert writable.is_sealed(snapshots.layout, number)
+        with open(sealed, "rb") as file:
+            assert file.read(8)
+    snapshots.close()
+
+
+def test_a_device_that_is_slow_to_be_served_again_holds_up_no_start(
+    made: devices.Devices, machine: Machine
+) -> None:
+    config = machine.layout.config(SLOW)
+    machine.attached[config] = Attachment(config, "/dev/null", "nbd", config, True, dead=True)
+    for _ in range(3):  # it is looked for again and again
+        made.serve_again_soon(SLOW, rw=False)
+    assert machine.begun.wait(60)
+    assert machine.attached[config].dead
+    machine.go.set()
+    with made.turn(SLOW):
+        assert not machine.attached[config].dead
+    assert machine.calls == 1
