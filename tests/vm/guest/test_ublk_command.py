@@ -174,4 +174,5 @@ def test_a_disk_without_a_server_waits_or_goes(tmp_path: Path) -> None:
     with open(path, "rb") as disk:
         obd.ublk.remove(number(path), force=True)
         assert os.pread(disk.fileno(), 4096, MIB) == b"", "of a disk that is gone"
-    assert not list(Path("/run/overlaybd/attach").iterdir())
+    left = Path("/run/overlaybd/attach").iterdir()
+    assert not [place for place in left if place.suffix != ".gone"], "its server may still be removing its own"
