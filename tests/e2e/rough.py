@@ -246,12 +246,18 @@ class Story:
             node.ok("leases", "rm", lease)
         for image in node.ok("images", "ls", "-q").split():
             node.ok("images", "rm", "--sync", image)
-        # Something to remove, so that it collects its garbage also if no image had been pulled.
+        # The kernel may still use a device whose mount has just gone: it goes with the next garbage.
+        self._until(self._collect)
+        self._until(lambda: not self._processes("obd.attach.keeper", os.environ["OVERLAYBD_RUN_DIR"]))
+
+    def _collect(self) -> bool:
+        """Has containerd collect its garbage; whether nothing is left."""
+        node = self.node
+        # Something to remove, also if no image is there.
         self.pull(0)
         node.ok("images", "rm", "--sync", node.image(APP))
         left = (node.snapshots(), node.attached(), node.mounts(), os.listdir(node.root / "snapshots"))
-        assert left == (set(), [], [], []), left
-        self._until(lambda: not self._processes("obd.attach.keeper", os.environ["OVERLAYBD_RUN_DIR"]))
+        return left == (set(), [], [], [])
 
     def _forget_shims(self) -> None:
         """Ends what a containerd that was killed had just started, and the next one knows nothing of."""

@@ -175,4 +175,6 @@ def test_a_disk_without_a_server_waits_or_goes(tmp_path: Path) -> None:
         obd.ublk.remove(number(path), force=True)
         assert os.pread(disk.fileno(), 4096, MIB) == b"", "of a disk that is gone"
     left = Path("/run/overlaybd/attach").iterdir()
-    assert not [place for place in left if place.suffix != ".gone"], "its server may still be removing its own"
+    assert not [place for place in left if place.suffix != ".gone"], (
+        "its server may still be removing its own"
+    )
