@@ -119,13 +119,7 @@ def test_a_server_that_is_killed(tmp_path: Path, store: Store, kind: str) -> Non
             attached(store.image(tmp_path / f"{seed}", kind)) as device,
             working(loads_on(device, seed)) as loads,
         ):
-            for _ in range(2):
-                for load in loads:
-                    load.wait(numbers.randrange(10, 100))
-                device.kill_server()
-                device.wait_for_server()
-            for load in loads:
-                load.wait(2)
+            # At first, as long as not all of the device has been written.
             store.registry.kill()
             store.delete_cache()
             try:
@@ -134,6 +128,11 @@ def test_a_server_that_is_killed(tmp_path: Path, store: Store, kind: str) -> Non
             finally:
                 store.registry.start()
             device.wait_for_server()
+            for _ in range(2):
+                for load in loads:
+                    load.wait(numbers.randrange(10, 100))
+                device.kill_server()
+                device.wait_for_server()
             for load in loads:
                 load.wait(50 * MORE)
 

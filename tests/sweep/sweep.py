@@ -29,8 +29,8 @@ from tests.sweep.shim import Fault, Shim, calls_of, faults_of
 from tests.sweep.stories import STORIES, Script, Story
 from tests.sweep.world import BASE, DEVICE_BYTES, settle
 
-# How long threads and descriptors may take to go after all is closed.
-_SETTLE_S: Final = 5.0
+# How long threads and descriptors may take to go after all is closed: threads of pools idle for ten seconds.
+_SETTLE_S: Final = 20.0
 # What a download that has not ended has in its directory, and a conversion for the one that goes on with it.
 _DOWNLOADED: Final = frozenset({"layer/.download", "layer/.download.progress", "layer/.download.lock"})
 _UNDER_WAY: Final = _DOWNLOADED | {"work/layers/*"}

@@ -47,8 +47,11 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def devices(daemon: Daemon, tmp_path: Path) -> Devices:
-    return Devices(Tree(tmp_path))
+def devices(daemon: Daemon, tmp_path: Path) -> Iterator[Devices]:
+    yield Devices(Tree(tmp_path))
+    # The snapshotter leaves these for its next device; other tests want none.
+    for directory in (tcmu.configfs.TARGET / "core").glob("user_*"):
+        directory.rmdir()
 
 
 def tars(home: Path) -> list[Path]:

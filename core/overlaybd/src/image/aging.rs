@@ -2,56 +2,96 @@
 //!
 //! After a loss of power a log-structured upper is as it was when it was flushed last. A system writes what is in its
 //! page cache to the disk after half a minute, asked or not, and who never flushes relies on about that much; so here
-//! somebody flushes what has been waiting that long.
+//! somebody flushes what has been waiting that long: one thread for all images of a process.
 
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 
 use super::Image;
 use crate::limits::UNFLUSHED;
 use crate::lsmt::Upper;
-use crate::sync::{thread, Condvar, Mutex};
+use crate::sync::Mutex;
 
-/// Flushes an image that is written to, until it is dropped.
-pub struct Aging {
-    stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: Option<thread::JoinHandle<()>>,
+/// Flushes an image that is written to, until this is dropped.
+pub struct Aging(Arc<Watched>);
+
+/// An image, until it is not watched any more, and what of it waited when somebody looked last.
+type Watched = Mutex<Option<(Arc<Image>, Waiting)>>;
+
+/// The upper, and how many of its records had been made when some of them were not flushed.
+type Waiting = Option<(Arc<Upper>, u64)>;
+
+/// What the thread looks after. The standard library's lock: a process that was forked goes on with it.
+struct Watch {
+    images: std::sync::Mutex<Images>,
+    changed: Condvar,
 }
 
-/// The upper, and how many of its records were not flushed when somebody looked last.
-type Waiting = Option<(Arc<Upper>, u64)>;
+struct Images {
+    watched: Vec<Arc<Watched>>,
+    /// The process that the thread is in, 0 for none.
+    process: u32,
+}
+
+static WATCH: Watch =
+    Watch { images: std::sync::Mutex::new(Images { watched: Vec::new(), process: 0 }), changed: Condvar::new() };
 
 impl Aging {
     /// Watches an image; None if nothing of it can wait. A flush that fails is told to nobody here: the next one of the
-    /// device's user fails too.
-    /// Without a thread to be had nobody watches.
+    /// device's user fails too. Without a thread to be had nobody watches.
     pub fn watch(image: &Arc<Image>) -> Option<Aging> {
         image.upper().filter(|upper| upper.is_log_structured())?;
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let (image, stopped) = (Arc::clone(image), Arc::clone(&stop));
-        let work = move || {
-            let mut waiting = None;
-            let (stopped, changed) = &*stopped;
-            let mut guard = stopped.lock();
-            while !*guard {
-                if changed.wait_for(&mut guard, UNFLUSHED / 2).timed_out() && !*guard {
-                    drop(guard);
-                    waiting = image.flush_waiting(waiting);
-                    guard = stopped.lock();
-                }
-            }
-        };
-        let thread = thread::Builder::new().name("flush".into()).spawn(work).ok();
-        Some(Aging { stop, thread })
+        let watched = Arc::new(Mutex::new(Some((Arc::clone(image), None))));
+        let mut images = WATCH.lock();
+        if images.process != std::process::id() {
+            // What a process had open before it was forked is for that one to flush.
+            images.watched.clear();
+            let started = std::thread::Builder::new().name("obd-flush".into()).spawn(|| WATCH.run());
+            images.process = started.map_or(0, |_| std::process::id());
+        }
+        if images.watched.is_empty() {
+            WATCH.changed.notify_all();
+        }
+        images.watched.push(Arc::clone(&watched));
+        Some(Aging(watched))
     }
 }
 
 impl Drop for Aging {
+    /// Waits for a flush that is under way: the image is to be free after this.
     fn drop(&mut self) {
-        *self.stop.0.lock() = true;
-        self.stop.1.notify_all();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        *self.0.lock() = None;
+        WATCH.lock().watched.retain(|watched| !Arc::ptr_eq(watched, &self.0));
+    }
+}
+
+impl Watch {
+    fn lock(&self) -> MutexGuard<'_, Images> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut images = self.lock();
+        loop {
+            if images.watched.is_empty() {
+                images = self.changed.wait(images).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let (guard, waited) =
+                self.changed.wait_timeout(images, UNFLUSHED / 2).unwrap_or_else(PoisonError::into_inner);
+            images = guard;
+            if waited.timed_out() {
+                let all = images.watched.clone();
+                drop(images);
+                all.iter().for_each(|watched| look(watched));
+                images = self.lock();
+            }
         }
+    }
+}
+
+fn look(watched: &Watched) {
+    if let Some((image, waiting)) = &mut *watched.lock() {
+        *waiting = image.flush_waiting(waiting.take());
     }
 }
 
