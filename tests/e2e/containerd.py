@@ -145,9 +145,15 @@ class Node:
         return f"{self.registry.host}/{name}"
 
     def run(self, name: str, container: str, *command: str, options: tuple[str, ...] = ("--rm",)) -> str:
-        """Runs a command in a new container; what it printed."""
-        words = ["run", *options, "--snapshotter", "overlaybd", self.image(name), container, *command]
-        return self.ok(*words)
+        """Runs a command in a new container; what it printed, unless it is detached."""
+        words = ["--snapshotter", "overlaybd", self.image(name), container, *command]
+        if "--detach" in options:
+            return self.ok("run", *options, *words)
+        # Not through ctr, which may lose the end of what a container prints as that ends.
+        said = self.directory / "said"
+        said.unlink(missing_ok=True)
+        self.ok("run", *options, "--log-uri", f"file://{said}", *words)
+        return said.read_text()
 
     def snapshots(self) -> set[str]:
         """The names of all snapshots, as containerd has them."""

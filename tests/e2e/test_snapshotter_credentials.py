@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -154,6 +155,10 @@ def _pull(node: Node) -> dict[str, int]:
     return node.pull(APP, *_service(node))
 
 
+# Bytes of a file that is a device.
+MANY = 1 << 20
+
+
 def _look_for_secrets(node: Node, home: Path) -> None:
     """Fails if a password is where many can read it: logs, rows, arguments of programs, labels, reports."""
     database = sqlite3.connect(node.root / "snapshots.db")
@@ -164,9 +169,12 @@ def _look_for_secrets(node: Node, home: Path) -> None:
         + node.ok("images", "ls")
         + node.ok("snapshots", "--snapshotter", "overlaybd", "ls")
     )
-    for path in (*(home / "run").rglob("*"), *node.root.rglob("*.json"), *node.root.rglob("*.log")):
-        if path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 20:  # no device
-            said += path.read_text("utf-8", "replace")
+    for top, ends in ((home / "run", ("",)), (node.root, (".json", ".log"))):
+        for directory, _, names in os.walk(top):
+            for path in (Path(directory, name) for name in names if name.endswith(ends)):
+                with contextlib.suppress(OSError):  # what is removed goes while we look
+                    if path.is_file() and not path.is_symlink() and path.stat().st_size < MANY:
+                        said += path.read_text("utf-8", "replace")
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             said += path.read_bytes().decode("utf-8", "replace")
