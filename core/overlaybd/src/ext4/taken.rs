@@ -42,7 +42,8 @@ impl Handle {
         found
     }
 
-    /// Makes sure that the bitmaps know of what holds the file system together: content would be written over it.
+    /// Makes sure that the bitmaps know of what holds the file system together, since content would be written over it,
+    /// and that no part of that lies in another, since each would be written over the other.
     pub(super) fn check_taken(&self) -> Result<()> {
         let (library, mut map) = (self.library, null_mut());
         // SAFETY: an open file system, a name that ends in NUL, and a place for the result.
@@ -68,6 +69,11 @@ impl Handle {
         places.extend(self.runs(map, word(0x14)..blocks, [library.first_used, library.first_free]));
         // SAFETY: made above, and not used any more.
         unsafe { (library.free_map)(map) };
+        places.sort_by_key(|place| place.start);
+        if let Some(pair) = places.windows(2).find(|pair| pair[1].start < pair[0].end) {
+            let what = format!("an ext4 of which two pieces of metadata are in the same block: {}", pair[1].start);
+            return Err(Error::corrupt(what));
+        }
         match places.into_iter().flat_map(|place| self.unused(place)).next() {
             None => self.check(0, "looking for the ext4 metadata"),
             Some(free) => {

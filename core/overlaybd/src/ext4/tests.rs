@@ -101,6 +101,27 @@ fn what_bitmaps_call_free_although_it_holds_the_file_system_is_not_written_over(
     assert_eq!(Ext4::open(device).map(drop).unwrap_err().kind(), Kind::Corrupt);
 }
 
+#[test]
+fn metadata_in_the_place_of_other_metadata_is_refused() {
+    let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    for device in [new(SIZE), foreign(&["-b", "1024"]), foreign(&["-O", "^metadata_csum,^uninit_bg"])] {
+        let good = bytes(&*device);
+        let block_bytes = 1024 << word(&good, 1024 + 0x18);
+        let first = word(&good, 1024 + 0x14);
+        let descriptor = (first as usize + 1) * block_bytes;
+        let [blocks, inodes, table] = [0, 4, 8].map(|at| word(&good, descriptor + at));
+        for (at, place) in
+            [(0, inodes), (4, blocks), (4, table), (4, table + 3), (8, blocks), (0, first), (4, first + 1)]
+        {
+            device.write_at(&place.to_le_bytes(), (descriptor + at) as u64).unwrap();
+            let refused = Ext4::open(device.clone()).map(drop).unwrap_err();
+            assert_eq!(refused.kind(), Kind::Corrupt, "{at} {place}");
+            device.write_at(&good[descriptor..descriptor + 64], descriptor as u64).unwrap();
+        }
+        Ext4::open(device).unwrap().close().unwrap();
+    }
+}
+
 /// A device that takes no writes although it says so.
 struct Frozen(Vec<u8>);
 
