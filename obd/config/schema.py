@@ -6,6 +6,7 @@ Whatever has the wrong type or is out of range is refused with one line: key, va
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -18,6 +19,9 @@ U32: Final = (1 << 32) - 1
 U64: Final = (1 << 64) - 1
 I32_MIN: Final = -(1 << 31)
 I32_MAX: Final = (1 << 31) - 1
+
+# What no path or URL has: control characters, and halves of pairs, which no UTF-8 has either.
+_FORBIDDEN: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 # Converts and checks one value: (value, where) -> the field's value.
 _Check = Callable[[Any, "_Where"], Any]
@@ -114,9 +118,8 @@ def strings(key: str, *, secret: bool = False) -> Any:
 def _string(value: Any, where: _Where, secret: bool) -> str:
     if not isinstance(value, str):
         raise where.refuse(value, "must be a string", secret=secret)
-    bad = next((c for c in value if ord(c) < 0x20 or ord(c) == 0x7F or 0xD800 <= ord(c) <= 0xDFFF), None)
-    if bad is not None:
-        raise ConfigError(f"{where.path}: character U+{ord(bad):04X} is not allowed in a path or URL")
+    if bad := _FORBIDDEN.search(value):
+        raise ConfigError(f"{where.path}: character U+{ord(bad[0]):04X} is not allowed in a path or URL")
     return value
 
 

@@ -1,13 +1,12 @@
 """Fuzzes one target for long, led by coverage if atheris is there: `python -m tests.fuzz TARGET RUNS DIR`.
 
-What is found goes to the directory. atheris (`pip install atheris`) is not among what the targets of the
-Makefile need: short runs do without.
+What is found goes to the directory. Without atheris RUNS is a goal, to which what earlier runs have done counts.
+atheris (`pip install atheris`) is not among what the targets of the Makefile need: short runs do without.
 """
 
 from __future__ import annotations
 
 import importlib
-import itertools
 import os
 import sys
 import time
@@ -23,6 +22,9 @@ with atheris.instrument_imports(include=["obd", "tcmu"]) if atheris else nullcon
     from tests.fuzz.mutate import MAX_BYTES, Mutator
     from tests.fuzz.target import Target, check
     from tests.fuzz.targets import TARGETS
+
+# Inputs between two notes of how many there were.
+SLICE = 20_000
 
 
 def _led(target: Target, runs: int, directory: str) -> None:
@@ -50,20 +52,32 @@ def _led(target: Target, runs: int, directory: str) -> None:
     atheris.Fuzz()
 
 
-def _blind(target: Target, runs: int, directory: str) -> None:
-    """By the mutator alone, from another start each time."""
-    inputs = Mutator(target.seeds, target.words, time.time_ns())
-    for number in itertools.count():
-        if number == runs:
-            break
-        data = inputs.next()
-        try:
-            check(target, data)
-        except Exception:
-            with open(os.path.join(directory, f"{target.name}-crash"), "wb") as file:
-                file.write(data)
-            raise
-    print(f"{target.name}: {runs} runs")
+def _blind(target: Target, goal: int, directory: str) -> None:
+    """By the mutator alone, from another start each time, until it was run `goal` times with this directory."""
+    tally = os.path.join(directory, f"{target.name}.runs")
+    done = _number_in(tally)
+    while done < goal:
+        inputs, end = Mutator(target.seeds, target.words, time.time_ns()), min(goal, done + SLICE)
+        for _ in range(end - done):
+            data = inputs.next()
+            try:
+                check(target, data)
+            except Exception:
+                with open(os.path.join(directory, f"{target.name}-crash"), "wb") as file:
+                    file.write(data)
+                raise
+        done = end
+        with open(tally, "w") as file:
+            file.write(f"{done}\n")
+    print(f"{target.name}: {done} runs, {time.process_time():.0f} s of a processor in this process")
+
+
+def _number_in(path: str) -> int:
+    try:
+        with open(path) as file:
+            return int(file.read())
+    except FileNotFoundError:
+        return 0
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from collections.abc import Sequence
@@ -40,7 +39,8 @@ class Mutator:
             b"%00",
             b"\xc3\xa9",
         ]
-        self._documents: Final = [document for data in seeds if (document := _parsed(data)) is not None]
+        # As texts: a document made of one anew is got sooner than a copy.
+        self._documents: Final = [json.dumps(it) for data in seeds if (it := _parsed(data)) is not None]
 
     def next(self) -> bytes:
         """The next input."""
@@ -57,7 +57,7 @@ class Mutator:
     def _changed(self, data: bytes) -> bytes:
         """One place of `data` changed."""
         draw = self._random
-        at, end = sorted((draw.randint(0, len(data)), draw.randint(0, len(data))))
+        at, end = sorted((int(draw.random() * (len(data) + 1)), int(draw.random() * (len(data) + 1))))
         match draw.randrange(8):
             case 0:
                 return data[:at] + draw.choice(self._words) + data[at:]
@@ -79,7 +79,7 @@ class Mutator:
 
     def _document(self) -> bytes:
         """A document of which some values are others."""
-        document = copy.deepcopy(self._random.choice(self._documents))
+        document = json.loads(self._random.choice(self._documents))
         for _ in range(self._random.choice((1, 1, 1, 2, 3))):
             if isinstance(document, dict | list):
                 document = self._with_other(document)
@@ -98,7 +98,7 @@ class Mutator:
         places: list[tuple[Any, Any]] = []
         _places(document, places)
         if not places or draw.random() < 0.03:
-            return draw.choice(_VALUES)
+            return json.loads(json.dumps(draw.choice(_VALUES)))
         parent, key = draw.choice(places)
         match draw.randrange(6):
             case 0:
@@ -108,14 +108,15 @@ class Mutator:
             case 2:
                 other_parent, other = draw.choice(places)
                 # By way of JSON, so that nothing contains itself.
-                parent[key] = copy.deepcopy(other_parent[other])
+                parent[key] = json.loads(json.dumps(other_parent[other]))
             case 3 if isinstance(parent[key], str):
                 raw = parent[key].encode("utf-8", "surrogatepass")
                 parent[key] = self._changed(raw).decode("utf-8", "surrogateescape")
             case 4 if isinstance(parent[key], list):
                 parent[key] = parent[key] * draw.choice((0, 2, 300))
             case _:
-                parent[key] = copy.deepcopy(draw.choice(_VALUES))
+                value = draw.choice(_VALUES)
+                parent[key] = json.loads(json.dumps(value)) if isinstance(value, dict | list) else value
         return document
 
 
