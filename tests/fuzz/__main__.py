@@ -1,6 +1,6 @@
 """Fuzzes one target for long, led by coverage if atheris is there: `python -m tests.fuzz TARGET RUNS DIR`.
 
-What is found goes to the directory. Without atheris RUNS is a goal, to which what earlier runs have done counts.
+What is found goes to the directory. Without atheris RUNS is a goal, to which what earlier runs did counts.
 atheris (`pip install atheris`) is not among what the targets of the Makefile need: short runs do without.
 """
 
@@ -53,7 +53,7 @@ def _led(target: Target, runs: int, directory: str) -> None:
 
 
 def _blind(target: Target, goal: int, directory: str) -> None:
-    """By the mutator alone, from another start each time, until it was run `goal` times with this directory."""
+    """By the mutator alone, from another start each time, until there were `goal` runs with this directory."""
     tally = os.path.join(directory, f"{target.name}.runs")
     done = _number_in(tally)
     while done < goal:
