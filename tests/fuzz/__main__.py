@@ -53,7 +53,7 @@ def _led(target: Target, runs: int, directory: str) -> None:
 
 
 def _blind(target: Target, goal: int, directory: str) -> None:
-    """By the mutator alone, from another start each time, until there were `goal` runs with this directory."""
+    """By the mutator alone, from another start each time, until `goal` runs were made with this directory."""
     tally = os.path.join(directory, f"{target.name}.runs")
     done = _number_in(tally)
     while done < goal:
