@@ -90,7 +90,7 @@ sanitize: | system-build ## the core's tests under sanitisers, with a nightly co
 sim: | system-build ## run the core in simulated worlds where all goes wrong; SEEDS=FROM-TO, or one with its trace
 	PATH="$$(scripts/rust-path)" core/sim/run.sh $(SEEDS)
 
-mutants: .venv/.deps | system-build ## try the tests on mutants of formats and cache; MODULE=name and SHARD=1/4 if wanted
+mutants: build | system-build system-test ## try the tests on mutants of formats and cache; MODULE=name and SHARD=1/4 if wanted
 	PATH="$$(scripts/rust-path)" $(BIN)/python -m tests.mutation --module "$(MODULE)" --shard "$(SHARD)"
 
 sweep: build | system-test ## let each call of scripts to disk and network fail in each way; SHARD=1/4, DONE=file to go on

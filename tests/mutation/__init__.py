@@ -1,1 +1,1 @@
-"""Mutation testing of the core: all mutants in one build, each tried by the tests that reach it."""
+"""Mutation testing: mistakes put into formats and cache, each tried by the tests that reach it."""

@@ -1,14 +1,15 @@
-"""Tries mutants of the core's formats and cache: `make mutants MODULE=lsmt SHARD=1/4`, or all of them."""
+"""Tries mutants of formats and cache: `make mutants MODULE=lsmt SHARD=1/4`, or all of them."""
 
 import argparse
 import collections
-import json
 import os
-import random
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.mutation import build, run
+from tests.mutation.python import ROOMS
+from tests.mutation.report import report, sample
 
 # What holds data: a mistake there is wrong bytes, or lost ones.
 MODULES = ("lsmt", "cache", "zfile", "gzip", "tar", "trace", "qcow2", "erofs", "blob")
@@ -29,42 +30,9 @@ def tools(work: Path) -> Path:
     return work / "rewriter/release/mutants"
 
 
-def sample(count: int, shard: str) -> set[int]:
-    """Numbers of one of n random parts, all parts together being everything: `1/4` is the first of four."""
-    part, parts = (int(number) for number in shard.split("/"))
-    numbers = list(range(count))
-    random.Random(1).shuffle(numbers)
-    return set(numbers[part - 1 :: parts])
-
-
-def report(log: Path) -> None:
-    """Print the score of each module, and what was missed."""
-    results = [json.loads(line) for line in log.read_text().splitlines()]
-    for result in results:
-        if result["outcome"] not in ("caught", "timeout"):
-            print(f"{result['outcome']}, {result['tests']} tests reach it: {result['name']}")
-    for module in sorted({result["module"] for result in results}):
-        outcomes = collections.Counter(r["outcome"] for r in results if r["module"] == module)
-        total, caught = outcomes.total(), outcomes["caught"] + outcomes["timeout"]
-        print(f"{module}: {caught} of {total} caught, {outcomes['timeout']} by timeout: {caught / total:.1%}")
-
-
-def main() -> None:
-    """Build, try, report."""
-    parser = argparse.ArgumentParser(prog="tests.mutation", description=__doc__)
-    parser.add_argument("--module", choices=[*MODULES, ""], default="", help="one only (default: all)")
-    parser.add_argument("--shard", default="1/1", help="a random part of the mutants (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants tried at once")
-    parser.add_argument(
-        "--budget", type=float, default=60, help="seconds of tests for one mutant (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--work", type=Path, default=build.ROOT / "core/mutants/target", help="where all of it lies"
-    )
-    args = parser.parse_args()
-    work: Path = args.work.resolve()
+def rust(args: argparse.Namespace, work: Path) -> None:
+    """Build all mutants of the core, then try them."""
     tree, log = work / "tree", work / "outcomes.jsonl"
-    work.mkdir(parents=True, exist_ok=True)
     os.environ["CARGO_TARGET_DIR"] = str(work)
     rewriter = tools(work)
     build.copy(tree)
@@ -80,6 +48,38 @@ def main() -> None:
     log.unlink(missing_ok=True)
     run.run(todo, tests, tree, log, args.jobs, args.budget)
     report(log)
+
+
+def python(args: argparse.Namespace, work: Path) -> None:
+    """Try mutants of Python, in a process that has what changes modules on its path from the start."""
+    command = [sys.executable, "-m", "tests.mutation.python", "--module", args.module or "python"]
+    command += ["--shard", args.shard or "1/1", "--jobs", str(args.jobs), "--budget", str(args.budget)]
+    hook = build.ROOT / "tests/mutation/python/hook"
+    env = os.environ | {"PYTHONPATH": str(hook)}
+    subprocess.run([*command, "--work", str(work / "python")], check=True, cwd=build.ROOT, env=env)
+
+
+def main() -> None:
+    """The core's mutants, then Python's."""
+    parser = argparse.ArgumentParser(prog="tests.mutation", description=__doc__)
+    parser.add_argument(
+        "--module", choices=[*MODULES, *ROOMS, ""], default="", help="one only (default: all)"
+    )
+    parser.add_argument("--shard", default="1/1", help="a random part of the mutants (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants tried at once")
+    parser.add_argument(
+        "--budget", type=float, default=60, help="seconds of tests for one mutant (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=build.ROOT / "core/mutants/target", help="where all of it lies"
+    )
+    args = parser.parse_args()
+    work: Path = args.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    if args.module not in ROOMS:
+        rust(args, work)
+    if args.module in ("", *ROOMS):
+        python(args, work)
 
 
 if __name__ == "__main__":
