@@ -160,6 +160,36 @@ def test_files_and_tars(tmp_path: Path, overwrite: bool, tar: bool) -> None:
     assert back.read_bytes() == plain
 
 
+def test_what_is_not_said_is_as_documented(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(mixed(100_000))
+    before = os.umask(0o022)
+    try:
+        zfile.compress_file(tmp_path / "source", tmp_path / "packed")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "packed").stat().st_mode & 0o777 == 0o644, "others may read it"
+    (tmp_path / "memory").write_bytes(zfile.compress(mixed(100_000)))
+    for name in ("packed", "memory"):
+        info = zfile.info(tmp_path / name)
+        assert (info["algorithm"], info["block_size"], info["checksum"]) == ("lz4", 4096, True)
+        assert not info["header_overwritten"]
+
+
+def test_what_is_asked_for_is_what_is_made(tmp_path: Path) -> None:
+    plain = mixed(100_000)
+    (tmp_path / "source").write_bytes(plain)
+    made = tmp_path / "made"
+    zfile.compress_file(tmp_path / "source", made, algorithm="zstd", block_size=16384, checksum=False)
+    (tmp_path / "memory").write_bytes(
+        zfile.compress(plain, algorithm="zstd", block_size=16384, checksum=False)
+    )
+    assert (tmp_path / "memory").read_bytes() == made.read_bytes()
+    info = zfile.info(made)
+    assert (info["algorithm"], info["block_size"], info["checksum"]) == ("zstd", 16384, False)
+    with zfile.open(made, buffering=5000) as file:
+        assert file.peek() == plain[:5000], "so much is read ahead"
+
+
 def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
     plain = mixed(400_000)
     read, write = os.pipe()
