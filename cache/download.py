@@ -39,11 +39,11 @@ _FINAL_ERRORS: Final = (FileNotFoundError, NotADirectoryError, PermissionError, 
 class Settings:
     """When, how fast, how often. Times in seconds."""
 
-    delay_s: float = 300
-    delay_extra_s: float = 30
-    bytes_per_s: int = 100 << 20
-    attempts: int = 5
-    step_bytes: int = 262144
+    delay_s: float
+    delay_extra_s: float
+    bytes_per_s: int
+    attempts: int
+    step_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class LayerProgress:
     done_bytes: int
     size_bytes: int
     error: str
-    is_target: bool = False
+    is_target: bool
     """See `Layer.is_target`."""
 
 

@@ -47,8 +47,8 @@ class Replay:
         load: Callable[[], bytes],
         *,
         name: str,
-        workers: int = 16,
-        max_bytes: int = 0,
+        workers: int,
+        max_bytes: int,
     ) -> None:
         """Begins. `load` gives trace or list, or nothing to do if empty; it may take its time.
 

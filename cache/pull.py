@@ -123,11 +123,12 @@ class Pull:
             return self._into_cache(pulled, ranges, depth)
 
         def pieces(start: int, take: Callable[[], Slot]) -> Iterator[tuple[Slot, int, int]]:
+            pulled.done_bytes = start
             for slot, count, offset in in_order(
                 ranges, layer.blob.copy_into, start, layer.blob.size, take, depth
             ):
-                pulled.done_bytes = offset
                 yield slot, count, offset
+                pulled.done_bytes = offset + count
 
         def fills() -> Iterator[int]:
             for _, end in self._filled(layer.blob, ranges, depth):

@@ -82,13 +82,17 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "random", lambda: 0.0)
 
 
+def at_once(attempts: int = 5, delay_s: float = 0, bytes_per_s: int = 0) -> Settings:
+    return Settings(delay_s, delay_extra_s=30, bytes_per_s=bytes_per_s, attempts=attempts, step_bytes=262144)
+
+
 def run(directory: Path, *blobs: Scripted, **settings: int) -> Downloads:
     """Downloads into `directory/0`, `directory/1` and so on, to the end."""
     layers = []
     for position, blob in enumerate(blobs):
         (directory / str(position)).mkdir(exist_ok=True)
         layers.append(Layer(position, str(directory / str(position)), DIGEST, "https://r/b", blob))
-    work = Downloads("image", layers, Settings(delay_s=0, bytes_per_s=0, **settings))
+    work = Downloads("image", layers, at_once(**settings))
     work.start()
     work.join()
     return work
@@ -187,7 +191,7 @@ def test_a_cache_that_cannot_be_made_durable_is_filled_anew(
     (tmp_path / ".download").write_bytes(DATA)
     blob = Scripted()
     layer = Layer(0, str(tmp_path), DIGEST, "https://r/b", blob, is_media=True)
-    work = Downloads("image", [layer], Settings(delay_s=0, bytes_per_s=0))
+    work = Downloads("image", [layer], at_once())
     work.start()
     work.join()
     assert (states(work), blob.distrusted) == (["done"], 1)
@@ -205,7 +209,7 @@ def test_a_full_disk_is_seen_before(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_only_digests_that_can_be_checked(tmp_path: Path) -> None:
     for digest in ("", "md5:" + "0" * 32, "sha256:12", "sha256:" + "G" * 64):
         with pytest.raises(ValueError, match="only sha256 and sha512"):
-            Downloads("image", [Layer(0, str(tmp_path), digest, "u", Scripted())], Settings())
+            Downloads("image", [Layer(0, str(tmp_path), digest, "u", Scripted())], at_once())
     hasher = Hasher("sha512:" + hashlib.sha512(DATA).hexdigest())
     hasher.update(DATA)
     assert hasher.right

@@ -202,10 +202,10 @@ def test_a_damaged_trace_is_a_line_in_the_log_and_nothing_else(
     caplog.set_level(logging.INFO)
     trace = trace_ref.write([(0, 0, PAGE)])
     with obd.open(image(layers)) as device:
-        bad = Replay(device.native, lambda: trace[:-1] + b"\xff", name="bad")
+        bad = Replay(device.native, lambda: trace[:-1] + b"\xff", name="bad", workers=2, max_bytes=0)
         assert bad.wait(20)
         foreign = trace_ref.write([(0, MIB, PAGE), (7, 0, PAGE), (0, 1 << 40, PAGE)], padding=b"abc")
-        good = Replay(device.native, lambda: foreign, name="good")
+        good = Replay(device.native, lambda: foreign, name="good", workers=2, max_bytes=0)
         assert good.wait(20)
         good.stop()
         assert good.stats()["fetched_bytes"] == 0, "the layer is local"
