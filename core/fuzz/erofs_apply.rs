@@ -45,7 +45,8 @@ fuzz_target!(|bytes: &[u8]| {
     if layer(&device, UPPER).is_ok() {
         let files = FileSystem::open(Arc::new(device.clone())).expect("what was written can be opened");
         files.root().expect("a root");
-        // What was made of something damaged may be damaged, but not so that it does harm. Now and then, for it takes long.
+        // What was made of something damaged may be damaged, but not so that it does harm. Now and then, for it
+        // takes long.
         if bytes.len().is_multiple_of(4) {
             let _ = layer(&device, UPPER);
         }
