@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -136,6 +137,8 @@ def main() -> None:
             for number, mutant in enumerate(mutants)
             if (number in chosen if only is None else mutant["name"] in only)
         ]
+        # What is interrupted has tried a random part.
+        random.Random(1).shuffle(todo)
         print(f"{room}: {len(mutants)} mutants, {len(todo)} to try", flush=True)
 
         def do(mutant: dict[str, Any], out: Path, room: str = room) -> dict[str, Any]:
