@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use crate::sync::{Mutex, RwLock};
 
-use super::log::Log;
+use super::log::{rewrite, Log};
 use super::survey::{self, Verdict};
 use super::{file_len, runs, Layout, Replay, Upper, DISCARD_RECORDS};
 use crate::error::{Error, Result};
-use crate::limits::{MAX_IO_BYTES, SECTOR};
+use crate::limits::SECTOR;
 use crate::lsmt::header::{Header, BLOCK_BYTES, FIRST_DATA_SECTOR};
 use crate::lsmt::index::MutableIndex;
 use crate::lsmt::layer::check;
 use crate::lsmt::segment::Segment;
-use crate::sys::{read_exact, write_all, File};
+use crate::sys::{write_all, File};
 
 /// The end of the data file.
 pub(super) struct Tail(Mutex<Ends>);
@@ -68,17 +68,6 @@ pub(super) fn open(data: Arc<dyn File>, header: Header, index: Arc<dyn File>, bo
         layout: Layout::Append(tail),
         cut_records: survey.cut,
     })
-}
-
-/// Writes bytes of the data file again as they are.
-fn rewrite(data: &dyn File, bytes: Range<u64>) -> Result<()> {
-    let mut buf = vec![0; (bytes.end - bytes.start).min(MAX_IO_BYTES as u64) as usize];
-    for at in bytes.clone().step_by(MAX_IO_BYTES) {
-        let piece = &mut buf[..(bytes.end - at).min(MAX_IO_BYTES as u64) as usize];
-        read_exact(data, piece, at)?;
-        write_all(data, piece, at)?;
-    }
-    Ok(())
 }
 
 /// Reads the index file into a map, up to what a crash has torn or not let become durable.

@@ -8,18 +8,19 @@
 //! takes it for written: the next flush, of the next process, would not try again, and a note would lie. So records
 //! that no note calls durable are written again when a log is opened.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::sync::{Mutex, MutexGuard};
 
 use super::notes::{Note, OURS};
-use super::survey::{blank, record_at, rewrite, Survey};
+use super::survey::{blank, record_at, Survey};
 use crate::error::{Error, Kind, Result};
-use crate::limits::MAX_RW_ENTRIES;
+use crate::limits::{MAX_IO_BYTES, MAX_RW_ENTRIES};
 use crate::lsmt::header::VIRTUAL_SIZE_AT;
 use crate::lsmt::segment::{Segment, ENTRY_BYTES};
-use crate::sys::{write_all, File};
+use crate::sys::{read_exact, write_all, File};
 
 /// An index file open for appending.
 #[derive(Debug)]
@@ -56,7 +57,7 @@ impl Log {
         if len != record_at(kept) {
             file.set_len(record_at(kept)).map_err(|e| Error::io("cut a torn tail", e).in_file(file.path()))?;
         }
-        rewrite(&*file, logged.min(kept)..kept)?;
+        rewrite(&*file, record_at(logged.min(kept))..record_at(kept))?;
         let state = State {
             records: kept,
             durable,
@@ -216,4 +217,15 @@ impl Log {
     pub fn write_virtual_size(&self, size: u64) -> Result<()> {
         write_all(&*self.file, &size.to_le_bytes(), VIRTUAL_SIZE_AT as u64)
     }
+}
+
+/// Writes bytes of a file again as they are, so that the next flush is sure to be about them.
+pub(super) fn rewrite(file: &dyn File, bytes: Range<u64>) -> Result<()> {
+    let mut buf = vec![0; (bytes.end - bytes.start).min(MAX_IO_BYTES as u64) as usize];
+    for at in bytes.clone().step_by(MAX_IO_BYTES) {
+        let piece = &mut buf[..(bytes.end - at).min(MAX_IO_BYTES as u64) as usize];
+        read_exact(file, piece, at)?;
+        write_all(file, piece, at)?;
+    }
+    Ok(())
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::sync::RwLock;
 
 use super::derive::{derive, entries, extents, missing, not_data, overlaps, Derived};
-use super::log::Log;
+use super::log::{rewrite, Log};
 use super::survey::Survey;
 use super::{directory, Below, Layout, Replay, Upper, DISCARD_RECORDS};
 use crate::error::{Error, Result};
@@ -22,13 +22,10 @@ use crate::limits::{MAX_GRANULE_BYTES, SECTOR};
 use crate::lsmt::header::{Header, BLOCK_BYTES, FIRST_DATA_SECTOR, HEADER, SPARSE};
 use crate::lsmt::index::{coalesce, MutableIndex};
 use crate::lsmt::segment::Segment;
-use crate::sys::{read_exact, write_all, Disk, File, Mode};
+use crate::sys::{write_all, Disk, File, Mode};
 
 /// Below this many records a log is never worth rewriting.
 const SHORT_LOG: u64 = 4096;
-
-/// Sectors that are written again at a time.
-const REWRITE_SECTORS: u64 = 2048;
 
 /// The file system's blocks, and the lock that keeps others off while one is filled in.
 pub(super) struct Blocks {
@@ -61,7 +58,9 @@ pub(super) fn open(disk: &dyn Disk, data: Arc<dyn File>, header: Header, path: &
     let index = disk.open(path, Mode::Write)?;
     let Derived { replay: Replay { map, survey }, unlogged, unproven, current } = derive(&data, &header, &*index)?;
     // As the log does with its records (see there): a flush that failed may have lost their data.
-    unproven.into_iter().try_for_each(|range| rewrite(&*data, range))?;
+    let bytes =
+        |range: Range<u64>| (range.start + FIRST_DATA_SECTOR) * SECTOR..(range.end + FIRST_DATA_SECTOR) * SECTOR;
+    unproven.into_iter().try_for_each(|range| rewrite(&*data, bytes(range)))?;
     let log = if !current || survey.records > 2 * map.len() as u64 + SHORT_LOG {
         rewrite_log(disk, &*data, &header, path, &map)?
     } else {
@@ -75,20 +74,6 @@ pub(super) fn open(disk: &dyn Disk, data: Arc<dyn File>, header: Header, path: &
     let layout = Layout::Sparse(Blocks::of(&*data));
     let virtual_size = AtomicU64::new(header.virtual_size);
     Ok(Upper { data, log, map: RwLock::new(map), header, virtual_size, layout, cut_records: survey.cut })
-}
-
-/// Writes data of the file again as it is.
-fn rewrite(data: &dyn File, range: Range<u64>) -> Result<()> {
-    let mut next = range.start;
-    while next < range.end {
-        let count = (range.end - next).min(REWRITE_SECTORS);
-        let mut bytes = vec![0; (count * SECTOR) as usize];
-        let at = (next + FIRST_DATA_SECTOR) * SECTOR;
-        read_exact(data, &mut bytes, at)?;
-        write_all(data, &bytes, at)?;
-        next += count;
-    }
-    Ok(())
 }
 
 fn append(log: &Log, records: &[Segment]) -> Result<()> {

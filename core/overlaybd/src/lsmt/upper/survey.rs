@@ -103,11 +103,6 @@ fn chunks(file: &dyn File, records: Range<u64>, mut f: impl FnMut(u64, &mut [u8]
     Ok(())
 }
 
-/// Writes records again as they are, so that the next flush is sure to be about them.
-pub(super) fn rewrite(file: &dyn File, records: Range<u64>) -> Result<()> {
-    chunks(file, records, |first, raw| write_all(file, raw, record_at(first)))
-}
-
 /// Makes padding of records that are cut off while notes behind them stay.
 pub(super) fn blank(file: &dyn File, records: Range<u64>) -> Result<()> {
     chunks(file, records, |first, raw| {
