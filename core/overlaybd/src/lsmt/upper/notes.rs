@@ -30,17 +30,47 @@ impl Note {
         Segment { zeroed, length, moffset, ..Segment::INVALID }
     }
 
-    /// What record `number` says, if it is a note. One that speaks of records behind itself is none.
+    /// What record `number` says, if it is a note: just as it is written, and not of records behind itself.
     pub fn of(record: &Segment, number: u64) -> Option<Note> {
-        if !record.is_invalid() {
-            return None;
+        let Segment { zeroed, length, moffset, .. } = *record;
+        let note = match (zeroed, length, moffset) {
+            (true, 0, records) if records <= number => Note::Durable(records),
+            (true, 1, records) if records <= number => Note::Data(records),
+            (false, 1, 1..) => Note::Boot(moffset),
+            _ => return None,
+        };
+        (note.record() == *record).then_some(note)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_read_as_it_was_written() {
+        for note in [Note::Durable(0), Note::Durable(5), Note::Data(4), Note::Boot(1), Note::Boot(MAX_MOFFSET)] {
+            assert_eq!(Note::of(&note.record(), 5), Some(note));
         }
-        match (record.zeroed, record.length) {
-            (true, 0) => Some(Note::Durable(record.moffset)),
-            (true, 1) => Some(Note::Data(record.moffset)),
-            (false, 1) => return Some(Note::Boot(record.moffset)),
-            _ => None,
+        for note in [Note::Durable(6), Note::Data(6)] {
+            assert_eq!(Note::of(&note.record(), 5), None, "{note:?} of what comes behind it");
         }
-        .filter(|_| record.moffset <= number)
+    }
+
+    #[test]
+    fn other_padding_is_no_note() {
+        let boot = Note::Boot(9).record();
+        let others = [
+            Segment::INVALID,
+            Segment { offset: 0, ..boot },
+            Segment { length: 2, ..boot },
+            Segment { tag: 1, ..boot },
+            Segment { moffset: 0, ..boot },
+            Segment { tag: OURS, ..Note::Durable(3).record() },
+            Segment { length: 2, ..Note::Data(3).record() },
+        ];
+        for record in others {
+            assert_eq!(Note::of(&record, 5), None, "{record:?}");
+        }
     }
 }
