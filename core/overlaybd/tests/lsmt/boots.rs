@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use overlaybd::lsmt::upper::{create, open_as_layer, CreateOptions};
 use overlaybd::lsmt::{Segment, Stack, Upper};
+use overlaybd::sys::fault::{Fault, FaultDisk};
 use overlaybd::sys::os::ScratchDisk;
 use overlaybd::sys::Disk;
 
@@ -142,4 +143,36 @@ fn on_a_system_that_cannot_tell_everything_counts() {
     assert_eq!(pages(&Upper::open(&ScratchDisk, &data, &index).unwrap()), [0, 6, 0]);
     let records = std::fs::read(&index).unwrap().len() - PAGE;
     assert_eq!(records, 16, "and nothing is noted");
+}
+
+#[test]
+fn what_was_cut_off_does_not_come_back_if_the_power_fails_in_the_next_flush() {
+    // The log crosses from one page of the index file to the next here, and the two are written in any order.
+    const RECORDS: u64 = PAGE as u64 / 16;
+    let overwritten = MemDisk::default();
+    let options = CreateOptions { size: 3 * PAGE as u64, ..CreateOptions::default() };
+    create(&overwritten, &files().0, &files().1, &options).unwrap();
+    let upper = reopen(&overwritten);
+    (0..RECORDS - 10).for_each(|_| write(&upper, 0, 1));
+    upper.flush().unwrap();
+    (0..32).for_each(|_| write(&upper, 0, 2));
+    drop(upper);
+    // All of that reaches the disk but what was written to page 0.
+    let (mut data, index) = (overwritten.content(&files().0), overwritten.content(&files().1));
+    let flushed = data.len() - 32 * PAGE;
+    data[flushed..].fill(9);
+    for at in 0..48 {
+        let disk = MemDisk::default();
+        disk.put(&files().0, &data);
+        disk.put(&files().1, &index);
+        disk.reboot();
+        let faults = FaultDisk::new(std::sync::Arc::new(disk.clone()), at, Fault::Errno(libc::EIO));
+        if let Ok(upper) = Upper::open(&faults, &files().0, &files().1) {
+            (0..16).for_each(|_| drop(upper.write_at(&[3; PAGE], PAGE as u64, nothing_below)));
+            drop(upper.flush());
+        }
+        disk.crash_without(&files().1, 1);
+        let now = pages(&reopen(&disk));
+        assert!(now == [1, 0, 0] || now == [1, 3, 0], "fault {at}: {now:?}");
+    }
 }

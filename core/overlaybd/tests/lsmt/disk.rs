@@ -153,6 +153,19 @@ impl MemDisk {
         }
     }
 
+    /// Power fails, and comes back, when all has been written back but one page of this file.
+    pub fn crash_without(&self, path: &Path, page: u64) {
+        self.reboot();
+        for (name, node) in &*self.files.lock().unwrap() {
+            let mut guard = node.lock().unwrap();
+            let node = &mut *guard;
+            let left = node.durable.pages.get(&page).cloned().filter(|_| name == path && !node.pending.is_empty());
+            node.pending.drain(..).for_each(|change| node.durable.apply(&change, |_| true));
+            node.durable.pages.extend(left.map(|left| (page, left)));
+            node.now = node.durable.clone();
+        }
+    }
+
     /// The content of a file.
     pub fn content(&self, path: &Path) -> Vec<u8> {
         let file = self.open(path, Mode::Read).unwrap();

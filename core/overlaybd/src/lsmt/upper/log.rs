@@ -57,6 +57,11 @@ impl Log {
         if len != record_at(kept) {
             file.set_len(record_at(kept)).map_err(|e| Error::io("cut a torn tail", e).in_file(file.path()))?;
         }
+        if records < kept || len != record_at(kept) {
+            // Else what stands in their place might be what a loss of power takes, and a note behind it stay: it would
+            // prove what has just been cut off.
+            file.sync_data().map_err(|e| Error::io("flush", e).in_file(file.path()))?;
+        }
         rewrite(&*file, record_at(logged.min(kept))..record_at(kept))?;
         let state = State {
             records: kept,
