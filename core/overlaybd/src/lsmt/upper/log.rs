@@ -93,7 +93,7 @@ impl Log {
         let durable = (state.durable > state.marked).then_some(Note::Durable(state.durable));
         let boot = (state.boot != self.boot && self.boot != 0).then_some(Note::Boot(self.boot));
         let notes = [durable, boot].into_iter().flatten().map(Note::record);
-        // The file has room for one record more, so that a full disk does not keep a flush from its note.
+        // There is room for one record more, so that neither a full disk nor a full log keeps a flush from its note.
         let spare = (self.boot != 0).then_some(Segment::INVALID);
         let ours =
             records.iter().map(|record| Segment { tag: if self.boot == 0 { record.tag } else { OURS }, ..*record });
@@ -104,10 +104,10 @@ impl Log {
         Ok(())
     }
 
-    /// Writes records behind those there are, of which the last does not count if it is `spare`.
+    /// Writes records behind those there are, of which the last does not count if it is `spare`: it only has its room.
     fn extend(&self, state: &mut State, records: impl Iterator<Item = Segment>, spare: bool) -> Result<()> {
         let raw: Vec<u8> = records.flat_map(Segment::to_bytes).collect();
-        let count = (raw.len() / ENTRY_BYTES) as u64 - u64::from(spare);
+        let count = (raw.len() / ENTRY_BYTES) as u64;
         if state.records + count > MAX_RW_ENTRIES {
             let what = format!("the layer has {MAX_RW_ENTRIES} index records, the most it can have: commit it");
             return Err(Error::new(Kind::Limit, what).in_file(self.file.path()));
@@ -118,7 +118,7 @@ impl Log {
             let _ = self.file.set_len(at);
             return Err(e);
         }
-        state.records += count;
+        state.records += count - u64::from(spare);
         Ok(())
     }
 
@@ -233,4 +233,31 @@ pub(super) fn rewrite(file: &dyn File, bytes: Range<u64>) -> Result<()> {
         write_all(file, piece, at)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lsmt::upper::survey::count_records;
+    use crate::sys::os::OsDisk;
+    use crate::sys::{Disk, Mode};
+
+    #[test]
+    fn the_last_record_leaves_room_for_the_note_of_its_flush() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name| OsDisk.open(&dir.path().join(name), Mode::New).unwrap();
+        let (data, index) = (open("data"), open("index"));
+        let full = MAX_RW_ENTRIES - 2;
+        index.set_len(record_at(full)).unwrap();
+        let survey = Survey { records: full, durable: full, proven: full, kept: full, boot: 7, cut: 0 };
+        let log = Log::new(Arc::clone(&index), &survey, full, 7).unwrap();
+        let record = Segment { offset: 0, length: 1, moffset: 8, zeroed: false, tag: 0 };
+        let append = || log.append(&mut log.lock().unwrap(), &[record]);
+        append().unwrap();
+        assert_eq!(append().unwrap_err().kind(), Kind::Limit);
+        log.flush(&*data, false).unwrap();
+        assert_eq!(log.progress(), (full + 1, full + 1), "what was taken can be flushed");
+        assert_eq!(append().unwrap_err().kind(), Kind::Limit);
+        assert_eq!(count_records(&*index).unwrap(), MAX_RW_ENTRIES, "and the file can be opened again");
+    }
 }
