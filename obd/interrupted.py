@@ -13,6 +13,7 @@ import obdcore
 from obd.config import ImageConfig, load_image
 from obd.errors import ObdError
 from obd.locate import locate
+from obd.replace import sync_directory
 
 _log: Final = logging.getLogger("overlaybd.image")
 
@@ -20,15 +21,6 @@ _log: Final = logging.getLogger("overlaybd.image")
 def announced(path: str) -> str:
     """Where the configuration is that a snapshot under way will put in place of `path`."""
     return f"{os.path.realpath(path)}.snapshot-begun"
-
-
-def sync_directory(path: str) -> None:
-    """Makes durable what the names beside `path` stand for."""
-    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def resume(config: ImageConfig) -> ImageConfig:

@@ -12,8 +12,9 @@ from obd.config import ConfigError, ImageConfig, Lower, Upper
 from obd.config.image import parse_image
 from obd.config.strict_json import MAX_CONFIG_BYTES, parse_object, read_object
 from obd.errors import ObdError, kind_of, line_of
-from obd.interrupted import announced, same_file, sync_directory
+from obd.interrupted import announced, same_file
 from obd.locate import Source, locate
+from obd.replace import sync_directory
 from obd.result import ResultFile
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import time
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from obd.errors import ObdError
+from obd.replace import replace_file
 
 DEFAULT_FILE: Final = "/etc/containerd/config.toml"
 MAX_BYTES: Final = 1 << 20
@@ -147,13 +149,6 @@ def configure(path: str, wanted: Wanted, *, dry_run: bool = False) -> tuple[list
     if before:
         copy = f"{path}.{time.strftime('%Y%m%d-%H%M%S')}.bak"
         shutil.copy2(path, copy)
-    temporary = f"{path}.new"
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(after)
-        file.flush()
-        os.fsync(file.fileno())
-    if before:
-        shutil.copymode(path, temporary)
-    os.replace(temporary, path)
+    replace_file(path, after.encode(), stat.S_IMODE(os.stat(path).st_mode) if before else 0o644)
     return changes, copy

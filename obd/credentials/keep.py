@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from contextlib import suppress
 from typing import Final
 
 from obd.config.errors import ConfigError
@@ -13,6 +12,7 @@ from obd.config.strict_json import read_object
 from obd.credentials.credential import Credential, CredentialSource
 from obd.credentials.document import host_of
 from obd.errors import ObdError
+from obd.replace import replace_file
 
 MAX_ENTRIES: Final = 10_000
 
@@ -50,7 +50,7 @@ def keep(path: str, key: str, credential: Credential) -> None:
         own = {"username": credential.username, "password": credential.password}
         # The first that fits counts, and another one may be for the whole registry.
         document["auths"] = {key: own, **{each: value for each, value in entries.items() if each != key}}
-        _replace(path, json.dumps(document, indent=2).encode() + b"\n")
+        replace_file(path, json.dumps(document, indent=2).encode() + b"\n", 0o600)
     finally:
         os.close(lock)
 
@@ -62,15 +62,3 @@ def _read(path: str) -> dict[str, object]:
         return dict(read_object(path))
     except ConfigError as error:
         raise ObdError("invalid", error.what, path) from None
-
-
-def _replace(path: str, content: bytes) -> None:
-    temporary = f"{path}.new"
-    with suppress(FileNotFoundError):
-        os.unlink(temporary)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(temporary, path)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from obd.errors import ObdError
+from obd.replace import replace_file
 from obd.run.image import RunImage
 from obd.run.locks import locked, open_lock, try_lock
 
@@ -67,9 +68,7 @@ class Container:
         """Records what is known of it."""
         place = os.path.join(self.path, "container.json")
         document: dict[str, Any] = asdict(record)
-        with open(f"{place}.new", "w") as file:
-            json.dump(document, file)
-        os.replace(f"{place}.new", place)
+        replace_file(place, json.dumps(document).encode(), 0o644)
 
     def remove(self) -> None:
         """Removes it with all that it has written; nothing may be mounted in it."""

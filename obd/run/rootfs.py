@@ -13,6 +13,7 @@ import obdcore
 from obd import attach as attachments
 from obd.errors import ObdError
 from obd.mount import filesystem
+from obd.replace import replace_file
 from obd.run.container import Container, Record
 
 # A mount is also in the namespace of a container that is just starting, for a moment.
@@ -33,9 +34,7 @@ def make_writable(container: Container, record: Record) -> None:
                 os.unlink(left)
         obdcore.lsmt_create(data, index, size=0)
         document = {**record.image.document, "upper": {"data": data, "index": index}}
-        with open(f"{container.config}.new", "w") as file:
-            json.dump(document, file, indent=2)
-        os.replace(f"{container.config}.new", container.config)
+        replace_file(container.config, json.dumps(document, indent=2).encode(), 0o644)
 
 
 def mount_overlay(container: Container, lower: str) -> None:

@@ -20,7 +20,7 @@ import obdcore
 from obd.convert.layer import apply_layer
 from obd.convert.tree import archive
 from obd.errors import ObdError, line_of
-from obd.interrupted import sync_directory
+from obd.replace import sync_directory
 
 _PR_SET_PDEATHSIG: Final = 1
 # linux/ioprio.h: the class of those that get the disk when nobody else wants it.

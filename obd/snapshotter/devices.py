@@ -16,8 +16,8 @@ from obd import attach as attachments
 from obd.daemon.work import Pool
 from obd.errors import ObdError, line_of
 from obd.mount import filesystem
+from obd.replace import replace_file
 from obd.snapshotter.errors import DEADLINE_EXCEEDED, FAILED_PRECONDITION, UNAVAILABLE, SnapshotError
-from obd.snapshotter.image import replace_file
 from obd.snapshotter.work import Work
 
 if TYPE_CHECKING:
@@ -102,7 +102,11 @@ class Devices:
                 found = self._wanted[kind] = Work(
                     lambda: self._provide(kind, limit, fs_type=fs_type, mkfs=mkfs)
                 )
-                self._pool.submit(found.run)
+                try:
+                    self._pool.submit(found.run)
+                except RuntimeError as error:
+                    del self._wanted[kind]  # or all who come later wait for it
+                    raise SnapshotError(UNAVAILABLE, f"snapshot {number}: {error}") from error
             found.waiting += 1
         try:
             return found.result(min(deadline, limit), f"snapshot {number}: its device is not there in time")

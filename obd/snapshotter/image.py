@@ -11,10 +11,10 @@ from typing import Any, Final
 from obd.config import ConfigError
 from obd.config.image import is_digest
 from obd.config.strict_json import read_object
-from obd.interrupted import sync_directory
 from obd.oci.media import compression
 from obd.oci.trees import tree_by_labels
 from obd.reference import parse_reference
+from obd.replace import replace_file
 from obd.snapshotter import labels as L
 from obd.snapshotter.config import Mirror
 from obd.snapshotter.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, SnapshotError
@@ -168,21 +168,3 @@ class Images:
         """Whether a layer lies in the directory of a snapshot, as a whole."""
         names = ("overlaybd.commit", "overlaybd.sealed")
         return any(is_layer(os.path.join(self._layout.fs(number), name)) for name in names)
-
-
-def replace_file(path: str, content: bytes, mode: int) -> None:
-    """Puts `content` in place of a file, durably: it has all of it or what it had before."""
-    temporary = f"{path}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    try:
-        with open(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_directory(path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
