@@ -181,7 +181,12 @@ class Devices:
                 with self._lock:
                     self._reviving.discard(number)
 
-        self._pool.submit(revive)
+        try:
+            self._pool.submit(revive)
+        except RuntimeError as error:
+            with self._lock:
+                self._reviving.discard(number)
+            _log.error("snapshot %d is not served again yet: %s", number, error)
 
     def serve_again(self, number: int, *, rw: bool) -> None:
         """Has a device whose server died served again, where the kernel lets it. Raises `SnapshotError`."""

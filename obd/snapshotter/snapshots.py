@@ -21,7 +21,7 @@ from obd.snapshotter.errors import (
     SnapshotError,
 )
 from obd.snapshotter.filters import compile_filters
-from obd.snapshotter.image import Images, blobs_url, remote_lower, replace_file, turbo_lower
+from obd.snapshotter.image import Images, blobs_url, remote_lower, turbo_lower
 from obd.snapshotter.layout import Layout, remove_tree
 from obd.snapshotter.origin import repository_of
 from obd.snapshotter.records import Records, Snapshot, Usage
@@ -242,7 +242,8 @@ class Snapshots:
         if chain and all(self.images.is_unpacked(each.id) for each in chain):
             wish = self.layout.wish(chain[0].id)
             if not self.images.is_block(chain[0].id) and not os.path.exists(wish):
-                replace_file(wish, b"", 0o600)
+                # Without a draft of its own: several may do so at once.
+                os.close(os.open(wish, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 self.on_marked()
 
     def _is_unpacked_apart(self, snapshot: Snapshot) -> bool:

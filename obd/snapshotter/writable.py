@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import obdcore
+from obd.replace import sync_directory
 from obd.snapshotter import labels as L
 from obd.snapshotter.errors import INVALID_ARGUMENT, UNAVAILABLE, SnapshotError
 from obd.snapshotter.image import DEFAULT_GIB, MAX_GIB, is_layer
@@ -55,6 +56,8 @@ def seal(layout: Layout, number: int) -> str:
             except OSError as error:
                 raise SnapshotError(UNAVAILABLE, f"snapshot {number}: cannot be sealed: {error}") from error
         os.rename(data, sealed)
+        # Not left to the sync of the configuration, which is in another directory.
+        sync_directory(sealed)
     with suppress(FileNotFoundError):
         os.unlink(index)
     return sealed

@@ -1,10 +1,12 @@
 """Devices of snapshots that are slow to come up: who waits for them, who does not, and what remains."""
 
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
+from threading import Barrier, BrokenBarrierError, Event, Thread
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from obd.snapshotter import devices, writable
 from obd.snapshotter.config import SnapshotterConfig
 from obd.snapshotter.errors import SnapshotError
 from obd.snapshotter.layout import Layout
-from obd.snapshotter.snapshots import Snapshots
+from obd.snapshotter.snapshots import Caller, Snapshots
 from obd.snapshotter.wire import ACTIVE
 
 SLOW, QUICK = 1, 2
@@ -149,6 +151,23 @@ def test_a_writable_layer_can_be_sealed_again_after_any_step(tmp_path: Path) -> 
     snapshots.close()
 
 
+def test_a_sealed_layer_is_durable_in_its_place_before_its_log_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(str(tmp_path))
+    layout.make(SLOW, active=True, owner_of=None)
+    data, index = layout.upper(SLOW)
+    obdcore.lsmt_create(data, index, size=1 << 20)
+    synced: list[tuple[str, bool]] = []
+    monkeypatch.setattr(
+        writable,
+        "sync_directory",
+        lambda path: synced.append((os.path.dirname(path), os.path.exists(index))),
+    )
+    sealed = writable.seal(layout, SLOW)
+    assert synced == [(os.path.dirname(sealed), True)]
+
+
 def test_a_device_that_is_slow_to_be_served_again_holds_up_no_start(
     made: devices.Devices, machine: Machine
 ) -> None:
@@ -162,3 +181,67 @@ def test_a_device_that_is_slow_to_be_served_again_holds_up_no_start(
     with made.turn(SLOW):
         assert not machine.attached[config].dead
     assert machine.calls == 1
+
+
+class Exhausted:
+    """In which no thread can be started, until there is `room`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room = False
+        start = Thread.start
+
+        def tried(thread: Thread) -> None:
+            if not self.room:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(Thread, "start", tried)
+
+
+def test_a_device_that_no_thread_could_be_had_for_is_provided_later(
+    made: devices.Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Exhausted(monkeypatch)
+    with pytest.raises(SnapshotError, match="thread") as caught:
+        provide(made, QUICK)
+    assert caught.value.code == "UNAVAILABLE"
+    machine.room = True
+    assert provide(made, QUICK) == "/dev/null"
+
+
+def test_a_device_that_no_thread_could_be_had_for_is_served_again_later(
+    made: devices.Devices, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = machine.layout.config(SLOW)
+    machine.attached[config] = Attachment(config, "/dev/null", "nbd", config, True, dead=True)
+    threads = Exhausted(monkeypatch)
+    made.serve_again_soon(SLOW, rw=False)
+    threads.room = True
+    made.serve_again_soon(SLOW, rw=False)
+    assert machine.begun.wait(60)
+
+
+def test_an_image_that_is_first_used_twice_at_once_is_marked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(tmp_path / "root")
+    snapshots = Snapshots(SnapshotterConfig(root=root, address="", containerd="", convert_layers=True))
+    caller = Caller()
+    snapshots.prepare("extract-1 base", "", {}, caller)
+    snapshots.commit("extract-1 base", "base", {}, caller)
+    # Each of the two sees that there is no mark yet.
+    both, exists = Barrier(2), os.path.exists
+
+    def slow(path: str) -> bool:
+        found = exists(path)
+        if path.endswith("/convert"):
+            with suppress(BrokenBarrierError):
+                both.wait(60)
+        return found
+
+    monkeypatch.setattr(os.path, "exists", slow)
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(snapshots.prepare, key, "base", {}, caller) for key in ("one", "two")]
+        assert all(each.result(60) for each in made)
+    snapshots.close()
+    assert os.path.getsize(snapshots.layout.wish(1)) == 0
