@@ -65,6 +65,9 @@ pub const CUT_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
 /// cache (`dirty_expire_centisecs`).
 pub const UNFLUSHED: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// Threads of a process that do so: one less may wait for disks that hang while the others are still flushed.
+pub const MAX_FLUSHERS: usize = 8;
+
 /// Time between two tries of a snapshot, in which writes go on as if there were none.
 pub const CUT_REST: std::time::Duration = std::time::Duration::from_millis(200);
 
