@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from obd.attach.ways import way
 from tests.e2e.commands import BIN, ok
 from tests.e2e.oci_images import Layer, Layout
 from tests.e2e.servers import Registry
@@ -25,6 +28,12 @@ def missing() -> str:
     """Why there can be no node here, "" if there can."""
     lacks = [name for name in ("containerd", "ctr", "runc", "busybox") if not shutil.which(name)]
     return f"not installed: {', '.join(lacks)}" if lacks else ""
+
+
+CONTAINERS = pytest.mark.skipif(
+    bool(_lack := missing() or way("fuse").missing()), reason=f"no containers here: {_lack}"
+)
+"""For tests of what `node_of` makes."""
 
 
 class Node:
@@ -191,13 +200,18 @@ def _listens(path: Path) -> bool:
 def node_of(
     registry: Registry, home: Path, *, service: Mapping[str, object] | None = None, **settings: object
 ) -> Iterator[Node]:
-    """A node on which nothing has been pulled; after the block nothing of it is left."""
+    """A node on which nothing has been pulled; after the block nothing of it is left.
+
+    Meanwhile devices are kept track of below `home`.
+    """
     # Short, since sockets have short names.
     directory = Path(f"/tmp/obd-{os.getpid()}-{home.name[-8:]}")
     directory.mkdir()
     try:
-        with Node(directory, registry, service=service, **settings) as node:
-            yield node
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("OVERLAYBD_RUN_DIR", str(home / "run"))
+            with Node(directory, registry, service=service, **settings) as node:
+                yield node
     finally:
         for point in Path("/proc/mounts").read_text().split():
             if point.startswith(f"{directory}/"):

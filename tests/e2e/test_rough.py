@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from obd.attach.ways import way
-from tests.e2e.containerd import build, missing, node_of
+from tests.e2e.containerd import CONTAINERS, build, node_of
 from tests.e2e.rough import APP, Story
 from tests.e2e.servers import Registry
 from tests.rigs.attached import lack_of_guards
@@ -22,10 +21,8 @@ FIRST = int(os.environ.get("ROUGH_SEED", "1"))
 LENGTH_S = float(os.environ.get("ROUGH_LENGTH_S", "60" if ROUNDS else "8"))
 
 pytestmark = [
-    pytest.mark.skipif(
-        bool(lack := missing() or way("fuse").missing() or lack_of_guards()),
-        reason=f"no such node: {lack}",
-    ),
+    CONTAINERS,
+    pytest.mark.skipif(bool(lack := lack_of_guards()), reason=f"no such node: {lack}"),
     pytest.mark.timeout(400),
 ]
 
@@ -39,9 +36,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + (ROUNDS or 1)))
-def test_a_rough_time(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_a_rough_time(registry: Registry, tmp_path: Path, seed: int) -> None:
     began = time.monotonic()
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
     with node_of(registry, tmp_path) as node:
         node.pull(APP)
         node.run(APP, "first", "/bin/true")

@@ -12,19 +12,16 @@ from pathlib import Path
 import pytest
 
 import obd.attach
-from obd.attach.ways import way
 from obd.containerd.client import Containerd
 from obd.errors import ObdError
 from obd.snapshotter import labels as L
 from tests.e2e.commands import end, kill_with_guard, run
-from tests.e2e.containerd import Node, build, missing, node_of
+from tests.e2e.containerd import CONTAINERS, Node, build, node_of
 from tests.e2e.servers import Registry
 from tests.e2e.snapshotter import Client, Refused, mounted, tree
 from tests.rigs.attached import lack_of_guards
 
-pytestmark = pytest.mark.skipif(
-    bool(lack := missing() or way("fuse").missing()), reason=f"no containers here: {lack}"
-)
+pytestmark = CONTAINERS
 
 APP = "app:v1-obd"
 PLAIN = "app:v1"
@@ -39,8 +36,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 @pytest.fixture
-def node(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
+def node(registry: Registry, tmp_path: Path) -> Iterator[Node]:
     with node_of(registry, tmp_path) as node:
         yield node
 

@@ -9,17 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from obd.attach.ways import way
 from obd.snapshotter import labels as L
 from tests.e2e.commands import ok
-from tests.e2e.containerd import PROGRAMS, Node, missing, node_of
+from tests.e2e.containerd import CONTAINERS, PROGRAMS, Node, node_of
 from tests.e2e.oci_images import Layer, Layout
 from tests.e2e.servers import Registry
 from tests.e2e.snapshotter import Client, mounted
 
-pytestmark = pytest.mark.skipif(
-    bool(lack := missing() or way("fuse").missing()), reason=f"no containers here: {lack}"
-)
+pytestmark = CONTAINERS
 
 PATIENCE_S = 120.0
 LOOK = "cd /tree; find . -exec stat -c '%n %F %a %u' {} + | sort; cat a/* new 2>/dev/null; true"
@@ -51,8 +48,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 @pytest.fixture
-def node(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
+def node(registry: Registry, tmp_path: Path) -> Iterator[Node]:
     with node_of(registry, tmp_path, convertLayers=True) as node:
         yield node
 

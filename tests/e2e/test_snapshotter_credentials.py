@@ -11,16 +11,13 @@ from typing import Any
 
 import pytest
 
-from obd.attach.ways import way
 from tests.e2e import givers
 from tests.e2e.commands import run
-from tests.e2e.containerd import Node, build, missing, node_of
+from tests.e2e.containerd import CONTAINERS, Node, build, node_of
 from tests.e2e.servers import Registry
 from tests.e2e.snapshotter import Client, Refused
 
-pytestmark = pytest.mark.skipif(
-    bool(lack := missing() or way("fuse").missing()), reason=f"no containers here: {lack}"
-)
+pytestmark = CONTAINERS
 
 APP = "app:v1-obd"
 PASSWORD = "hunter2hunter2"
@@ -139,7 +136,6 @@ def test_a_wrong_password_is_told_of(
 def _node(
     registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> Iterator[Node]:
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(home / "run"))
     # What the user of this machine has must not help.
     monkeypatch.setenv("DOCKER_CONFIG", str(home / "nothing"))
     exporter = {"enable": True, "port": 0}

@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from obd.attach.ways import way
 from obd.oci.trees import TREE_KEYS
 from tests.e2e.commands import ok
-from tests.e2e.containerd import Node, build, missing, node_of
+from tests.e2e.containerd import CONTAINERS, Node, build, node_of
 from tests.e2e.servers import Registry
 
-pytestmark = pytest.mark.skipif(
-    bool(lack := missing() or way("fuse").missing()), reason=f"no containers here: {lack}"
-)
+pytestmark = CONTAINERS
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +36,7 @@ def configurations(node: Node) -> list[list[dict[str, object]]]:
     return [json.loads(file.read_text())["lowers"] for file in files]
 
 
-def test_original_layers_are_read_lazily(
-    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
+def test_original_layers_are_read_lazily(registry: Registry, tmp_path: Path) -> None:
     with node_of(registry, tmp_path) as node:
         assert node.pull("app:v1-turbo") == {"lazy": 0, "fetched": 2, "present": 0}
         assert fetched(node) == 0
@@ -57,8 +51,7 @@ def test_original_layers_are_read_lazily(
         assert (node.snapshots(), node.attached(), node.mounts()) == (set(), [], [])
 
 
-def test_layers_with_hash_trees(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
+def test_layers_with_hash_trees(registry: Registry, tmp_path: Path) -> None:
     with node_of(registry, tmp_path, service={"verifyChunks": "required"}) as node:
         node.pull("app:v1-tree")
         assert [len(lowers) for lowers in configurations(node)] in ([1, 2], [2, 1])

@@ -10,15 +10,12 @@ from pathlib import Path
 import pytest
 
 import obd.attach
-from obd.attach.ways import way
 from obd.sockets import processes, statistics
 from tests.e2e.commands import run
-from tests.e2e.containerd import Node, build, missing, node_of
+from tests.e2e.containerd import CONTAINERS, Node, build, node_of
 from tests.e2e.servers import Registry
 
-pytestmark = pytest.mark.skipif(
-    bool(lack := missing() or way("fuse").missing()), reason=f"no containers here: {lack}"
-)
+pytestmark = CONTAINERS
 
 APP = "app:v1-obd"
 # runc has one directory for the containers of all nodes that tests make.
@@ -59,11 +56,6 @@ def container(registry: Registry, home: Path, outage_s: int) -> Iterator[Node]:
         node.ok("images", "rm", "--sync", node.image(APP))
         left = (node.snapshots(), node.attached(), node.mounts(), os.listdir(node.root / "snapshots"))
         assert left == (set(), [], [], [])
-
-
-@pytest.fixture(autouse=True)
-def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
 
 
 def read(node: Node, number: int, file: str = "/big") -> list[str | Path]:
