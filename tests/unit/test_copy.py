@@ -228,6 +228,22 @@ def test_the_file_that_reads_fill_becomes_the_layer(tmp_path: Path) -> None:
     assert (tmp_path / "overlaybd.commit").read_bytes() == DATA and work.starts == []
 
 
+@pytest.mark.parametrize("is_media", [False, True])
+def test_what_cannot_be_made_durable_counts_for_nothing(
+    tmp_path: Path, is_media: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    (tmp_path / ".download").write_bytes(DATA)
+    monkeypatch.setattr(os, "fsync", fail)
+    work = Work(tmp_path, is_media=is_media)
+    with pytest.raises(OSError, match="no"):
+        work.run()
+    assert work.blob.distrusted == ([(0, len(DATA))] if is_media else [])
+    assert os.listdir(tmp_path) == ([".download"] if is_media else [])
+
+
 def test_a_failure_after_which_nothing_can_be_noted_is_told_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -56,12 +56,13 @@ def mutants_of(names: list[str], work: Path) -> list[dict[str, Any]]:
     return found
 
 
-def nearest_first(tests: list[reach.Test], total: dict[str, int]) -> list[reach.Test]:
+def nearest_first(mutant: dict[str, Any], tests: list[reach.Test], total: dict[str, int]) -> list[reach.Test]:
     """Tests in the order in which they are tried: those of a file that is about this before others."""
+    stem = Path(mutant["file"]).stem
 
-    def distance(file: str) -> tuple[bool, float, str]:
+    def distance(file: str) -> tuple[bool, bool, float, str]:
         here = [test for test in tests if test.file == file]
-        return "/unit/" not in file, -len(here) / total[file], file
+        return "/unit/" not in file, stem not in Path(file).stem, -len(here) / total[file], file
 
     order = {file: number for number, file in enumerate(sorted({test.file for test in tests}, key=distance))}
     return sorted(tests, key=lambda test: (order[test.file], test.seconds))
@@ -144,7 +145,7 @@ def main() -> None:
         def do(mutant: dict[str, Any], out: Path, room: str = room) -> dict[str, Any]:
             mark = marks.around(all_marks, mutant["file"], (mutant["line"], mutant["column"]))
             of_file = frozenset(mark.number for mark in all_marks if mark.file == mutant["file"])
-            able = nearest_first(reached.able(mark, of_file), total)
+            able = nearest_first(mutant, reached.able(mark, of_file), total)
             return attempt(mutant, room, able, out, args.budget)
 
         fork.share(todo, args.jobs, do, log, work)
