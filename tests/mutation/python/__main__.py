@@ -58,11 +58,12 @@ def mutants_of(names: list[str], work: Path) -> list[dict[str, Any]]:
 
 def nearest_first(mutant: dict[str, Any], tests: list[reach.Test], total: dict[str, int]) -> list[reach.Test]:
     """Tests in the order in which they are tried: those of a file that is about this before others."""
-    stem = Path(mutant["file"]).stem
+    place = Path(mutant["file"])
 
-    def distance(file: str) -> tuple[bool, bool, float, str]:
+    def distance(file: str) -> tuple[bool, bool, bool, float, str]:
         here = [test for test in tests if test.file == file]
-        return "/unit/" not in file, stem not in Path(file).stem, -len(here) / total[file], file
+        foreign = [name not in Path(file).stem for name in (place.stem, place.parent.name)]
+        return "/unit/" not in file, foreign[0], foreign[1], -len(here) / total[file], file
 
     order = {file: number for number, file in enumerate(sorted({test.file for test in tests}, key=distance))}
     return sorted(tests, key=lambda test: (order[test.file], test.seconds))
