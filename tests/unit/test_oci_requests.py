@@ -53,6 +53,11 @@ class Script:
         return f"as nobody at {url}"
 
 
+def scripted(*answers: Any) -> Any:
+    """A registry for whoever wants one."""
+    return Script(*answers)
+
+
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     found: list[float] = []
@@ -62,8 +67,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def of(*answers: Any) -> tuple[Script, Repository]:
-    script = Script(*answers)
-    return script, Repository(script, f"{URL}/")  # type: ignore[arg-type]
+    script = scripted(*answers)
+    return script, Repository(script, f"{URL}/")
 
 
 # ---- asking again
@@ -71,7 +76,7 @@ def of(*answers: Any) -> tuple[Script, Repository]:
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 def test_what_may_pass_is_asked_again(status: int, pauses: list[float]) -> None:
-    script = Script(*[status] * 3, 200)
+    script = scripted(*[status] * 3, 200)
     answer = ask(
         script, "GET", URL, action="pull", headers={"a": "b"}, data=b"x", mount_from="y", abroad=True
     )
@@ -79,24 +84,24 @@ def test_what_may_pass_is_asked_again(status: int, pauses: list[float]) -> None:
     assert pauses == [0.25, 0.5, 1.0]
     asked = {"action": "pull", "headers": {"a": "b"}, "data": b"x", "mount_from": "y", "abroad": True}
     assert script.asked == [("GET", URL, asked)] * 4
-    assert ask(Script(*[status] * 4), "GET", URL, action="pull").status == status  # type: ignore[arg-type]
-    assert ask(Script(status), "GET", URL, action="pull", attempts=1).status == status  # type: ignore[arg-type]
+    assert ask(scripted(*[status] * 4), "GET", URL, action="pull").status == status
+    assert ask(scripted(status), "GET", URL, action="pull", attempts=1).status == status
 
 
 def test_what_does_not_pass_is_not_asked_again(pauses: list[float]) -> None:
     for status in (201, 307, 400, 401, 404, 501):
-        assert ask(Script(status), "GET", URL, action="pull").status == status  # type: ignore[arg-type]
+        assert ask(scripted(status), "GET", URL, action="pull").status == status
     for kind, attempts in (("denied", 1), ("io", 4), ("timed-out", 4)):
-        script = Script(*[ObdError(kind, "no")] * 5)
+        script = scripted(*[ObdError(kind, "no")] * 5)
         with pytest.raises(ObdError, match="no"):
-            ask(script, "GET", URL, action="pull")  # type: ignore[arg-type]
+            ask(script, "GET", URL, action="pull")
         assert len(script.asked) == attempts
     assert pauses == [0.25, 0.5, 1.0] * 2
     assert passes(OSError(errno.ETIMEDOUT, "x")) and not passes(OSError(errno.ENOENT, "x"))
 
 
 def test_the_registry_says_how_long_to_wait(pauses: list[float]) -> None:
-    ask(Script((429, {"Retry-After": "3"}), 200), "GET", URL, action="pull")  # type: ignore[arg-type]
+    ask(scripted((429, {"Retry-After": "3"}), 200), "GET", URL, action="pull")
     assert pauses == [3.0]
     assert [pause_s(1, text) for text in ("0", "9", "99", "-5", "soon", "\u0665", "")] == [
         *(0.25, 9.0, 15.0, 0.25, 0.25, 0.25, 0.25)
@@ -140,10 +145,11 @@ def test_an_answer_is_an_error_of_a_kind(status: int, kind: str) -> None:
 
 def test_a_manifest_is_asked_for_in_all_its_types() -> None:
     script, repository = of((200, {"Content-Type": "t"}, b"data"))
+    other: Any = script
     assert repository.manifest("v1") == ("t", b"data")
     assert script.asked == [("GET", f"{URL}/manifests/v1", {"action": "pull", "headers": {"Accept": ACCEPT}})]
     assert (repository.host, repository.repository) == ("https://registry.example", "team/app")
-    assert Repository(script, "http://u:p@HOST:5000/v2/a").host == "http://host:5000"  # type: ignore[arg-type]
+    assert Repository(other, "http://u:p@HOST:5000/v2/a").host == "http://host:5000"
 
 
 def test_a_manifest_is_what_its_digest_says() -> None:
@@ -269,7 +275,7 @@ def test_whether_a_blob_is_there(answer: Any, size: int | None) -> None:
     script, repository = of(answer)
     assert repository.blob_size(DIGEST) == size
     assert script.asked == [("HEAD", f"{URL}/blobs/{DIGEST}", {"action": "pull,push"})]
-    target = RegistryDestination(Script(answer), Reference(URL, "v1", ""))  # type: ignore[arg-type]
+    target = RegistryDestination(scripted(answer), Reference(URL, "v1", ""))
     assert target.has_blob(Descriptor("t", DIGEST, 5)) == (size in (5, -1))
 
 
@@ -301,23 +307,23 @@ def test_a_mount_is_done_or_an_upload_begun() -> None:
 
 
 def test_a_destination_mounts_within_one_registry_only() -> None:
-    script = Script(201, 400, (202, {"Location": "/u"}))
-    target: Any = RegistryDestination(script, Reference(URL, "v1", ""))  # type: ignore[arg-type]
+    script = scripted(201, 400, (202, {"Location": "/u"}))
+    target: Any = RegistryDestination(script, Reference(URL, "v1", ""))
     blob = Descriptor("t", DIGEST, 5)
     for url, same in (("https://registry.example/v2/other", True), ("https://else.example/v2/other", False)):
-        source: Any = RegistrySource(script, Reference(url, "v1", ""))  # type: ignore[arg-type]
+        source: Any = RegistrySource(script, Reference(url, "v1", ""))
         assert target.mount_blob(blob, source) == same
     assert not target.mount_blob(blob, object())
     assert not target.mount_from(blob, "team/app") and len(script.asked) == 1, "it is there already"
     assert not target.mount_from(blob, "no/right") and not target.mount_from(blob, "elsewhere")
     assert (target.name, target.tag) == (URL, "v1")
-    assert RegistryDestination(script, Reference(URL, "", "")).tag == "latest"  # type: ignore[arg-type]
-    assert RegistryDestination(script, Reference(URL, "", DIGEST)).tag == ""  # type: ignore[arg-type]
+    assert RegistryDestination(script, Reference(URL, "", "")).tag == "latest"
+    assert RegistryDestination(script, Reference(URL, "", DIGEST)).tag == ""
 
 
 def test_a_destination_names_what_it_stores() -> None:
-    script = Script(201, 201, 404)
-    target = RegistryDestination(script, Reference(URL, "v1", ""))  # type: ignore[arg-type]
+    script = scripted(201, 201, 404)
+    target = RegistryDestination(script, Reference(URL, "v1", ""))
     target.put_manifest(SUBJECT, IMAGE.encode(), "v1")
     target.put_manifest(SUBJECT, IMAGE.encode(), None)
     assert [url for _, url, _ in script.asked] == [f"{URL}/manifests/v1", f"{URL}/manifests/{SUBJECT.digest}"]
@@ -344,7 +350,7 @@ class Remote:
 
 
 def source_of(*answers: Any, tag: str = "v1", digest: str = "") -> tuple[Any, RegistrySource]:
-    script: Any = Script(*answers)
+    script: Any = scripted(*answers)
     return script, RegistrySource(script, Reference(URL, tag, digest))
 
 
