@@ -30,6 +30,8 @@ impl Handle {
     /// `Unsupported` if there is none, or without the library; `Corrupt`; those of the device.
     pub fn open(pages: Shared) -> Result<Self> {
         let library = library::get()?;
+        // Forgets what was said of another file system, of which nobody asked any more.
+        library::complained();
         let mut fs = null_mut();
         let flags = OPEN_WRITE | OPEN_64BIT;
         let name = c"device".as_ptr();
@@ -48,6 +50,7 @@ impl Handle {
     /// `Unsupported` without the library; `Invalid` if that cannot be made; those of the device.
     pub fn create(pages: Shared, mut wanted: [u8; 1024]) -> Result<Self> {
         let library = library::get()?;
+        library::complained();
         let mut fs = null_mut();
         let name = c"device".as_ptr();
         // SAFETY: as above; the super block is read only during the call.

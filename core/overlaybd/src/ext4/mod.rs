@@ -3,6 +3,7 @@
 //!
 //! Nothing here asks the clock or chance. Images are made by strangers: what is read is checked.
 
+mod accept;
 mod channel;
 mod content;
 mod dir;
@@ -29,7 +30,6 @@ use std::sync::Arc;
 
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
-use crate::limits::MAX_EXT4_GROUPS;
 use crate::lsmt::RemoteMap;
 use dir::{Directory, Format};
 use handle::Handle;
@@ -42,14 +42,7 @@ pub(crate) use inode::{Inode, BLOCK, CHAR, DIR, FIFO, FILE, LINK, TYPE};
 pub(crate) const ROOT: u32 = 2;
 pub(crate) const LOST_AND_FOUND: u32 = 11;
 
-/// Features without which nothing is written (`filetype`, `extent`; `dir_index`), and those beside them that are
-/// understood. Not among them: inline data, encryption, case folding, clusters, quotas, attributes in inodes of their
-/// own, and a journal that was not replayed.
-const NEEDED_INCOMPATIBLE: u32 = 0x2 | 0x40;
-const KNOWN_INCOMPATIBLE: u32 = NEEDED_INCOMPATIBLE | 0x10 | 0x80 | 0x200 | 0x2000;
-const KNOWN_READ_ONLY: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x400;
-const NEEDED_COMPATIBLE: u32 = 0x20;
-const RECOVER: u32 = 0x4;
+/// A feature bit of the super block: checksums of metadata.
 const CHECKSUMS: u32 = 0x400;
 
 /// An ext4 file system on a device that can be written.
@@ -91,7 +84,8 @@ impl Ext4 {
             return Err(Error::new(Kind::Unsupported, "too small for an ext4 file system"));
         }
         device.read_at(&mut block, 1024)?;
-        check_features(&block)?;
+        accept::features(&block)?;
+        accept::geometry(&block, device.size())?;
         let mut handle = Handle::open(share(device))?;
         correct_totals(&mut handle);
         Self::with(handle)
@@ -100,14 +94,8 @@ impl Ext4 {
     fn with(handle: Handle) -> Result<Self> {
         let block = handle.super_block();
         let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
-        let block_bytes = 1024usize << word(0x18).min(16);
-        if block_bytes > 4096 {
-            return Err(Error::new(Kind::Unsupported, format!("ext4 with blocks of {block_bytes} bytes")));
-        }
+        let block_bytes = 1024usize << word(0x18).min(2);
         let inode_bytes = usize::from(u16::from_le_bytes([block[0x58], block[0x59]]));
-        if word(0x4C) == 0 || !(128..=block_bytes).contains(&inode_bytes) {
-            return Err(Error::new(Kind::Unsupported, "ext4 of the first revision, or with inodes of an odd size"));
-        }
         // The three ways of hashing have a second form each, for characters without sign.
         let unsigned = if word(0x160) & 2 != 0 { 3 } else { 0 };
         let hash_version = block[0xFC].min(2) + unsigned;
@@ -282,35 +270,4 @@ fn correct_totals(handle: &mut Handle) {
     if is_64bit {
         put(0x158, (blocks >> 32) as u32);
     }
-}
-
-/// Whether all that makes a file system differ is understood.
-fn check_features(block: &[u8; 1024]) -> Result<()> {
-    let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
-    if (block[0x38], block[0x39]) != (0x53, 0xEF) {
-        return Err(Error::new(Kind::Unsupported, "there is no ext4 file system on it: make one first"));
-    }
-    let (compatible, incompatible, read_only) = (word(0x5C), word(0x60), word(0x64));
-    if incompatible & RECOVER != 0 {
-        return Err(Error::new(Kind::Unsupported, "ext4 whose journal was not replayed: mount it once, or run e2fsck"));
-    }
-    let unknown = (incompatible & !KNOWN_INCOMPATIBLE, read_only & !KNOWN_READ_ONLY);
-    let missing = (NEEDED_COMPATIBLE & !compatible, NEEDED_INCOMPATIBLE & !incompatible);
-    if unknown != (0, 0) || missing != (0, 0) {
-        let what = format!(
-            "ext4 with features that are not written ({:#x}, {:#x}), or without needed ones ({:#x}, {:#x})",
-            unknown.0, unknown.1, missing.0, missing.1
-        );
-        return Err(Error::new(Kind::Unsupported, what));
-    }
-    // Of the second revision; the first has no such field.
-    if word(0x4C) != 0 && word(0x54) < LOST_AND_FOUND {
-        return Err(Error::corrupt(format!("ext4 whose files begin at inode {}, which is reserved", word(0x54))));
-    }
-    let high = if incompatible & 0x80 != 0 { word(0x150) } else { 0 };
-    let groups = (u64::from(high) << 32 | u64::from(word(0x4))) / u64::from(word(0x20).max(1));
-    if groups > MAX_EXT4_GROUPS {
-        return Err(Error::new(Kind::Limit, format!("ext4 of {groups} groups of blocks")));
-    }
-    Ok(())
 }

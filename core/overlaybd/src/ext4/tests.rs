@@ -122,6 +122,49 @@ fn metadata_in_the_place_of_other_metadata_is_refused() {
     }
 }
 
+#[test]
+fn sizes_and_counts_that_do_not_go_together_are_refused() {
+    for (device, block_bytes) in [(new(SIZE), 4096), (foreign(&["-b", "1024", "-O", "^metadata_csum"]), 1024)] {
+        let good = bytes(&*device);
+        let blocks = SIZE as u32 / block_bytes;
+        // Where a number is, its bytes, and what it must not be.
+        let bad: [(usize, usize, &[u32]); 11] = [
+            (0x14, 4, &[2, 0x54, blocks - 1, u32::MAX]),
+            (0x18, 4, &[3, 16, 32, u32::MAX]),
+            (0x1C, 4, &[4, 31, u32::MAX]),
+            (0x20, 4, &[0, 1, 7, 8 * block_bytes + 8, u32::MAX]),
+            (0x24, 4, &[0, 1, u32::MAX]),
+            (0x28, 4, &[0, 1, 8, 8 * block_bytes + 8, u32::MAX]),
+            (0x00, 4, &[0, 1, 11, u32::MAX]),
+            (0x04, 4, &[0, 1, blocks + 1, u32::MAX]),
+            (0x58, 2, &[0, 1, 64, 129, 384, 8192, 0xFFFF]),
+            (0xCE, 2, &[block_bytes / 4 + 1, 0xFFFF]),
+            (0x174, 1, &[32, 255]),
+        ];
+        for (at, len, values) in bad {
+            for value in values {
+                device.write_at(&value.to_le_bytes()[..len], 1024 + at as u64).unwrap();
+                let refused = Ext4::open(device.clone()).map(drop).unwrap_err();
+                assert!(matches!(refused.kind(), Kind::Corrupt | Kind::Unsupported), "{at:#x} {value}: {refused}");
+                device.write_at(&good[1024..2048], 1024).unwrap();
+                // And the next is not taken for the one before.
+                Ext4::open(device.clone()).unwrap().close().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_directory_with_a_hole_is_refused() {
+    let device = new(SIZE);
+    let mut ext4 = Ext4::open(device.clone()).unwrap();
+    let mut inode = ext4.inode(ROOT).unwrap();
+    inode.set_size(1 << 20);
+    ext4.handle.write_inode(ROOT, &mut inode).unwrap();
+    let refused = ext4.lookup(ROOT, b"a").map(drop).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Corrupt, "{refused}");
+}
+
 /// A device that takes no writes although it says so.
 struct Frozen(Vec<u8>);
 
@@ -167,11 +210,15 @@ fn an_error_of_the_device_is_told() {
 #[test]
 fn what_a_super_block_claims_is_bounded() {
     let device = new(SIZE);
-    let put = |at: u64, value: u32| device.write_at(&value.to_le_bytes(), 1024 + at).unwrap();
+    let mut block = [0; 1024];
+    device.read_at(&mut block, 1024).unwrap();
     // Groups of 32 blocks: 2^25 of them, which would take 2 GiB of memory.
-    put(0x4, 1 << 30);
-    put(0x20, 32);
-    assert_eq!(Ext4::open(device).map(drop).unwrap_err().kind(), Kind::Limit);
+    for (at, value) in [(0x4, 1 << 30), (0x20, 32), (0x24, 32), (0x28, 8), (0, 1 << 28)] {
+        block[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+    }
+    assert_eq!(super::accept::geometry(&block, 4096 << 30).unwrap_err().kind(), Kind::Limit);
+    device.write_at(&block, 1024).unwrap();
+    assert_eq!(Ext4::open(device).map(drop).unwrap_err().kind(), Kind::Corrupt);
 }
 
 #[test]

@@ -95,7 +95,7 @@ impl Directory {
         Directory { format, parent, hash_version, leaves, nodes: Vec::new(), blocks: 0, tree_changed: false, len: 0 }
     }
 
-    /// One from its blocks in order, a block of zeros for a hole. `indexed` says that it is a tree; if that is not
+    /// One from its blocks in order. `indexed` says that it is a tree; if that is not
     /// as it must be, it becomes a new one. `hash` hashes a name in a given way, if that is known.
     ///
     /// # Errors
