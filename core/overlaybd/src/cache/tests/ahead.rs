@@ -75,7 +75,7 @@ fn a_sequential_reader_needs_few_requests_and_others_fetch_no_more_than_they_rea
     for i in 0..300 {
         check(&*blob, &server, i * CHUNK, CHUNK);
     }
-    // About 15; the reader makes some itself where it is faster than the threads that read ahead: many on a busy machine.
+    // About 15; the reader makes some itself where it is faster than the threads that read ahead, as on a busy machine.
     assert!(server.requests() < 120, "{} requests", server.requests());
     assert_eq!(cache.stats().fetched_bytes.load(Relaxed), 300 * CHUNK as u64);
     // All of it was wanted, which is known of each fetch when it has been written.
