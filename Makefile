@@ -85,7 +85,7 @@ models: | system-build ## explore the schedules of models of what runs at the sa
 	PATH="$$(scripts/rust-path)" core/sim/models.sh $(or $(MODEL),deep)
 
 sanitize: | system-build ## the core's tests under sanitisers, with a nightly compiler; ONLY=address, thread or miri
-	core/sanitize.sh $(ONLY)
+	core/sanitize/run.sh $(ONLY)
 
 sim: | system-build ## run the core in simulated worlds where all goes wrong; SEEDS=FROM-TO, or one with its trace
 	PATH="$$(scripts/rust-path)" core/sim/run.sh $(SEEDS)

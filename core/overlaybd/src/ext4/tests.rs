@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::content::Content;
 use super::testing::{bytes, check, program, SIZE};
 use super::{Ext4, FILE, LOST_AND_FOUND, ROOT};
+use crate::apply::Target;
 use crate::device::{BlockDevice, ExtentKind, MemoryDevice};
 use crate::error::Kind;
 use crate::fs::FileSystem;
@@ -267,6 +268,24 @@ fn files_with_many_holes_and_room_that_is_used_again() {
     let mut found = vec![1; 300_000];
     files.read_at(&files.resolve(b"zeros2").unwrap(), &mut found, 0).unwrap();
     assert!(found.iter().all(|b| *b == 0));
+}
+
+#[test]
+fn attributes_that_are_not_wanted_any_more_go() {
+    let device = new(SIZE);
+    // Some fit into the inode, some do not.
+    let all = [("user.a", 1), ("user.b", 900), ("trusted.c", 30), ("user.d", 500)]
+        .map(|(name, len)| (name.as_bytes().to_vec(), vec![7u8; len]));
+    let mut ext4 = Ext4::open(device.clone()).unwrap();
+    ext4.set_attributes(LOST_AND_FOUND, &all).unwrap();
+    ext4.clear_attributes(LOST_AND_FOUND, &all[1..3]).unwrap();
+    ext4.clear_attributes(ROOT, &[]).unwrap();
+    ext4.close().unwrap();
+    check(&*device);
+    let files = FileSystem::open(Arc::new(bytes(&*device))).unwrap();
+    let mut found = files.attributes(&files.resolve(b"/lost+found").unwrap()).unwrap();
+    found.sort();
+    assert_eq!(found, [all[2].clone(), all[1].clone()]);
 }
 
 #[test]

@@ -268,12 +268,13 @@ mod tests {
     #[test]
     fn readers_beside_one_another_lose_and_repeat_nothing() {
         let (recorder, taps) = taps();
+        let len = if cfg!(miri) { 32 << 10 } else { LEN };
         recorder.opened();
         recorder.start().unwrap();
         std::thread::scope(|scope| {
             for step in [512, 1024, 1536, 4096] {
                 let tap = &taps[0];
-                scope.spawn(move || (0..LEN - 4096).step_by(step).for_each(|at| read(tap, at as u64, 4096)));
+                scope.spawn(move || (0..len - 4096).step_by(step).for_each(|at| read(tap, at as u64, 4096)));
             }
         });
         let mut records = recorder.stop().unwrap();
@@ -282,6 +283,6 @@ mod tests {
             assert_eq!(r.offset, end);
             end + r.len
         });
-        assert!(end >= LEN as u64 - 4096);
+        assert!(end >= len as u64 - 4096);
     }
 }
