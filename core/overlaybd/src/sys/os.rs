@@ -317,6 +317,19 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_copies_from_file_to_file_or_nothing_is_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name: &str| OsDisk.open(&dir.path().join(name), Mode::New).unwrap();
+        let (from, to) = (open("from"), open("to"));
+        from.write_at(b"0123456789", 0).unwrap();
+        let copied = from.copy_to(3, 5, &*to, 100).unwrap().is_some();
+        to.start_write_back();
+        let copy = std::fs::read(to.path()).unwrap();
+        assert_eq!(copy, if copied { [&[0; 100][..], b"34567"].concat() } else { vec![] });
+        assert!(from.copy_to(8, 5, &*to, 0).is_err() || !copied, "there are two bytes left, not five");
+    }
+
+    #[test]
     fn scratch_files_are_files() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
