@@ -1,6 +1,8 @@
 """The error of floor 2: an `OSError` like the core's, one line with kind, file and cause."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 # The errno that goes with each kind, as in the core.
@@ -41,6 +43,17 @@ class ObdError(OSError):
 
     def __str__(self) -> str:
         return self.line
+
+
+@contextmanager
+def about(path: str) -> Iterator[None]:
+    """Has the system's errors say that they are about `path`: those of an open file name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno and not hasattr(error, "kind"):
+            error.filename = path
+        raise
 
 
 def printable(text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from obd.errors import about
 from obd.oci import fields
 from obd.oci.descriptor import Descriptor
 from obd.oci.layers import BLOB_DIGEST, BLOB_SIZE, NATIVE_VERSION, VERSION
@@ -34,7 +35,7 @@ class Repository:
 
     def push_file(self, path: str, progress: Progress | None = None) -> Descriptor:
         """Uploads the file `path` unless it is there; `progress(done, total)` counts bytes of the upload."""
-        with open(path, "rb") as file:
+        with about(path), open(path, "rb") as file:
             digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
             layer = Descriptor(OCI_LAYER, digest, os.fstat(file.fileno()).st_size)
             self._there.put_blob(layer, path, progress)

@@ -9,10 +9,15 @@ import shutil
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from obd.errors import ObdError
+from obd.errors import ObdError, about
 
 # Attempts to lock a directory that others are removing at the same time.
 _ATTEMPTS: Final = 100
+# What says that there are no facts, or none of ours.
+_NONE: Final = (
+    *(FileNotFoundError, NotADirectoryError),
+    *(ValueError, KeyError, TypeError, RecursionError),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,10 @@ class StateDirectory:
         raise ObdError("busy", "the state directory comes and goes", self.path)
 
     def acquire_existing(self) -> bool | None:
-        """Takes the lock. False if another process holds it, None if the directory is gone."""
+        """Takes the lock. False if another process holds it, None if the directory is gone.
+
+        As `acquire` it raises `OSError` if neither can be seen.
+        """
         try:
             return self._lock_file(0)
         except FileNotFoundError:
@@ -69,7 +77,8 @@ class StateDirectory:
         name = os.path.join(self.path, "lock")
         fd = os.open(name, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with about(name):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A lock on a file that has been removed meanwhile is worth nothing.
             if not os.path.samestat(os.fstat(fd), os.stat(name)):
                 raise FileNotFoundError(name)
@@ -91,13 +100,16 @@ class StateDirectory:
     def write(self, state: State) -> None:
         """Records the facts."""
         temporary = os.path.join(self.path, "state.json.new")
-        with open(temporary, "w") as file:
+        with about(temporary), open(temporary, "w") as file:
             json.dump({**asdict(state), "key": self.key}, file)
         os.replace(temporary, os.path.join(self.path, "state.json"))
 
     def read(self) -> State | None:
-        """The facts, None if there are none (yet, or any more)."""
-        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+        """The facts, None if there are none (yet, or any more).
+
+        Raises `OSError` if that cannot be seen: a device may be there.
+        """
+        with contextlib.suppress(*_NONE):
             return State(**{key: value for key, value in _facts(self.path).items() if key != "key"})
         return None
 
@@ -114,12 +126,12 @@ class StateDirectory:
 
 
 def state_directories(kind: str) -> list[StateDirectory]:
-    """Those of a kind that have facts in them, in the order of their keys."""
+    """Those of a kind that have facts in them, in the order of their keys. Raises `OSError`."""
     parent = os.path.join(run_directory(), kind)
     found = []
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(parent):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            with contextlib.suppress(*_NONE):
                 place = StateDirectory(kind, _facts(os.path.join(parent, name))["key"])
                 if place.digest == name:
                     found.append(place)
@@ -127,7 +139,8 @@ def state_directories(kind: str) -> list[StateDirectory]:
 
 
 def _facts(directory: str) -> dict[str, Any]:
-    with open(os.path.join(directory, "state.json")) as file:
+    path = os.path.join(directory, "state.json")
+    with about(path), open(path) as file:
         facts = json.load(file)
     if not isinstance(facts, dict):
         raise ValueError("not the facts of a device")

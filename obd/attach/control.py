@@ -44,8 +44,9 @@ def attach_image(
     try:
         return _attach(place, via, rw, service, settings or {})
     finally:
-        if place.lock >= 0 and place.read() is None:
-            place.remove()  # nothing has come of it
+        with suppress(OSError):
+            if place.lock >= 0 and place.read() is None:
+                place.remove()  # nothing has come of it
         place.release()
 
 

@@ -20,13 +20,17 @@ from obd.attach import loop
 from obd.attach.fuse import files_of
 from obd.attach.process import MAX_REPORT_BYTES
 from obd.attach.ways import certainly
-from obd.state import StateDirectory
+from obd.errors import line_of
+from obd.mount.filesystem import cut_off
+from obd.state import State, StateDirectory
 
 _log: Final = logging.getLogger("overlaybd.keeper")
 
 # A server that cannot be started (its registry is away, say) is tried again; after that users get errors.
 PATIENCE_S: Final = 300.0
 MAX_PAUSE_S: Final = 10.0
+# How often it looks whether a server that was killed cannot die.
+LOOK_S: Final = 1.0
 # Servers that die so often within so long do so of a request: it fails with the device.
 DEATHS: Final = 10
 DEATHS_S: Final = 60.0
@@ -64,9 +68,10 @@ class _Guard:
         except OSError:
             self._ask_to_end()  # nobody knows of the device
         os.close(report)
+        known = self._known(None)
         while True:
             self._wait()
-            known = self._place.read()
+            known = self._known(known)
             if not _is_good(said) or known is None or not self._is_there():
                 return self._reap()
             # In this order: while it is known by its number, that is no other process's.
@@ -75,6 +80,14 @@ class _Guard:
             _log.error("the process that served %s has died (%s)", known.path, _in_words(status))
             if self._is_hopeless(known.path) or not self._restart(known.path, known.read_only):
                 return 1
+
+    def _known(self, before: State | None) -> State | None:
+        """The facts of the device: if they cannot be seen, those of before."""
+        try:
+            return self._place.read()
+        except OSError as error:
+            _log.warning("%s", line_of(error))
+            return before
 
     def _is_hopeless(self, path: str) -> bool:
         """Counts a death; whether there were too many."""
@@ -124,13 +137,28 @@ class _Guard:
                 os._exit(status)
         os.close(write)
         with open(read, "rb") as pipe:
+            while not select.select([pipe], [], [], LOOK_S)[0]:
+                self._free()
             return pipe.read(MAX_REPORT_BYTES)
 
     def _wait(self) -> None:
         """Returns when the server has ended; who asks the guard to end, asks that."""
         while os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            if signal.sigwait({signal.SIGTERM, signal.SIGCHLD}) == signal.SIGTERM:
+            found = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, LOOK_S)
+            if found is None:
+                self._free()
+            elif found.si_signo == signal.SIGTERM:
                 self._ask_to_end()
+
+    def _free(self) -> None:
+        """Lets a server die that was killed, but waits in the kernel for what it would have to answer itself.
+
+        For as long as it does its loop device, and maybe all of them, are locked. Its users get errors.
+        """
+        if _cannot_die(self._child):
+            _log.error("process %d was killed while it waited for itself: it is cut off", self._child)
+            for file in files_of(self._place):
+                cut_off(os.path.dirname(file))
 
     def _ask_to_end(self) -> None:
         os.kill(self._child, signal.SIGTERM)  # not reaped: the number is its own
@@ -151,6 +179,15 @@ class _Guard:
 
 def _is_good(said: bytes) -> bool:
     return bool(said) and "error" not in json.loads(said)
+
+
+def _cannot_die(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            found = dict(line.split(":", 1) for line in file if line.startswith(("State:", "SigPnd:")))
+    except OSError:
+        return False
+    return found["State"].split()[0] == "D" and bool(int(found["SigPnd"], 16) & 1 << signal.SIGKILL - 1)
 
 
 def _in_words(status: int) -> str:

@@ -203,7 +203,7 @@ def keep(request: Request, place: StateDirectory, report_fd: int, by: Way) -> in
             stops.hold()
         except BaseException as error:
             _log.error("%s", line_of(error))
-            undo.close()  # before the report, so that the starter finds nothing left
+            _undo(undo)  # before the report, so that the starter finds nothing left
             with contextlib.suppress(OSError):
                 kind = kind_of(error) if isinstance(error, OSError) else "io"
                 report(kind=kind, error=line_of(error).removeprefix(f"{kind}: "))
@@ -215,6 +215,14 @@ def keep(request: Request, place: StateDirectory, report_fd: int, by: Way) -> in
         return keeper.end()
     finally:
         keeper.observer.stop()
+
+
+def _undo(undo: ExitStack) -> None:
+    """Takes back all that can be: what cannot be must not keep the starter from hearing why it was."""
+    try:
+        undo.close()
+    except Exception as error:
+        _log.error("undoing it: %s", line_of(error))
 
 
 def _detach(place: StateDirectory) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -14,6 +15,9 @@ from obd.state import StateDirectory
 
 # Longest message that the keeper hands to its starter.
 MAX_REPORT_BYTES: Final = 64 << 10
+# A process that is dying has its locks for a moment still.
+DYING_S: Final = 2.0
+_LOOK_S: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,21 @@ def start(request: Request, place: StateDirectory) -> dict[str, Any]:
             pipe.read(MAX_REPORT_BYTES)  # ends when the last of it has
             raise
     if not data:
+        _wait_for_end(place)
         raise ObdError("io", "the process that keeps the device ended; see its log", place.log)
     report: dict[str, Any] = json.loads(data)
     if "error" in report:
         raise ObdError(report["kind"], report["error"], request.directory)
     return report
+
+
+def _wait_for_end(place: StateDirectory) -> None:
+    """Returns when a keeper that has died holds no lock any more, by which it is taken for one that lives."""
+    deadline = time.monotonic() + DYING_S
+    while (acquired := place.acquire_existing()) is False and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+    if acquired:
+        place.release()
 
 
 def _spawn(place: StateDirectory, report: int) -> subprocess.Popen[bytes]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from obd.convert.crew import Cancelled
-from obd.errors import ObdError
+from obd.errors import ObdError, about
 from obd.oci.temporary import write_all
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Fetch:
         self._arrived = 0
         self._ended = False
         self._error: BaseException | None = None
+        # What kept `_follow` from going on.
+        self._lost: OSError | None = None
         self._local = source.path(layer)
         self._pump: threading.Thread | None = None
 
@@ -111,7 +113,7 @@ class Fetch:
         sent = 0
         try:
             while (arrived := self._more_than(sent)) > sent:
-                with open(self._path, "rb", buffering=0) as file:
+                with about(self._path), open(self._path, "rb", buffering=0) as file:
                     while sent < arrived:
                         count = os.sendfile(writer, file.fileno(), sent, arrived - sent)
                         if not count:
@@ -119,6 +121,10 @@ class Fetch:
                         sent += count
         except (BrokenPipeError, Cancelled):
             pass  # the reader has failed, and says why itself, or nobody wants it any more
+        except OSError as error:
+            # The reader takes it for the end; `failure` says what it was.
+            with self._changed:
+                self._lost = error
         finally:
             os.close(writer)
 
@@ -138,7 +144,7 @@ class Fetch:
     def failure(self) -> BaseException | None:
         """Why it has failed so far, if it has."""
         with self._changed:
-            return self._error
+            return self._error or self._lost
 
     def wait(self) -> None:
         """Returns when all has arrived and is right; raises what was wrong."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import obdcore
 from obd.convert.record import Made
+from obd.errors import about
 
 if TYPE_CHECKING:
     from obd.convert.options import Options
@@ -98,7 +99,7 @@ def digest_of_file(path: str, told: Told) -> str:
     """The SHA-256 of a file as a digest; `told` may end the work by what it raises."""
     found = hashlib.sha256(usedforsecurity=False)
     buffer = memoryview(bytearray(_PIECE_BYTES))
-    with open(path, "rb", buffering=0) as file:
+    with about(path), open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
             found.update(buffer[:count])
             told(0, 0)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from obd.config.image import is_digest
+from obd.errors import about
 from obd.oci.temporary import Temporary, clear, write_all
 
 # Records and layers that nobody asked for in so long are dropped.
@@ -60,7 +61,7 @@ class Records:
             made = Made(made.digest, made.size, made.diff_id, made.kind, places)
             if made == old:
                 return
-        with Temporary(self._directory) as file:
+        with about(self._directory), Temporary(self._directory) as file:
             write_all(file.fd, json.dumps(asdict(made)).encode(), 0)
             file.publish(self._path(key), replace=True)
 

@@ -49,7 +49,12 @@ class Work:
             fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:
-                os.mkdir(path, 0o700)
+                try:
+                    os.mkdir(path, 0o700)
+                except BaseException:
+                    os.unlink(f"{path}.lock")
+                    os.close(fd)
+                    raise
                 return path, fd
             os.close(fd)  # another run took it for one that was left
 

@@ -30,8 +30,12 @@ def check_daemon() -> Iterator[Finding]:
         yield Finding("ok", "daemon", f"overlaybd-tcmu does not run; for disks by TCMU: {START}")
     yield from _others(pid)
     for kind, cure in (("attach", "obd attach"), ("mounts", "obd umount")):
-        for place in state_directories(kind):
-            known = place.read()
+        try:
+            found = [(place, place.read()) for place in state_directories(kind)]
+        except OSError as error:
+            yield Finding("problem", "daemon", f"what is attached cannot be seen: {line_of(error)}")
+            continue
+        for place, known in found:
             if known is not None and known.pid and not os.path.exists(f"/proc/{known.pid}"):
                 what = f"{known.path or place.key}: the process that served {known.config} has died"
                 argument = known.config if kind == "attach" else known.directory

@@ -49,11 +49,14 @@ def mount_image(
     state = StateDirectory(KIND, point)
     if not state.acquire():
         raise ObdError("busy", "an image is mounted here already (obd umount takes it away)", directory)
-    if state.read() is not None:
-        _clean_up(state, point)  # what a crashed keeper left
-        if not state.acquire():
-            raise ObdError("busy", "an image is being mounted here", directory)
-    report = start(request, state)
+    try:
+        if state.read() is not None:
+            _clean_up(state, point)  # what a crashed keeper left
+            if not state.acquire():
+                raise ObdError("busy", "an image is being mounted here", directory)
+        report = start(request, state)
+    finally:
+        state.release()
     return Mounted(report["path"], report["warning"])
 
 
@@ -68,8 +71,11 @@ def unmount_image(directory: str) -> bool:
         return False
     if not _take_over(state, point):
         return True  # the keeper has done it all
-    known = state.read()
-    _clean_up(state, point)
+    try:
+        known = state.read()
+        _clean_up(state, point)
+    finally:
+        state.release()
     if known is not None and known.error:
         raise ObdError("io", f"the last writes may be lost: {known.error}", directory)
     return known is not None

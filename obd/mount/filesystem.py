@@ -17,6 +17,8 @@ _MAGICS: Final = (
 # Bytes at the start of a device that `kind_of_filesystem` looks at.
 HEAD_BYTES: Final = 4096
 
+_MNT_FORCE: Final = 1
+
 # An image is a stranger's: its files shall give nobody this machine's devices, or another user's rights.
 SAFE: Final = ("nodev", "nosuid")
 
@@ -61,6 +63,14 @@ def unmount(directory: str) -> None:
 def unmount_lazily(directory: str) -> None:
     """Takes a mount out of the tree at once, whatever uses it; does nothing if there is none."""
     _run("umount", ["-l", "--", directory])
+
+
+def cut_off(directory: str) -> None:
+    """Has all who wait for the FUSE server of a mount be told that it is gone; never waits for it itself."""
+    import ctypes
+
+    # The kernel does this first, and then finds that the mount is in use.
+    ctypes.CDLL(None).umount2(os.fsencode(directory), _MNT_FORCE)
 
 
 def _run(program: str, words: list[str]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
-from obd.errors import ObdError
+from obd.errors import ObdError, about
 
 if TYPE_CHECKING:
     from obd.oci.protocols import Progress
@@ -30,13 +30,15 @@ class FileBody:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._name: Final = str(getattr(file, "name", ""))
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]:
         """As `Body.pieces`."""
         at = start
         while at < end:
-            self._file.seek(at)
-            piece = self._file.read(min(_READ_BYTES, end - at))
+            with about(self._name):
+                self._file.seek(at)
+                piece = self._file.read(min(_READ_BYTES, end - at))
             if not piece:
                 raise ObdError("corrupt", "the file became shorter while it was uploaded")
             yield piece

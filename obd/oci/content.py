@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from obd.errors import about
 from obd.oci.digest import Verified
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def pieces(descriptor: Descriptor, content: Content, progress: Progress | None) 
     content raises.
     """
     if isinstance(content, str):
-        with open(content, "rb", buffering=0) as file:
+        with about(content), open(content, "rb", buffering=0) as file:
             yield from _pieces(file, descriptor, content, progress)
     elif isinstance(content, bytes):
         yield from _pieces(io.BytesIO(content), descriptor, descriptor.digest, progress)

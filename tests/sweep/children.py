@@ -44,7 +44,9 @@ def learn_modules(said: list[Event]) -> None:
     """Imports what a child had to import, so that the next ones find it there."""
     for event in said:
         for name in event[1:] if event[0] == "modules" else ():
-            importlib.import_module(str(name))
+            # Some exist only where another one has made them.
+            with contextlib.suppress(ImportError):
+                importlib.import_module(str(name))
 
 
 def wrongs(said: list[Event]) -> list[str]:

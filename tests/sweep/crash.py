@@ -77,20 +77,19 @@ class Crashes:
             for path in self._place.rglob("*")
             if path.is_file()
         }
-        with log.open("wb") as file:
 
-            def run(say: Say) -> None:
-                tool = shim.Shim()
-                tool.record(str(self._place), file.fileno(), shim.DATA | shim.TELL)
+        def run(say: Say) -> None:
+            tool = shim.Shim()
+            tool.record(str(self._place), log, shim.DATA | shim.TELL)
 
-                def note(event: Event) -> None:
-                    tool.note(json.dumps(event))
-                    say(event)
+            def note(event: Event) -> None:
+                tool.note(json.dumps(event))
+                say(event)
 
-                Run(str(self._place), note, Model(DEVICE_BYTES, BASE), sparse=self._sparse).story()
-                tool.disarm()
+            Run(str(self._place), note, Model(DEVICE_BYTES, BASE), sparse=self._sparse).story()
+            tool.disarm()
 
-            said, status = child(run)
+        said, status = child(run)
         unwanted = [event for event in said if event[0] in ("wrong", "error")]
         assert status == 0 and not unwanted, unwanted
         learn_modules(said)
@@ -148,15 +147,14 @@ class Crashes:
         shutil.rmtree(self._place)
         self._place.mkdir()
         materialize(state, self._place)
-        made = {event[1] for event in events if event[0] == "made"}
 
         def run(say: Say) -> None:
             model = Model(DEVICE_BYTES, BASE)
             for event in events:
                 model.feed(event)
             model.lose_power()
-            for name in sorted(made):
-                if not os.path.exists(self._place / str(name)):
+            for name in sorted(model.made):
+                if not os.path.exists(self._place / name):
                     say(["wrong", f"{name} is lost, though its command had ended"])
             Run(str(self._place), say, model, sparse=self._sparse).clean()
 

@@ -89,23 +89,22 @@ class Recorded:
     def _record(self) -> list[Op]:
         log, mount = self._home / "log", self._home / "mount"
         self._disk.learn({path.stat().st_ino: path.name for path in self._place.iterdir()})
-        with log.open("wb") as file:
 
-            def work(_: Say) -> None:
-                tool = shim.Shim()
-                with obd.open(self._place / "config.json") as image:
-                    tool.record(str(self._place), file.fileno(), shim.DATA | shim.TELL)
-                    with (
-                        mounted(self._home, disk=image.native) as (point, _server),
-                        loop(point / "disk") as device,
-                    ):
-                        with mounted_on(mount, device, "-t", "ext4"):
-                            _write_files(mount, tool)
-                        mount.rmdir()
-                    (self._home / "fuse").rmdir()
-                    tool.disarm()
+        def work(_: Say) -> None:
+            tool = shim.Shim()
+            with obd.open(self._place / "config.json") as image:
+                tool.record(str(self._place), log, shim.DATA | shim.TELL)
+                with (
+                    mounted(self._home, disk=image.native) as (point, _server),
+                    loop(point / "disk") as device,
+                ):
+                    with mounted_on(mount, device, "-t", "ext4"):
+                        _write_files(mount, tool)
+                    mount.rmdir()
+                (self._home / "fuse").rmdir()
+                tool.disarm()
 
-            said, status = child(work)
+        said, status = child(work)
         assert status == 0, said
         return parse(log.read_bytes())
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -16,10 +14,8 @@ import obdcore
 from tests.e2e.oci_images import Layer, Layout
 from tests.sweep.model import Model
 from tests.sweep.script import Run, Say
-from tools.main import run as run_command
-from tools.obd import command
 
-_WHEN = "1700000000"
+WHEN = "1700000000"
 
 
 def make_images(home: Path, url: str) -> Path:
@@ -44,7 +40,7 @@ class Images(Run):
 
     def __init__(self, place: str, say: Say, model: Model) -> None:
         super().__init__(place, say, model, sparse=False)
-        os.environ["SOURCE_DATE_EPOCH"] = _WHEN
+        os.environ["SOURCE_DATE_EPOCH"] = WHEN
 
     def story(self) -> None:
         """All three, one after the other."""
@@ -66,28 +62,17 @@ class Images(Run):
 
     def _convert(self, *more: str) -> None:
         words = ["--fs", "erofs", "--jobs", "1", "--work", self._path("work"), *more]
-        self._obd("convert", *words, f"oci:{self._path('source')}:x", f"oci:{self._path('converted')}:x")
+        self.obd("convert", *words, f"oci:{self._path('source')}:x", f"oci:{self._path('converted')}:x")
 
     def _commit(self) -> None:
         words = ["--work", self._path("work2"), self._path("config.json")]
-        self._obd("commit", *words, f"oci:{self._path('committed')}:x")
+        self.obd("commit", *words, f"oci:{self._path('committed')}:x")
 
     def _copy(self) -> None:
         # An archive is not replaced.
         if not os.path.exists(self._path("copied.tar")):
             words = ["--jobs", "1", "--platform", "linux/amd64", f"oci:{self._path('source')}:x"]
-            self._obd("copy", *words, f"oci-archive:{self._path('copied.tar')}:x")
-
-    def _obd(self, name: str, *words: str) -> None:
-        said, told = io.StringIO(), io.TextIOWrapper(io.BytesIO())
-        argv = [name, "--service", self._path("service.json"), *words]
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(told):
-            status = run_command(command(argv), argv)
-        text = said.getvalue().strip()
-        if status != 0:
-            if not text or "Traceback" in text:
-                self._say("wrong", f"{name}: status {status} and says {text!r}")
-            raise OSError(5, text, name)
+            self.obd("copy", *words, f"oci-archive:{self._path('copied.tar')}:x")
 
     def _check(self) -> None:
         for name in ("source", "converted", "committed"):

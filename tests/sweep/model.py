@@ -49,6 +49,7 @@ class Model:
 
     `["write", first, count, content]`: a write begins, likewise `["zero", first, count, ZEROS]`;
     `["done", first, count, content]`: it was acknowledged. `["flush"]`: one begins, `["flushed"]`: it did.
+    `["made", name]`: a command ended well that makes this.
     """
 
     def __init__(self, size_bytes: int, base: bytes) -> None:
@@ -60,6 +61,7 @@ class Model:
         # The bytes where only one thing is possible: nearly everywhere.
         self._sure: Final = [bytes_of(BASE, sector, base) for sector in range(self.sectors)]
         self._at_flush: list[set[int]] = []
+        self.made: Final[set[str]] = set()
         self._after: list[set[int]] = []
 
     def feed(self, event: Event) -> None:
@@ -83,6 +85,8 @@ class Model:
         elif what == "flushed":
             self._since = [one | other for one, other in zip(self._at_flush, self._after, strict=True)]
             self._after = []
+        elif what == "made":
+            self.made.add(str(event[1]))
 
     def lose_power(self) -> None:
         """Whatever was or became possible since the last flush is possible now, also by halves."""

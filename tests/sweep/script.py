@@ -23,9 +23,12 @@ from tests.sweep.model import SECTOR, ZEROS, Event, Model, write_of
 from tests.sweep.world import BASE, DEVICE_BYTES
 from tools import commit, zfile
 from tools.main import run as run_command
+from tools.obd import command as obd_command
 
 # Longest time that a download may take here.
 _PATIENCE_S: Final = 20.0
+# Commands that know of no service configuration.
+_WITHOUT_SERVICE: Final = ("detach", "list", "umount")
 
 Say = Callable[[Event], None]
 
@@ -137,6 +140,23 @@ class Run:
                 self._say("wrong", f"{out}: status {status} and says {text!r}")
             raise OSError(5, text, out)
         self._say("made", out)
+
+    def obd(self, name: str, *words: str) -> str:
+        """Runs a command of `obd`, which ends well or says why not; what it tells on stdout."""
+        said, told = io.StringIO(), io.TextIOWrapper(io.BytesIO())
+        service = () if name in _WITHOUT_SERVICE else ("--service", self._path("service.json"))
+        argv = [name, *service, *words]
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(told):
+            status = run_command(obd_command(argv), argv)
+        text = said.getvalue().strip()
+        if status != 0:
+            if not text or "Traceback" in text:
+                self._say("wrong", f"{name}: status {status} and says {text!r}")
+            if "/" not in text and "sha256:" not in text:
+                self._say("wrong", f"{name}: does not say where: {text!r}")
+            raise OSError(5, text, name)
+        told.seek(0)
+        return told.read()
 
     def commit(self) -> None:
         """Commits the newest upper into a compressed layer."""

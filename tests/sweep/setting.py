@@ -14,7 +14,9 @@ from typing import Final, TypeVar
 
 import cache.aio
 import cache.download
+import obd.oci.patience
 from tests.sweep import shim
+from tests.sweep.machine import scrubbed
 from tests.sweep.world import RegistryProcess
 
 T = TypeVar("T")
@@ -66,10 +68,11 @@ def setting() -> Iterator[tuple[Path, str]]:
     cache.aio._load = lambda: shim.Shim().library
     cache.download._PAUSE_S = 0.01  # type: ignore[misc]
     cache.download._MAX_PAUSE_S = 0.02  # type: ignore[misc]
+    obd.oci.patience.PAUSE_S = 0.01  # type: ignore[misc]
     random.random = lambda: 0.0
     # In memory where that is to be had: the disk would be waited for a hundred times in every run.
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="sweep-", dir=memory) as home:
+    with tempfile.TemporaryDirectory(prefix="sweep-", dir=memory) as home, scrubbed(Path(home)):
         registry = RegistryProcess(Path(home))
         try:
             yield Path(home), registry.url

@@ -1,8 +1,9 @@
 /* Loaded before libc: counts, fails or records what a process does to files below one directory and to the network.
  *
  * Nothing happens until `sweep_arm`. A fault strikes the K-th call `op` on a file whose name, as it is below the
- * directory, matches a pattern; sockets bear the name "socket". A log tells each call, in the order in which it
- * took effect if that was asked for:
+ * directory, matches a pattern; sockets bear the name "socket", and what else of the machine counts if that is asked
+ * for a name that begins with "machine/". After `sweep_share` the calls of all processes that are started count
+ * together. A log tells each call, in the order in which it took effect if that was asked for:
  *
  *     op TAB inode TAB offset TAB length TAB result TAB path TAB second path TAB bytes that follow NEWLINE bytes
  */
@@ -19,6 +20,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -27,66 +31,88 @@
 #include <unistd.h>
 
 enum fault { NONE, FAIL, SHORT, DELAY, KILL, TORN };
-enum { TELL = 1, DATA = 2 };
+enum { TELL = 1, DATA = 2, MACHINE = 4 };
 
-static char root[PATH_MAX];
-static size_t root_length;
-static char wanted_op[32], wanted_path[PATH_MAX];
-static int wanted_kind, wanted_errno, log_fd = -1, what_to_log;
-static long wanted_count;
-static atomic_long seen;
-static atomic_int armed, fired;
+/* What is to happen, and what has: of this process, or of all that share a file. */
+struct plan {
+    char root[PATH_MAX], op[32], path[PATH_MAX], log[PATH_MAX];
+    size_t root_length;
+    int kind, number, what;
+    long count;
+    atomic_long seen;
+    atomic_int armed, fired;
+};
+static struct plan own, *plan = &own;
+static int paused;
 static pthread_mutex_t in_order = PTHREAD_MUTEX_INITIALIZER;
 
+#define ARMED (plan->armed && !paused)
+#define LOCKED (plan->what & DATA)
 #define REAL(type, name, ...)                                                                                         \
     static type (*real)(__VA_ARGS__);                                                                                 \
     if (!real) real = (type(*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
 
+/* From now on this process and those that are started with this file as SWEEP_PLAN have one plan. */
+int sweep_share(const char *file)
+{
+    int fd = (int)syscall(SYS_openat, AT_FDCWD, file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) return -1;
+    void *at = syscall(SYS_ftruncate, fd, sizeof own) < 0
+        ? MAP_FAILED : mmap(NULL, sizeof own, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    syscall(SYS_close, fd);
+    if (at == MAP_FAILED) return -1;
+    plan = at;
+    return 0;
+}
+
+__attribute__((constructor)) static void begin(void)
+{
+    const char *file = getenv("SWEEP_PLAN");
+    if (file && access(file, F_OK) == 0) sweep_share(file);
+}
+
 /* Everything below `directory` (no symbolic link in it) and every socket from now on. `count` 0: no fault. */
-void sweep_arm(const char *directory, const char *op, const char *pattern, long count, int kind, int number, int fd,
-               int log)
+void sweep_arm(const char *directory, const char *op, const char *pattern, long count, int kind, int number,
+               const char *log, int what)
 {
-    snprintf(root, sizeof root, "%s/", directory);
-    root_length = strlen(root);
-    snprintf(wanted_op, sizeof wanted_op, "%s", op);
-    snprintf(wanted_path, sizeof wanted_path, "%s", pattern);
-    wanted_count = count, wanted_kind = kind, wanted_errno = number, log_fd = fd, what_to_log = log;
-    seen = 0;
-    fired = 0;
-    armed = 1;
+    plan->armed = 0;
+    plan->root_length = (size_t)snprintf(plan->root, sizeof plan->root, "%s/", directory);
+    snprintf(plan->op, sizeof plan->op, "%s", op);
+    snprintf(plan->path, sizeof plan->path, "%s", pattern);
+    snprintf(plan->log, sizeof plan->log, "%s", log);
+    plan->count = count, plan->kind = kind, plan->number = number, plan->what = what;
+    plan->seen = 0;
+    plan->fired = 0;
+    plan->armed = 1;
 }
 
-void sweep_disarm(void) { armed = 0; }
+void sweep_disarm(void) { plan->armed = 0; }
 
-int sweep_fired(void) { return fired; }
+/* While `on`, what this process does counts for nothing. */
+void sweep_pause(int on) { paused = on; }
 
-static void put(const void *bytes, size_t length)
-{
-    const char *at = bytes;
-    while (length > 0) {
-        long n = syscall(SYS_write, log_fd, at, length);
-        if (n <= 0) return;
-        at += n, length -= (size_t)n;
-    }
-}
+int sweep_fired(void) { return plan->fired; }
 
 static void tell(const char *op, unsigned long inode, long long offset, size_t length, long result, const char *path,
                  const char *second, const void *data, size_t data_length)
 {
     char line[2 * PATH_MAX + 256];
-    if (!what_to_log) return;
-    if (!(what_to_log & DATA)) data_length = 0;
+    if (!(plan->what & (TELL | DATA)) || !plan->log[0]) return;
+    if (!LOCKED) data_length = 0;
     int n = snprintf(line, sizeof line, "%s\t%lu\t%lld\t%zu\t%ld\t%s\t%s\t%zu\n", op, inode, offset, length, result,
                      path, second, data_length);
-    put(line, (size_t)n);
-    put(data, data_length);
+    struct iovec pieces[] = {{line, (size_t)n}, {(void *)(uintptr_t)data, data_length}};
+    /* In one piece, whoever else writes. */
+    int fd = (int)syscall(SYS_openat, AT_FDCWD, plan->log, O_WRONLY | O_APPEND | O_CLOEXEC);
+    if (fd < 0 || syscall(SYS_writev, fd, pieces, 2) != n + (long)data_length) abort();
+    syscall(SYS_close, fd);
 }
 
 /* A line of the caller's own in the log. */
 void sweep_note(const char *text)
 {
     pthread_mutex_lock(&in_order);
-    if (armed) tell("note", 0, 0, 0, 0, text, "", "", 0);
+    if (ARMED) tell("note", 0, 0, 0, 0, text, "", "", 0);
     pthread_mutex_unlock(&in_order);
 }
 
@@ -96,30 +122,42 @@ static unsigned long inode_of(int fd)
     return fd >= 0 && fstat(fd, &st) == 0 ? st.st_ino : 0;
 }
 
+/* The name of what is not below the directory, but counts: FUSE, loop devices, and what the kernel says of them. */
+static int name_of_machine(const char *path, char *name)
+{
+    if (!(plan->what & MACHINE)) return 0;
+    if (strcmp(path, "/dev/fuse") == 0 || strcmp(path, "/dev/loop-control") == 0)
+        return snprintf(name, PATH_MAX, "machine%s", path), 1;
+    if (fnmatch("/dev/loop[0-9]*", path, 0) == 0) return strcpy(name, "machine/dev/loop"), 1;
+    if (fnmatch("/proc/*/mountinfo", path, 0) == 0) return strcpy(name, "machine/mountinfo"), 1;
+    if (fnmatch("/sys/*block/loop*/backing_file", path, 0) == 0) return strcpy(name, "machine/backing_file"), 1;
+    return 0;
+}
+
 /* The name of an open file below the directory, or "socket"; 0 for all others. */
 static int name_of(int fd, char *name)
 {
     char link[64], path[PATH_MAX];
-    if (!armed || fd < 0) return 0;
+    if (!ARMED || fd < 0) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     long n = syscall(SYS_readlink, link, path, sizeof path - 1);
     if (n <= 0) return 0;
     path[n] = 0;
     if (strncmp(path, "socket:", 7) == 0) return strcpy(name, "socket"), 1;
-    if (strncmp(path, root, root_length - 1) != 0) return 0;
-    if (path[root_length - 1] == 0) return strcpy(name, "."), 1;
-    if (path[root_length - 1] != '/') return 0;
-    return strcpy(name, path + root_length), 1;
+    if (strncmp(path, plan->root, plan->root_length - 1) != 0) return name_of_machine(path, name);
+    if (path[plan->root_length - 1] == 0) return strcpy(name, "."), 1;
+    if (path[plan->root_length - 1] != '/') return 0;
+    return strcpy(name, path + plan->root_length), 1;
 }
 
 static int name_at(int directory, const char *path, char *name)
 {
-    if (!armed || !path) return 0;
+    if (!ARMED || !path) return 0;
     if (path[0] == '/' || directory == AT_FDCWD) {
-        if (strncmp(path, root, root_length - 1) != 0) return 0;
-        if (path[root_length - 1] == 0) return strcpy(name, "."), 1;
-        if (path[root_length - 1] != '/') return 0;
-        return snprintf(name, PATH_MAX, "%s", path + root_length), 1;
+        if (strncmp(path, plan->root, plan->root_length - 1) != 0) return name_of_machine(path, name);
+        if (path[plan->root_length - 1] == 0) return strcpy(name, "."), 1;
+        if (path[plan->root_length - 1] != '/') return 0;
+        return snprintf(name, PATH_MAX, "%s", path + plan->root_length), 1;
     }
     char parent[PATH_MAX - 300];
     if (!name_of(directory, parent)) return 0;
@@ -129,13 +167,13 @@ static int name_at(int directory, const char *path, char *name)
 /* Whether this is the call that fails, and how. A process that is to be killed ends here. */
 static enum fault strike(const char *op, const char *name)
 {
-    if (wanted_count == 0 || strcmp(op, wanted_op) != 0 || fnmatch(wanted_path, name, 0) != 0) return NONE;
-    if (atomic_fetch_add(&seen, 1) + 1 != wanted_count) return NONE;
-    fired = 1;
-    if (wanted_kind == KILL) syscall(SYS_exit_group, 99);
-    if (wanted_kind == DELAY) usleep(300000);
-    if (wanted_kind == FAIL) errno = wanted_errno;
-    return (enum fault)wanted_kind;
+    if (plan->count == 0 || strcmp(op, plan->op) != 0 || fnmatch(plan->path, name, 0) != 0) return NONE;
+    if (atomic_fetch_add(&plan->seen, 1) + 1 != plan->count) return NONE;
+    plan->fired = 1;
+    if (plan->kind == KILL) syscall(SYS_exit_group, 99);
+    if (plan->kind == DELAY) usleep(300000);
+    if (plan->kind == FAIL) errno = plan->number;
+    return (enum fault)plan->kind;
 }
 
 static size_t shortened(enum fault fault, size_t length, off_t offset)
@@ -151,7 +189,6 @@ static void end_torn(enum fault fault)
     if (fault == TORN) syscall(SYS_exit_group, 99);
 }
 
-#define LOCKED (what_to_log & DATA)
 static void enter(void) { if (LOCKED) pthread_mutex_lock(&in_order); }
 static void leave(void)
 {
@@ -264,12 +301,25 @@ int mkdir(const char *path, mode_t mode) { return mkdirat(AT_FDCWD, path, mode);
 
 /* ---- bytes */
 
+/* A request, and an answer, is one read and one write. */
+static const char *const FUSE = "machine/dev/fuse";
+
+/* A connection that was reset is none any more. */
+static long failed(int fd)
+{
+    int number = errno;
+    if (number == ECONNRESET) syscall(SYS_shutdown, fd, SHUT_RDWR);
+    errno = number;
+    return -1;
+}
+
 static long get(const char *op, int fd, size_t length, long (*call)(void *, size_t), void *with)
 {
     char name[PATH_MAX];
     if (!name_of(fd, name)) return call(with, length);
+    if (strcmp(name, FUSE) == 0) op = "request";
     enum fault fault = strike(op, name);
-    if (fault == FAIL) return -1;
+    if (fault == FAIL) return failed(fd);
     long result = call(with, shortened(fault, length, 0));
     end_torn(fault);
     int number = errno;
@@ -284,7 +334,7 @@ static long store(const char *op, int fd, const void *bytes, size_t length, off_
     char name[PATH_MAX];
     if (!name_of(fd, name)) return call(with, length);
     enum fault fault = strike(op, name);
-    if (fault == FAIL) return -1;
+    if (fault == FAIL) return failed(fd);
     if (strcmp(name, "socket") == 0) {
         long result = call(with, shortened(fault, length, 0));
         int number = errno;
@@ -359,6 +409,11 @@ ssize_t writev(int fd, const struct iovec *pieces, int count)
 {
     char name[PATH_MAX];
     if (count < 1 || !name_of(fd, name)) return syscall(SYS_writev, fd, pieces, count);
+    if (strcmp(name, FUSE) == 0) {
+        if (strike("answer", name) == FAIL) return -1;
+        tell("answer", 0, 0, 0, 0, name, "", "", 0);
+        return syscall(SYS_writev, fd, pieces, count);
+    }
     const struct iovec *one = first_of(pieces, count);
     return write(fd, one->iov_base, one->iov_len);
 }
@@ -372,10 +427,11 @@ ssize_t readv(int fd, const struct iovec *pieces, int count)
 
 int connect(int fd, const struct sockaddr *address, socklen_t length)
 {
-    if (armed && address->sa_family == AF_INET && strike("connect", "socket") == FAIL) return -1;
+    int ours = ARMED && address->sa_family == AF_INET;
+    if (ours && strike("connect", "socket") == FAIL) return -1;
     int result = (int)syscall(SYS_connect, fd, address, length);
     int number = errno;
-    if (armed && address->sa_family == AF_INET && !(LOCKED)) tell("connect", 0, 0, 0, result, "socket", "", "", 0);
+    if (ours && !(LOCKED)) tell("connect", 0, 0, 0, result, "socket", "", "", 0);
     errno = number;
     return result;
 }
@@ -454,6 +510,70 @@ ssize_t sendfile(int to, int from, off_t *offset, size_t n)
 }
 ssize_t sendfile64(int to, int from, off_t *offset, size_t n) { return sendfile(to, from, offset, n); }
 
+/* ---- devices, mounts and processes, where these count */
+
+int ioctl(int fd, unsigned long request, ...)
+{
+    char name[PATH_MAX];
+    va_list words;
+    va_start(words, request);
+    void *argument = va_arg(words, void *);
+    va_end(words);
+    int ours = ARMED && plan->what & MACHINE && name_of(fd, name) && strncmp(name, "machine/", 8) == 0;
+    if (ours && strike("ioctl", name) == FAIL) return -1;
+    int result = (int)syscall(SYS_ioctl, fd, request, argument);
+    int number = errno;
+    if (ours) tell("ioctl", 0, 0, 0, result, name, "", "", 0);
+    errno = number;
+    return result;
+}
+
+/* The others by the names of places and programs. */
+static int counted(const char *op, const char *name)
+{
+    if (!ARMED || !(plan->what & MACHINE)) return 0;
+    if (strike(op, name) == FAIL) return -1;
+    tell(op, 0, 0, 0, 0, name, "", "", 0);
+    return 0;
+}
+int mount(const char *source, const char *target, const char *kind, unsigned long flags, const void *options)
+{
+    char name[PATH_MAX];
+    if (name_at(AT_FDCWD, target, name) && counted("mount", name) < 0) return -1;
+    return (int)syscall(SYS_mount, source, target, kind, flags, options);
+}
+int umount2(const char *target, int flags)
+{
+    char name[PATH_MAX];
+    if (name_at(AT_FDCWD, target, name) && counted("umount", name) < 0) return -1;
+    return (int)syscall(SYS_umount2, target, flags);
+}
+int umount(const char *target) { return umount2(target, 0); }
+int flock(int fd, int operation)
+{
+    char name[PATH_MAX];
+    if (name_of(fd, name) && counted("lock", name) < 0) return -1;
+    return (int)syscall(SYS_flock, fd, operation);
+}
+int pipe2(int ends[2], int flags)
+{
+    return counted("pipe", "machine/pipe") < 0 ? -1 : (int)syscall(SYS_pipe2, ends, flags);
+}
+pid_t fork(void)
+{
+    REAL(pid_t, "fork", void);
+    return counted("fork", "machine/process") < 0 ? -1 : real();
+}
+/* Of the places where a program may be, only the one where it is counts. */
+int execve(const char *path, char *const words[], char *const environment[])
+{
+    const char *slash = strrchr(path, '/');
+    char name[PATH_MAX];
+    snprintf(name, sizeof name, "machine/%s", slash ? slash + 1 : path);
+    if (ARMED && syscall(SYS_faccessat, AT_FDCWD, path, X_OK) == 0 && counted("exec", name) < 0) return -1;
+    return (int)syscall(SYS_execve, path, words, environment);
+}
+
 /* ---- asynchronous writes, in the shape of libaio, of which `cache/aio.py` takes these four by name */
 
 struct iocb { uint64_t data; uint32_t key, rw_flags; int16_t opcode, priority; int32_t fd; uint64_t buffer, length; int64_t offset; uint64_t reserved; uint32_t flags, event_fd; };
@@ -469,7 +589,7 @@ int io_submit(void *context, long count, struct iocb **calls)
     int ours = name_of(call->fd, name);
     enum fault fault = ours ? strike("aio", name) : NONE;
     /* Interrupted and without room it is refused, failed it fails when it is done. */
-    if (fault == FAIL && wanted_errno == EINTR) return -EAGAIN;
+    if (fault == FAIL && plan->number == EINTR) return -EAGAIN;
     if (fault == FAIL) failing = (uint64_t)(uintptr_t)call;
     uint64_t length = call->length;
     if (fault == SHORT || fault == TORN) call->length = length / 2 & ~4095ull;
@@ -488,6 +608,6 @@ int io_getevents(void *context, long least, long most, struct event *events, voi
 {
     long count = syscall(SYS_io_getevents, context, least, most, events, timeout);
     for (long i = 0; i < count; i++)
-        if (failing && events[i].iocb == failing) events[i].result = -wanted_errno, failing = 0;
+        if (failing && events[i].iocb == failing) events[i].result = -plan->number, failing = 0;
     return count < 0 ? -errno : (int)count;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -9,16 +10,19 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 _SOURCE: Final = Path(__file__).with_name("shim.c")
 VARIABLE: Final = "SWEEP_SHIM"
+_PLAN: Final = "SWEEP_PLAN"
 # What `sweep_arm` takes as the kind of a fault.
 _FAIL, _SHORT, _DELAY, _KILL, _TORN = range(1, 6)
 TELL: Final = 1
 DATA: Final = 2
+MACHINE: Final = 4
 KILLED_STATUS: Final = 99
 
 # Names that differ from run to run: random parts, and process ids.
@@ -78,14 +82,24 @@ class Shim:
         self.library: Final = ctypes.CDLL(os.environ[VARIABLE])
         self.library.sweep_arm.argtypes = [
             *(ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_long),
-            *(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int),
+            *(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int),
         ]
 
-    def record(self, root: str, log_fd: int, what: int) -> None:
-        """Lets nothing fail; each call is a line in the log, with `DATA` only those that change something."""
-        self.library.sweep_arm(root.encode(), b"", b"", 0, 0, 0, log_fd, what)
+    def share(self, plan: Path) -> None:
+        """From now on the processes that this one starts count with it; `plan` is a file for that."""
+        os.environ[_PLAN] = str(plan)
+        if self.library.sweep_share(str(plan).encode()) != 0:
+            raise OSError(f"{plan}: cannot be shared")
 
-    def arm(self, root: str, fault: Fault) -> None:
+    def record(self, root: str, log: Path, what: int) -> None:
+        """Lets nothing fail; each call is a line in the log, with `DATA` only those that change something.
+
+        With `MACHINE` devices, mounts and processes count too.
+        """
+        log.write_bytes(b"")
+        self.library.sweep_arm(root.encode(), b"", b"", 0, 0, 0, str(log).encode(), what)
+
+    def arm(self, root: str, fault: Fault, what: int = 0) -> None:
         """Lets one call fail."""
         kind, number = _FAIL, 0
         if fault.kind in ("short", "delay", "kill", "torn"):
@@ -94,8 +108,17 @@ class Shim:
             number = getattr(errno, fault.kind)
         call = fault.call
         self.library.sweep_arm(
-            root.encode(), call.op.encode(), call.name.encode(), call.number, kind, number, -1, 0
+            root.encode(), call.op.encode(), call.name.encode(), call.number, kind, number, b"", what
         )
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What this process does meanwhile does not count, and does not fail."""
+        self.library.sweep_pause(1)
+        try:
+            yield
+        finally:
+            self.library.sweep_pause(0)
 
     def disarm(self) -> None:
         """From now on nothing is counted."""
@@ -140,6 +163,16 @@ def faults_of(call: Call) -> list[Fault]:
         # A wait past the deadline ends with EAGAIN: that is how the kernel tells of one.
         "send": ["ECONNRESET", "EAGAIN", "EINTR", "short", "kill"],
         "recv": ["ECONNRESET", "EAGAIN", "EINTR", "short", "delay", "kill"],
+        # What the kernel and a FUSE server say to each other comes whole.
+        "request": ["EINTR", "delay", "kill"],
+        "answer": ["delay", "kill"],
+        "ioctl": ["EIO", "EBUSY", "kill"],
+        "mount": ["ENOMEM", "kill"],
+        "umount": ["EBUSY", "kill"],
+        "lock": ["ENOLCK", "kill"],
+        "pipe": ["EMFILE", "kill"],
+        "fork": ["EAGAIN", "kill"],
+        "exec": ["ENOMEM", "kill"],
     }
     more = {"rename", "link", "mkdir", "truncate", "allocate", "copy"}
     return [

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import obdcore
+from tests.sweep.devices import Attached, Mounted, make_attached, make_mounted
 from tests.sweep.images import Images, make_images
 from tests.sweep.model import SECTOR, Model
+from tests.sweep.pushes import Pushes, make_pushes
 from tests.sweep.reading import Reading
 from tests.sweep.script import Run, Say
 from tests.sweep.world import BASE, CHUNK_BYTES, DEVICE_BYTES, make_template
@@ -31,10 +33,14 @@ class Script(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """`template` makes the directory that each run has a copy of, `run` the run there."""
+    """`template` makes the directory that each run has a copy of, `run` the run there.
+
+    `machine`: devices, mounts and processes count, of all processes that the run starts.
+    """
 
     template: Callable[[Path, str], Path]
     run: Callable[[str, Say, Model], Script]
+    machine: bool = False
 
 
 def _reading(home: Path, url: str, *, name: str, lower: dict[str, object], **service: object) -> Path:
@@ -102,4 +108,7 @@ STORIES: Final[dict[str, Story]] = {
     "ocf": Story(partial(_cached, "ocf"), Reading),
     "turbo": Story(_turbo, Reading),
     "images": Story(make_images, Images),
+    "push": Story(make_pushes, Pushes),
+    "attach": Story(make_attached, Attached, machine=True),
+    "mount": Story(make_mounted, Mounted, machine=True),
 }

@@ -23,6 +23,7 @@ from typing import Final
 
 from tests.sweep import shim
 from tests.sweep.children import Say, child, learn_modules, wrongs
+from tests.sweep.machine import left_of, scrub
 from tests.sweep.model import Event, Model
 from tests.sweep.setting import Done, add_options, ensure_shim, part_of, setting
 from tests.sweep.shim import Fault, Shim, calls_of, faults_of
@@ -74,6 +75,9 @@ class Sweep:
         self._verbose: Final = verbose
         self._template: Final = story.template(home, url)
         self._shim: Final = Shim()
+        self._what: Final = shim.MACHINE if story.machine else 0
+        if story.machine:
+            self._shim.share(home / "plan")
         self._names: set[str] = set()
         self._held: list[str] = []
         self._threads = 0
@@ -88,10 +92,9 @@ class Sweep:
         """Runs the script once without a fault, and returns all that can be done to it."""
         place = self._world()
         log = self._home / "log"
-        with log.open("wb") as file:
-            said, status = self._child(
-                place, _story, [], lambda: self._shim.record(str(place), file.fileno(), shim.TELL)
-            )
+        said, status = self._child(
+            place, _story, [], lambda: self._shim.record(str(place), log, shim.TELL | self._what)
+        )
         unwanted = [event for event in said if event[0] in ("wrong", "error")]
         assert status == 0 and not unwanted, f"without a fault: status {status}: {unwanted}"
         [left] = [event for event in said if event[0] == "left"]
@@ -110,7 +113,9 @@ class Sweep:
         """What is wrong with a run that has this fault, and the clean one after it."""
         place = self._world()
         try:
-            said, status = self._child(place, _story, [], lambda: self._shim.arm(str(place), fault))
+            said, status = self._child(
+                place, _story, [], lambda: self._shim.arm(str(place), fault, self._what)
+            )
             lines = wrongs(said)
             errors = [event for event in said if event[0] == "error"]
             lines += [f"says not enough: {event[1]}: {event[3]}" for event in errors if not event[2]]
@@ -120,8 +125,12 @@ class Sweep:
             self._count("killed" if killed else "went on with an error" if errors else "went on")
             for event in errors if self._verbose else ():
                 print(f"    {fault}: {event[1:]}")
-            return lines + self._left(said, fault) + self._clean(place, said)
+            lines += self._left(said, fault)
+            if self._what and not killed:
+                lines += [f"leaves {what}" for what in left_of(place)]
+            return lines + self._clean(place, said)
         finally:
+            scrub(place)
             shutil.rmtree(place)
 
     def _left(self, said: list[Event], fault: Fault) -> list[str]:
@@ -140,13 +149,16 @@ class Sweep:
         lines = [f"holds {name}" for name in held if name not in self._held]
         if threads > self._threads:
             lines.append(f"{threads} threads, not {self._threads}")
-        if fault.call.op not in ("unlink", "rmdir"):
+        # Who gets no lock may not remove the file either that it should have been on.
+        if fault.call.op not in ("unlink", "rmdir", "lock"):
             lines += [f"leaves {name}" for name in names if name not in self._names | _UNDER_WAY]
         return lines
 
     def _clean(self, place: Path, said: list[Event]) -> list[str]:
         after, status = self._child(place, _clean, said, lambda: None)
         lines = [f"clean run: {what}" for what in wrongs(after)]
+        if self._what:
+            lines += [f"clean run leaves {what}" for what in left_of(place)]
         if status == 0:
             lines += [f"clean run leaves {name}" for name in sorted(_names(place) - self._names)]
         return lines

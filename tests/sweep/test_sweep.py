@@ -22,13 +22,28 @@ def program(name: str, *words: str) -> str:
     return done.stdout
 
 
-# Of each a few, so that all together take some twenty seconds.
+# Of each a few, so that all together take half a minute.
 SOME = {"log": 83, "sparse": 83, "download": 160, "ocf": 400, "turbo": 120, "images": 160}
+SOME |= {"push": 1040, "attach": 380, "mount": 380}
 
 
-@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize(
+    "story",
+    [
+        pytest.param(name, marks=[needs_fuse, needs_loop] if story.machine else [])
+        for name, story in STORIES.items()
+    ],
+)
 def test_any_call_may_fail(story: str) -> None:
     assert "0 failures" in program("sweep", "--stories", story, "--every", str(SOME[story]))
+
+
+@needs_fuse
+@needs_loop
+def test_a_server_that_is_killed_while_it_waits_for_itself_locks_nothing() -> None:
+    """It could not die: it was to answer, and with it hung who attached, and all who opened loop devices."""
+    words = ["--stories", "attach", "--only", "kill at answer machine/dev/fuse #2"]
+    assert "0 failures" in program("sweep", *words)
 
 
 @pytest.mark.parametrize("layout", ["log", "sparse"])

@@ -169,3 +169,18 @@ def test_a_lock_that_cannot_be_removed_is_let_go(tmp_path: Path, monkeypatch: py
     assert second is not None
     second.release()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_run_of_a_conversion_that_has_no_room_for_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Work(str(tmp_path / "work")).close()
+
+    def mkdir(path: str, _: int) -> None:
+        raise OSError(28, "No space left on device", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "mkdir", mkdir)
+        with pytest.raises(OSError, match="No space"):
+            Work(str(tmp_path / "work"))
+    assert os.listdir(tmp_path / "work/runs") == []

@@ -1,0 +1,119 @@
+"""What processes that keep devices say and leave when they fail, and what is said of a device then."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+import obd.attach
+from obd.attach import keeper, process
+from obd.attach.fuse import FuseWay
+from obd.attach.process import Request
+from obd.convert.layer import digest_of_file
+from obd.errors import ObdError
+from obd.mount.control import unmount_image
+from obd.oci.body import FileBody
+from obd.state import State, StateDirectory
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+    return path
+
+
+@contextmanager
+def unreadable(kind: str, key: Path) -> Iterator[StateDirectory]:
+    """The state of a device, of which just now nobody can see what it says."""
+    place = StateDirectory(kind, str(key))
+    assert place.acquire()
+    place.write(State(str(key), "fuse", True, path="/dev/loop0", pid=1))
+    place.release()
+    facts = Path(place.path, "state.json")
+    facts.rename(facts.with_name("kept"))
+    facts.mkdir()
+    yield place
+    facts.rmdir()
+    facts.with_name("kept").rename(facts)
+    assert place.read() is not None, "nothing is lost"
+
+
+def test_a_device_whose_state_cannot_be_read_is_not_called_detached(config: Path) -> None:
+    with unreadable("attach", config) as place:
+        for call in (
+            lambda: obd.attach.detach(config),
+            lambda: obd.attach.attach(config, via="fuse"),
+            lambda: obd.attach.find(config),
+            obd.attach.attachments,
+        ):
+            with pytest.raises(OSError, match=r"state\.json"):
+                call()
+        assert place.acquire_existing(), "the lock is free again"
+        place.release()
+
+
+def test_a_mount_whose_state_cannot_be_read_is_not_called_unmounted(config: Path) -> None:
+    with unreadable("mounts", config.parent) as place:
+        with pytest.raises(OSError, match=r"state\.json"):
+            unmount_image(str(config.parent))
+        assert place.acquire_existing(), "the lock is free again"
+        place.release()
+
+
+def test_a_failure_is_told_though_undoing_fails_too(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def set_up(_: object, undo: ExitStack) -> None:
+        @undo.callback
+        def close() -> None:
+            raise ObdError("io", "an earlier flush failed")
+
+        raise ObdError("no-space", "flush failed", "the upper")
+
+    monkeypatch.setattr(keeper.Keeper, "set_up", set_up)
+    monkeypatch.setattr(keeper, "Stops", lambda: None)
+    place = StateDirectory("attach", str(config))
+    assert place.acquire()
+    read, write = os.pipe()
+    request = Request("attach", str(config), str(config), None, "fuse", read_only=True)
+    assert keeper.keep(request, place, write, FuseWay()) == 1
+    with open(read, "rb") as report:
+        assert json.loads(report.read()) == {"kind": "no-space", "error": "the upper: flush failed"}
+    assert not os.path.exists(place.path)
+    place.release()
+
+
+def test_who_hears_of_a_keepers_death_finds_its_lock_free(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was said to be just being attached, by whoever asked at once."""
+
+    def spawn(place: StateDirectory, report: int) -> subprocess.Popen[bytes]:
+        # The last that it does takes a moment, and the starter's child is not the one that has the lock.
+        script = f"import os, time; os.fork() and os._exit(0); os.close({report}); time.sleep(0.3)"
+        return subprocess.Popen(
+            [sys.executable, "-S", "-c", script], stdin=subprocess.PIPE, pass_fds=(place.lock, report)
+        )
+
+    monkeypatch.setattr(process, "_spawn", spawn)
+    place = StateDirectory("attach", str(config))
+    assert place.acquire()
+    with pytest.raises(ObdError, match="the process that keeps the device ended"):
+        process.start(Request("attach", str(config), str(config), None, "fuse", read_only=True), place)
+    assert place.acquire_existing() is True
+    place.release()
+
+
+def test_an_error_of_reading_says_of_which_file() -> None:
+    path = "/proc/self/mem"  # its first bytes cannot be read
+    with pytest.raises(OSError) as raised:
+        digest_of_file(path, lambda _done, _total: None)
+    assert raised.value.filename == path
+    with open(path, "rb") as file, pytest.raises(OSError) as raised:
+        next(FileBody(file).pieces(0, 10))
+    assert raised.value.filename == path
