@@ -38,6 +38,7 @@ LEAVE=(
   a_gib_of_small_blocks
   a_recording_has_a_bound
   an_index_takes_sixteen_bytes_an_entry
+  attributes_are_counted_as_they_come
   entries_that_make_no_sense_end_the_service
   it_is_a_disk
   merging_is_looking_from_above
