@@ -37,13 +37,13 @@ class Reached:
     imported: dict[str, frozenset[int]]
 
     def able(self, mark: marks.Mark, of_file: frozenset[int]) -> list[Test]:
-        """Tests that may notice a mutant there: of an import, all that run anything of that file."""
-        if not mark.is_import:
-            return [test for test in self.tests if mark.number in test.reaches]
+        """Tests that may notice a mutant there: of what an import runs, all that run more of that file."""
+        alone = len(of_file) == 1
         return [
             test
             for test in self.tests
-            if test.reaches & of_file or (len(of_file) == 1 and mark.number in self.imported[test.file])
+            if mark.number in test.reaches
+            or (mark.number in self.imported[test.file] and (alone or test.reaches & of_file))
         ]
 
 
