@@ -148,7 +148,12 @@ def test_progress_tells_what_is_in_the_cache_while_it_is_filled() -> None:
 @pytest.mark.parametrize("directory", [True, False])
 @pytest.mark.parametrize(("failures", "good"), [(3, True), (4, False)])
 def test_four_failures_without_progress_are_the_end(
-    tmp_path: Path, directory: bool, failures: int, good: bool, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    directory: bool,
+    failures: int,
+    good: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     left = [Failure("io")] * failures
 
@@ -157,10 +162,12 @@ def test_four_failures_without_progress_are_the_end(
             raise left.pop()
 
     blob = Remote(on_fetch=fail)
-    work = Pull([layer(blob, tmp_path if directory else "")], 1)
+    work, pauses = Pull([layer(blob, tmp_path if directory else "")], 1), list[float]()
+    monkeypatch.setattr(pull, "_PAUSE_S", 1.0)
+    monkeypatch.setattr(work._stop, "wait", pauses.append)
     with caplog.at_level(logging.INFO, "overlaybd.download"):
         assert work.run(ignore) == good
-    assert not left
+    assert not left and pauses == [1.0, 2.0, 4.0]
     assert (work.outcomes[0].state, work.outcomes[0].error) == (
         ("done", "") if good else ("failed", "io: GET: no")
     )
