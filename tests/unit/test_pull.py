@@ -62,13 +62,14 @@ class Remote:
                 file.write(self.data[offset : offset + length])
 
     def readinto_at(self, buffer: memoryview, offset: int, /) -> int:
-        assert any(at <= offset and offset + len(buffer) <= at + n for at, n in self.cached), "not cached yet"
+        there = tuple(self.cached)  # others may add to it meanwhile
+        assert any(at <= offset and offset + len(buffer) <= at + n for at, n in there), "not cached yet"
         self.read.append((offset, len(buffer)))
         buffer[:] = self.data[offset : offset + len(buffer)]
         return len(buffer)
 
     def missing(self, offset: int, length: int, /) -> list[tuple[int, int]]:
-        there = sum(count for _, count in self.cached)
+        there = sum(count for _, count in tuple(self.cached))
         return [(there, self.size - there)] if there < self.size else []
 
     def distrust(self, offset: int, length: int, /) -> None:
