@@ -96,7 +96,7 @@ class Pull:
     def _layer(self, pulled: Pulled, ranges: ThreadPoolExecutor) -> None:
         """Tries until it works, or there is no point."""
         pulled.state = "running"
-        failures, reached = 0, 0
+        failures, reached, wrong = 0, 0, 0
         while not self._stop.is_set():
             try:
                 if self._attempt(pulled, ranges):
@@ -108,8 +108,9 @@ class Pull:
             except (OSError, ValueError) as error:
                 failures = 1 if pulled.done_bytes > reached else failures + 1
                 reached = max(reached, pulled.done_bytes)
-                last = 2 if isinstance(error, WrongDigest) else _ATTEMPTS
-                if is_final(error) or failures >= last:
+                # Those of a registry that lies may come anew and still be wrong: that is no progress.
+                wrong += isinstance(error, WrongDigest)
+                if is_final(error) or wrong > 1 or failures >= _ATTEMPTS:
                     pulled.state, pulled.error = "failed", one_line(error)
                     return
                 _log.info("%s: tried again: %s", pulled.layer.url, one_line(error))
