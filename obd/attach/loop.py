@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from obd.errors import ObdError
+from obd.errors import ObdError, about
 
 # linux/loop.h
 _CTL_GET_FREE: Final = 0x4C82
@@ -54,7 +54,8 @@ def attach(file: str, *, read_only: bool, transient: bool) -> Loop:
     backing = _open(file, read_only)
     try:
         for _ in range(_ATTEMPTS):
-            path = f"/dev/loop{fcntl.ioctl(control, _CTL_GET_FREE)}"
+            with about("/dev/loop-control"):
+                path = f"/dev/loop{fcntl.ioctl(control, _CTL_GET_FREE)}"
             device = _open(path, read_only)
             try:
                 _configure(device, backing, os.fsencode(file), read_only, transient)
@@ -90,15 +91,17 @@ def grow(path: str) -> None:
     """Gives a loop device the size that its file has now. Raises `OSError`."""
     device = _open(path, True)
     try:
-        fcntl.ioctl(device, _SET_CAPACITY)
+        with about(path):
+            fcntl.ioctl(device, _SET_CAPACITY)
     finally:
         os.close(device)
 
 
 def detach(fd: int) -> None:
     """Detaches the loop device that `fd` is open on; if it has other users, when the last of them is gone."""
-    fcntl.ioctl(fd, _FLUSH)  # the kernel would throw away what was written and is in its cache
-    fcntl.ioctl(fd, _CLEAR)
+    with about(os.readlink(f"/proc/self/fd/{fd}")):
+        fcntl.ioctl(fd, _FLUSH)  # the kernel would throw away what was written and is in its cache
+        fcntl.ioctl(fd, _CLEAR)
 
 
 def _open(path: str, read_only: bool) -> int:
@@ -122,7 +125,8 @@ def _configure(device: int, backing: int, name: bytes, read_only: bool, transien
 def backing_file(path: str) -> str | None:
     """The file behind the loop device `path`, None if it is detached. Raises `OSError` if it cannot look."""
     try:
-        with open(f"/sys/block/{os.path.basename(path)}/loop/backing_file") as file:
+        name = f"/sys/block/{os.path.basename(path)}/loop/backing_file"
+        with about(name), open(name) as file:
             return file.read().removesuffix("\n")
     except OSError as error:
         if error.errno not in _GONE:

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Final
 
-from obd.errors import ObdError
+from obd.errors import ObdError, about
 
 # (kind, offset, magic) of the file systems that need special options.
 _MAGICS: Final = (
@@ -94,10 +94,8 @@ def _run(program: str, words: list[str]) -> str | None:
 
 def mounts() -> Iterator[tuple[str, str]]:
     """The mounts of this process's namespace as (`MAJOR:MINOR`, mount point)."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            words = line.split(" ")
-            yield words[2], unescape(words[4])
+    for words in _mountinfo():
+        yield words[2], unescape(words[4])
 
 
 def is_mount_point(directory: str) -> bool:
@@ -108,12 +106,16 @@ def is_mount_point(directory: str) -> bool:
 def type_at(directory: str) -> str:
     """The kind of file system that is mounted at the absolute path `directory`, "" if none is."""
     found = ""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            words = line.split(" ")
-            if unescape(words[4]) == directory:
-                found = words[words.index("-") + 1]
+    for words in _mountinfo():
+        if unescape(words[4]) == directory:
+            found = words[words.index("-") + 1]
     return found
+
+
+def _mountinfo() -> list[list[str]]:
+    path = "/proc/self/mountinfo"
+    with about(path), open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return [line.split(" ") for line in file]
 
 
 def unescape(word: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import io
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from obd.errors import ObdError
+from obd.errors import ObdError, about
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -74,7 +74,8 @@ class Verified(io.RawIOBase):
         if not view:
             return 0
         # At the end one byte more is asked for: a stream that goes on is not what was named.
-        data = self._stream.read(min(len(view), left) or 1)
+        with about(self._where):
+            data = self._stream.read(min(len(view), left) or 1)
         if not data:
             if left:
                 what = (

@@ -7,7 +7,7 @@ import os
 import stat
 from typing import BinaryIO, Protocol, Self
 
-from obd.errors import ObdError, kind_of
+from obd.errors import ObdError, about, kind_of
 from obd.oci.limits import MAX_MANIFEST_BYTES
 
 
@@ -29,7 +29,7 @@ class Store(Protocol):
 
     def read(self, name: str) -> bytes:
         """All of a document. Raises as `open`, and "limit" for one that is too long."""
-        with contextlib.closing(self.open(name)) as file:
+        with about(f"{self.name}/{name}"), contextlib.closing(self.open(name)) as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
         if len(data) > MAX_MANIFEST_BYTES:
             raise ObdError("limit", f"{name} is longer than {MAX_MANIFEST_BYTES} bytes", self.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from tools.obd import command as obd_command
 
 # Longest time that a download may take here.
 _PATIENCE_S: Final = 20.0
+# A file, a URL or a layer.
+_WHERE: Final = re.compile(r"(?<![\w/])/\w|://|sha256:")
 # Commands that know of no service configuration.
 _WITHOUT_SERVICE: Final = ("detach", "list", "umount")
 
@@ -152,7 +155,7 @@ class Run:
         if status != 0:
             if not text or "Traceback" in text:
                 self._say("wrong", f"{name}: status {status} and says {text!r}")
-            if "/" not in text and "sha256:" not in text:
+            if not _WHERE.search(text):
                 self._say("wrong", f"{name}: does not say where: {text!r}")
             raise OSError(5, text, name)
         told.seek(0)
