@@ -51,7 +51,9 @@ while [ "$left" -gt 0 ]; do
         ok=0
         nice -n 19 "$bin/$target" -max_total_time="${SLICE_S:-60}" -runs=$((goal - done_so_far)) -max_len="$max_len" \
             -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 -print_funcs=0 -artifact_prefix="$crashes/" \
-            "$found" "$here/corpus/$target" >"$log.now" 2>&1 || ok=1
+            "$found" "$here/corpus/$target" >"$log.now" 2>&1 || ok=$?
+        # One that was interrupted says so by this status.
+        [ "$ok" -eq 0 ] || [ "$ok" -eq 72 ] && ok=0 || ok=1
         cat "$log.now" >>"$log"
         after=$(faults "$crashes")
         # A crash ends a slice before its statistics, except for those that libFuzzer prints on its way out.
