@@ -53,7 +53,7 @@ while [ "$left" -gt 0 ]; do
             -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 -print_funcs=0 -artifact_prefix="$crashes/" \
             "$found" "$here/corpus/$target" >"$log.now" 2>&1 || ok=$?
         # One that was interrupted says so by this status.
-        [ "$ok" -eq 0 ] || [ "$ok" -eq 72 ] && ok=0 || ok=1
+        case $ok in 0 | 72) ok=0 ;; *) ok=1 ;; esac
         cat "$log.now" >>"$log"
         after=$(faults "$crashes")
         # A crash ends a slice before its statistics, except for those that libFuzzer prints on its way out.
