@@ -29,8 +29,10 @@ _log: Final = logging.getLogger("overlaybd.keeper")
 # A server that cannot be started (its registry is away, say) is tried again; after that users get errors.
 PATIENCE_S: Final = 300.0
 MAX_PAUSE_S: Final = 10.0
-# How often it looks whether a server that was killed cannot die.
+# How often it looks whether a server that was killed cannot die, and after how many looks in a row that is
+# certain: one that waits for a slow disk can, when the disk has answered.
 LOOK_S: Final = 1.0
+LOOKS: Final = 10
 # Servers that die so often within so long do so of a request: it fails with the device.
 DEATHS: Final = 10
 DEATHS_S: Final = 60.0
@@ -59,6 +61,7 @@ class _Guard:
         self._serve: Final = serve
         self._child = 0
         self._deaths: Final[deque[float]] = deque(maxlen=DEATHS)
+        self._looks = 0
 
     def run(self, report: int) -> int:
         """Serves to the end."""
@@ -155,7 +158,9 @@ class _Guard:
 
         For as long as it does its loop device, and maybe all of them, are locked. Its users get errors.
         """
-        if _cannot_die(self._child):
+        self._looks = self._looks + 1 if _cannot_die(self._child) else 0
+        if self._looks >= LOOKS:
+            self._looks = 0
             _log.error("process %d was killed while it waited for itself: it is cut off", self._child)
             for file in files_of(self._place):
                 cut_off(os.path.dirname(file))
