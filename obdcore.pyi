@@ -929,6 +929,9 @@ class FuseMount:
         resume: bool = False,
         on_error: Callable[[str, Error], None] | None = None,
     ) -> None: ...
+    def grown(self) -> None:
+        """Has the kernel ask for the sizes of the images anew, which it does not by itself: after they have grown."""
+
     def wait(self) -> None:
         """Returns when the file system has been unmounted, by `stop` or from outside."""
 

@@ -12,7 +12,7 @@ from typing import Final
 from obd.attach import WAYS, Attachment
 from obd.attach.choose import choose
 from obd.attach.names import name_of
-from obd.attach.process import Request, start
+from obd.attach.process import Request, start, until_ended
 from obd.attach.users import PATIENCE_S, claim, users_of
 from obd.attach.ways import way
 from obd.errors import ObdError
@@ -138,8 +138,9 @@ def detach_image(name: str) -> bool:
         if _is_device(name):
             raise ObdError("denied", "not a device that obd has attached (see obd list)", name)
         return False
-    if not _end(place):
-        return True  # the keeper has done it all
+    with until_ended(place):
+        if not _end(place):
+            return True  # the keeper has done it all
     try:
         known = place.read()
         if known is None:

@@ -19,8 +19,6 @@ FILE_NAME: Final = "disk"
 
 # How long a loop device that is detached may hold on to its file.
 CLOSE_TIMEOUT_S: Final = 10.0
-# How long the kernel may go by the size of the file that it knows.
-GROW_TIMEOUT_S: Final = 10.0
 
 
 class FuseWay(Way):
@@ -108,18 +106,15 @@ class FuseWay(Way):
             raise
         if path and not self._resume:
             _clear(os.path.dirname(other))
-        return ServedFile(image, file, fuse, device, self._transient)
+        return ServedFile(file, fuse, device, self._transient)
 
 
 class ServedFile:
     """An image behind a loop device, which is open until `let_go`."""
 
-    def __init__(
-        self, image: obdcore.Image, file: str, fuse: obdcore.FuseMount, device: loop.Loop, transient: bool
-    ) -> None:
+    def __init__(self, file: str, fuse: obdcore.FuseMount, device: loop.Loop, transient: bool) -> None:
         """`fuse` shows the image as `file`, which is behind `device`."""
         self._file: Final = file
-        self._image: Final = image
         self._fuse: Final = fuse
         self._loop: Final = device
         self.path: Final = device.path
@@ -129,8 +124,7 @@ class ServedFile:
 
     def grown(self) -> None:
         """The image has grown; the device does once the kernel has asked for the file's size again."""
-        size = self._image.size
-        wait_until(lambda: os.stat(self._file).st_size == size, self.path, GROW_TIMEOUT_S)
+        self._fuse.grown()
         loop.grow(self.path)
 
     def let_go(self) -> None:

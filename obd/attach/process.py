@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -15,7 +17,7 @@ from obd.state import StateDirectory
 
 # Longest message that the keeper hands to its starter.
 MAX_REPORT_BYTES: Final = 64 << 10
-# A process that is dying has its locks for a moment still.
+# A process that is dying has its locks for a moment still, and other files for longer.
 DYING_S: Final = 2.0
 _LOOK_S: Final = 0.005
 
@@ -93,3 +95,27 @@ def _spawn(place: StateDirectory, report: int) -> subprocess.Popen[bytes]:
             pass_fds=(place.lock, report),
             start_new_session=True,
         )
+
+
+@contextlib.contextmanager
+def until_ended(place: StateDirectory) -> Iterator[None]:
+    """Has who takes away what `place` is about return when the process that kept it has ended.
+
+    Its state goes first and what it has open last: the file system of its cache could not be unmounted yet.
+    """
+    fd, known = -1, place.read()
+    if known is not None and known.pid:
+        with contextlib.suppress(ProcessLookupError):
+            fd = os.pidfd_open(known.pid)
+    try:
+        # If it is dead, its number may be another's by now.
+        keeps = place.acquire_existing() is False
+        place.release()
+        yield
+        if keeps and fd >= 0:
+            poll = select.poll()  # select() knows no descriptors beyond 1023
+            poll.register(fd, select.POLLIN)
+            poll.poll(DYING_S * 1000)
+    finally:
+        if fd >= 0:
+            os.close(fd)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from obd.attach.fuse import FuseWay
-from obd.attach.process import Request, start
+from obd.attach.process import Request, start, until_ended
 from obd.errors import ObdError
 from obd.mount import filesystem
 from obd.state import StateDirectory
@@ -69,8 +69,9 @@ def unmount_image(directory: str) -> bool:
     state = StateDirectory(KIND, point)
     if not os.path.exists(state.path):
         return False
-    if not _take_over(state, point):
-        return True  # the keeper has done it all
+    with until_ended(state):
+        if not _take_over(state, point):
+            return True  # the keeper has done it all
     try:
         known = state.read()
         _clean_up(state, point)

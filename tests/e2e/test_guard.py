@@ -167,10 +167,6 @@ def test_servers_that_die_all_the_time_are_not_started_for_ever(image: Path) -> 
 
 
 def test_without_the_guard_it_goes_on_to_the_next_death(image: Path) -> None:
-    # The kernel keeps the size for longer than a second only of what cannot grow, and asks for it later.
-    document = json.loads(image.read_text())
-    del document["upper"]
-    image.write_text(json.dumps(document))
     path = obd.attach.attach(image, via="fuse").path
     pid = server(image)
     end(parent(pid), signal.SIGKILL)

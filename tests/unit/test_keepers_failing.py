@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -107,6 +108,27 @@ def test_who_hears_of_a_keepers_death_finds_its_lock_free(
         process.start(Request("attach", str(config), str(config), None, "fuse", read_only=True), place)
     assert place.acquire_existing() is True
     place.release()
+
+
+def test_who_takes_a_device_away_waits_for_the_end_of_its_process(config: Path) -> None:
+    """Files are open for longer than its state is there: a cache's file system could not be unmounted yet."""
+    place = StateDirectory("attach", str(config))
+    assert place.acquire()
+    ends, go_on = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(go_on)
+        os.read(ends, 1)  # as the last that a keeper does, which takes a while
+        os._exit(0)
+    place.write(State(str(config), "fuse", True, path="/dev/loop0", pid=child))
+    place.release()  # the child still has it
+    mine = StateDirectory("attach", str(config))
+    threading.Timer(0.2, os.close, (go_on,)).start()
+    with process.until_ended(mine):
+        assert os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        place.remove()
+    assert os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG) is not None
+    os.close(ends)
 
 
 def test_an_error_of_reading_says_of_which_file() -> None:

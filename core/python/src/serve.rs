@@ -129,6 +129,10 @@ impl FuseMount {
         Ok(FuseMount(mount.map_err(to_py)?))
     }
 
+    fn grown(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.0.grown()).map_err(to_py)
+    }
+
     fn wait(&self, py: Python<'_>) -> PyResult<()> {
         while !py.detach(|| self.0.wait_for(SIGNALS)).map_err(to_py)? {
             py.check_signals()?;

@@ -20,12 +20,9 @@ use crate::serve::pool::Pool;
 use crate::serve::report::Reporter;
 use crate::serve::{guarded, is_ready, pool_of, write_is_quick};
 
-/// How long the kernel may keep names and attributes; a resize is seen after that at the latest.
-const TTL: Duration = Duration::from_secs(1);
-
-/// The same for files that never change. The kernel asks for the size of a loop device's file when it is replaced,
-/// even if whoever could answer has died.
-const TTL_READ_ONLY: Duration = Duration::from_secs(1 << 31);
+/// How long the kernel may keep names and attributes: it is told when a device has grown. It wants the size of a loop
+/// device's file when that is replaced, even if whoever could answer has died.
+const TTL: Duration = Duration::from_secs(1 << 31);
 
 /// Longest file name.
 const MAX_NAME: usize = 255;
@@ -68,6 +65,10 @@ impl File {
             all.push(Arc::new(File { name, device, pool, reporter }));
         }
         Ok(all)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Answers with an error, then tells of it: whoever is told may itself wait for this answer.
@@ -128,13 +129,6 @@ impl Files {
         self.files.get(usize::try_from(inode.0.checked_sub(2)?).ok()?)
     }
 
-    fn ttl(&self, inode: INodeNo) -> &'static Duration {
-        match self.find(inode) {
-            Some(file) if file.device.read_only() => &TTL_READ_ONLY,
-            _ => &TTL,
-        }
-    }
-
     fn attributes(&self, inode: INodeNo) -> Option<FileAttr> {
         let (kind, size, perm) = match self.find(inode) {
             Some(file) => {
@@ -183,15 +177,15 @@ impl Filesystem for Files {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self.files.iter().position(|f| parent == INodeNo::ROOT && OsStr::new(&f.name) == name);
         let inode = found.map(|i| INodeNo(i as u64 + 2));
-        match inode.and_then(|inode| Some((self.ttl(inode), self.attributes(inode)?))) {
-            Some((ttl, attributes)) => reply.entry(ttl, &attributes, Generation(0)),
+        match inode.and_then(|inode| self.attributes(inode)) {
+            Some(attributes) => reply.entry(&TTL, &attributes, Generation(0)),
             None => reply.error(Errno::ENOENT),
         }
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         match self.attributes(inode) {
-            Some(attributes) => reply.attr(self.ttl(inode), &attributes),
+            Some(attributes) => reply.attr(&TTL, &attributes),
             None => reply.error(Errno::ENOENT),
         }
     }
@@ -219,7 +213,7 @@ impl Filesystem for Files {
             None => reply.error(Errno::ENOENT),
             Some(now) if size.is_some_and(|s| s != now.size) => reply.error(Errno::EINVAL),
             Some(_) if mode.is_some() || user.is_some() || group.is_some() => reply.error(Errno::EPERM),
-            Some(now) => reply.attr(self.ttl(inode), &now),
+            Some(now) => reply.attr(&TTL, &now),
         }
     }
 

@@ -29,13 +29,18 @@ pub fn is_dead(dir: &Path) -> bool {
     statx(dir, libc::AT_STATX_FORCE_SYNC).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN))
 }
 
+/// Has the kernel ask whoever serves the file `path` for its size.
+pub fn ask_size(path: &Path) -> Result<()> {
+    statx(path, libc::AT_STATX_FORCE_SYNC).map(drop).map_err(|e| Error::io("asking for its size", e).in_file(path))
+}
+
 fn statx(path: &Path, sync: i32) -> io::Result<libc::statx> {
     let path = c_path(path)?;
     // SAFETY: an all-zero statx is valid.
     let mut stat: libc::statx = unsafe { std::mem::zeroed() };
     let flags = sync | libc::AT_NO_AUTOMOUNT;
     // SAFETY: `path` ends with a zero byte, and `stat` is a statx.
-    match unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_INO, &mut stat) } {
+    match unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_INO | libc::STATX_SIZE, &mut stat) } {
         0 => Ok(stat),
         _ => Err(io::Error::last_os_error()),
     }

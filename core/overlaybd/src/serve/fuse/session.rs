@@ -42,6 +42,7 @@ pub struct Mount(Place);
 /// Where something is mounted; unmounts it by force when dropped.
 struct Place {
     directory: PathBuf,
+    names: Vec<String>,
     device: Device,
     end: Arc<End>,
 }
@@ -106,7 +107,8 @@ impl Mount {
         let filesystem = Files::new(files.clone(), options.allow_other);
         let placed = |directory: &Path| {
             let device = mount::device(directory).map_err(failed)?;
-            Ok(Place { directory: directory.to_path_buf(), device, end: Arc::default() })
+            let names = files.iter().map(|file| file.name().to_owned()).collect();
+            Ok(Place { directory: directory.to_path_buf(), names, device, end: Arc::default() })
         };
         let (place, session) = match connection {
             // What cannot be served now stays as it is, for another attempt.
@@ -138,6 +140,13 @@ impl Mount {
     /// Where it is mounted, as an absolute path.
     pub fn directory(&self) -> &Path {
         &self.0.directory
+    }
+
+    /// Tells the kernel the sizes of devices that may have grown: it does not ask by itself.
+    ///
+    /// Errors: `Io`.
+    pub fn grown(&self) -> Result<()> {
+        self.0.names.iter().try_for_each(|name| mount::ask_size(&self.directory().join(name)))
     }
 
     /// Returns when the file system has been unmounted, by `stop` or from outside, and all requests have ended.
