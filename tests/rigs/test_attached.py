@@ -7,7 +7,7 @@ import random
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -224,6 +224,12 @@ def test_little_memory(tmp_path: Path, store: Store, kind: str) -> None:
             group.rmdir()
 
 
+def _open_files(pid: int) -> Iterator[str]:
+    for fd in Path("/proc", str(pid), "fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            yield os.readlink(fd)
+
+
 def test_a_mount_is_kept_by_a_process_that_may_open_nothing(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "file").write_text("content")
@@ -238,8 +244,7 @@ def test_a_mount_is_kept_by_a_process_that_may_open_nothing(tmp_path: Path) -> N
     try:
         known = StateDirectory("mounts", str(point)).read()
         assert known is not None
-        opened = Path("/proc", str(known.pid), "fd")
-        until(lambda: any("mountinfo" in os.readlink(fd) for fd in opened.iterdir()), "not ready")
+        until(lambda: any("mountinfo" in name for name in _open_files(known.pid)), "not ready")
         with no_descriptors(known.pid):
             for _ in range(20):  # it is told of each, looks, and cannot see
                 tool("mount", "-t", "tmpfs", "other", other)
