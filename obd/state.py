@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -119,10 +120,13 @@ class StateDirectory:
         for entry in list(os.scandir(self.path)):
             if entry.is_dir(follow_symlinks=False):
                 os.rmdir(entry.path)
+        # What a removal leaves that failed or was killed goes with the next one of the same device.
+        for remnant in glob.glob(f"{glob.escape(self.path)}.*.gone"):
+            _remove_tree(remnant)
         # Under another name first: nobody may find half of it, or put something new into it.
         gone = f"{self.path}.{os.getpid()}.gone"
         os.rename(self.path, gone)
-        shutil.rmtree(gone)
+        _remove_tree(gone)
 
 
 def state_directories(kind: str) -> list[StateDirectory]:
@@ -136,6 +140,12 @@ def state_directories(kind: str) -> list[StateDirectory]:
                 if place.digest == name:
                     found.append(place)
     return sorted(found, key=lambda place: place.key)
+
+
+def _remove_tree(path: str) -> None:
+    # Of two who remove it at the same time the one stops at what the other has removed, who goes on.
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
 
 
 def _facts(directory: str) -> dict[str, Any]:
