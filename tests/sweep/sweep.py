@@ -149,8 +149,9 @@ class Sweep:
         lines = [f"holds {name}" for name in held if name not in self._held]
         if threads > self._threads:
             lines.append(f"{threads} threads, not {self._threads}")
-        # Who gets no lock may not remove the file either that it should have been on.
-        if fault.call.op not in ("unlink", "rmdir", "lock"):
+        # Who gets no lock may not remove the file either that it should have been on; what a removal did not
+        # get rid of goes with the next.
+        if fault.call.op not in ("unlink", "rmdir", "lock") and not fault.call.name.endswith(".gone"):
             lines += [f"leaves {name}" for name in names if name not in self._names | _UNDER_WAY]
         return lines
 
