@@ -101,9 +101,13 @@ class _Files:
 
     def put(self, name: str, data: bytes) -> str:
         path = self.path(name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(data)
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path))
+            return self.put(name, data)
+        os.write(file, data)
+        os.close(file)
         return path
 
 

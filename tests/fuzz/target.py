@@ -29,7 +29,17 @@ class Target:
 
 def check(target: Target, data: bytes) -> None:
     """One input. Raises whatever the target must not raise."""
-    since = time.process_time()
+    # The clock on the wall is read without the kernel; the processor's takes longer than most targets.
+    since = time.perf_counter()
+    _run(target, data)
+    if time.perf_counter() - since > MAX_SECONDS:
+        since = time.process_time()
+        _run(target, data)
+        took_s = time.process_time() - since
+        assert took_s < MAX_SECONDS, f"{took_s:.1f} s for {len(data)} bytes"
+
+
+def _run(target: Target, data: bytes) -> None:
     try:
         target.run(data)
     except target.errors as error:
@@ -37,5 +47,3 @@ def check(target: Target, data: bytes) -> None:
         shown = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         assert shown and shown.isprintable(), f"not one line for people: {line!r}"
         assert len(line) < MAX_CHARACTERS, f"{len(line)} characters of {line[:200]!r}"
-    took_s = time.process_time() - since
-    assert took_s < MAX_SECONDS, f"{took_s:.1f} s for {len(data)} bytes"
