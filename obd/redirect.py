@@ -75,7 +75,8 @@ def _end(query: Mapping[str, str], now: float) -> float | None:
 
 
 def _moment(text: str) -> float | None:
-    for form in ("%Y%m%dT%H%M%SZ", "%Y-%m-%dT%H:%M:%SZ"):
+    # Most links have few of these fields, and strptime takes its time to refuse nothing.
+    for form in ("%Y%m%dT%H%M%SZ", "%Y-%m-%dT%H:%M:%SZ") if text else ():
         try:
             return datetime.strptime(text, form).replace(tzinfo=UTC).timestamp()
         except ValueError:
