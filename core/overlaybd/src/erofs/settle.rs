@@ -61,7 +61,9 @@ impl Erofs {
                 DIR => self.directory(number)?.changed = true,
                 LINK => (file.link, file.inode.layout) = (lower.link(number)?.into(), INLINE),
                 FILE if file.inode.layout != PLAIN => self.copy(number)?,
-                _ => {}
+                FILE => {}
+                // Devices and the like have no content, whatever a damaged inode says.
+                _ => (file.inode.layout, file.inode.size) = (PLAIN, 0),
             }
             moved.insert(number);
         }

@@ -64,7 +64,9 @@ impl Erofs {
                 self.append.align()?;
             }
         }
-        debug_assert_eq!(self.append.position(), next);
+        if self.append.position() != next {
+            return Err(Error::corrupt("inodes need other room than they say"));
+        }
         self.append.flush()?;
         self.write_over(&changed)?;
         self.device.flush()

@@ -345,6 +345,29 @@ fn what_moves_takes_its_content_along() {
     }
 }
 
+/// Only a damaged inode of a device says that content follows it; who moves it must not keep room for that, or what
+/// comes behind is not where its inode says.
+#[test]
+fn a_device_that_moves_has_no_content_whatever_its_inode_says() {
+    let device = new();
+    run(&device, &build(&[Member::new("null", b'3')], Dialect::Pax)).unwrap();
+    let lower = Lower::open(device.clone()).unwrap().unwrap();
+    let number = lower.directory(lower.block.root()).unwrap().entries[&b"null"[..]].0;
+    let (inode, slot) = lower.inode(number).unwrap();
+    let damaged = super::format::Inode { layout: super::format::INLINE, size: 6000, ..inode };
+    device.write_at(&damaged.encode(true, number, slot.attributes), slot.at).unwrap();
+
+    let xattrs = vec![("trusted.moves".to_owned(), vec![b'v'; 300])];
+    let mut layer = vec![Member { link: b"null".to_vec(), xattrs, ..Member::new("again", b'1') }];
+    layer.extend((0..500).map(|i| Member::new(&format!("many/{i:030}"), b'0')));
+    run(&device, &build(&layer, Dialect::Pax)).unwrap();
+    check(&device);
+    let lower = Lower::open(device.clone()).unwrap().unwrap();
+    let root = lower.directory(lower.block.root()).unwrap();
+    assert_eq!(lower.directory(root.entries[&b"many"[..]].0).unwrap().entries.len(), 500);
+    assert_eq!(lower.inode(root.entries[&b"null"[..]].0).unwrap().0.size, 0);
+}
+
 #[test]
 fn small_content_lies_behind_its_inode_and_the_end_behind_that() {
     let target = vec![b't'; 3900];
