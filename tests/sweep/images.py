@@ -51,7 +51,8 @@ class Images(Run):
     def clean(self) -> None:
         """The same again, of what may be there already."""
         self._check()
-        # In earnest, though it may be done already: what was left is removed by the next conversion.
+        # In earnest, though it may be done already: what was left is removed by the next that does the same.
+        Path(self._path("copied.tar")).unlink(missing_ok=True)
         self._convert("--no-reuse")
         self._commit()
         self._copy()

@@ -33,6 +33,15 @@ struct Open {
     aging: Option<Aging>,
 }
 
+impl Drop for PyImage {
+    fn drop(&mut self) {
+        // A flush under way is waited for, which must not keep the interpreter, and all other images with it.
+        if let Some(open) = self.inner.get_mut().take() {
+            Python::attach(|py| py.detach(|| drop(open)));
+        }
+    }
+}
+
 impl Open {
     fn new(image: Image) -> Open {
         let image = Arc::new(image);
