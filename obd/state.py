@@ -61,7 +61,12 @@ class StateDirectory:
         for _ in range(_ATTEMPTS):
             with contextlib.suppress(FileNotFoundError):  # removed by its last owner in between
                 os.makedirs(self.path, mode=0o700, exist_ok=True)
-                return self._lock_file(os.O_CREAT)
+                try:
+                    return self._lock_file(os.O_CREAT)
+                except OSError:
+                    with contextlib.suppress(OSError):  # there is more in it
+                        os.rmdir(self.path)
+                    raise
         raise ObdError("busy", "the state directory comes and goes", self.path)
 
     def acquire_existing(self) -> bool | None:

@@ -150,8 +150,9 @@ class Sweep:
         if threads > self._threads:
             lines.append(f"{threads} threads, not {self._threads}")
         # Who gets no lock may not remove the file either that it should have been on; what a removal did not
-        # get rid of goes with the next.
-        if fault.call.op not in ("unlink", "rmdir", "lock") and not fault.call.name.endswith(".gone"):
+        # get rid of, or another process that was killed, goes with the next.
+        excused = fault.call.op in ("unlink", "rmdir", "lock") or fault.call.name.endswith(".gone")
+        if not excused and fault.kind not in ("kill", "torn"):
             lines += [f"leaves {name}" for name in names if name not in self._names | _UNDER_WAY]
         return lines
 

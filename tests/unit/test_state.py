@@ -1,5 +1,6 @@
 """The directory in which the facts of a device are, when its removal is disturbed."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -60,3 +61,23 @@ def test_two_may_remove_the_same_remnant(place: StateDirectory, monkeypatch: pyt
     monkeypatch.setattr(shutil, "rmtree", together)
     place.remove()
     assert left(place) == []
+
+
+def test_a_directory_whose_lock_cannot_be_made_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path))
+    place, really_open = StateDirectory("attach", "/image/config.json"), os.open
+
+    def refuse(path: str, *more: int, **options: int) -> int:
+        if path.endswith("/lock"):
+            raise OSError(28, "No space left on device")
+        return really_open(path, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            place.acquire()
+    assert left(place) == []
+    assert place.acquire()
+    place.release()

@@ -20,7 +20,7 @@ pub trait Target {
     /// Bytes that it can hold, about.
     fn capacity(&self) -> u64;
 
-    /// Whether a file is the file system's own, which no layer hides or replaces.
+    /// Whether a file is the file system's own directory, which no layer hides or replaces; there is one at most.
     fn is_own(&self, number: Self::Number) -> bool;
 
     /// Number and type of what a directory has under a name.

@@ -100,6 +100,36 @@ fn a_tree_as_deep_as_names_allow_can_be_hidden() {
 }
 
 #[test]
+fn what_layers_have_put_into_lost_and_found_can_be_hidden() {
+    let below = |device: &Arc<MemoryDevice>| {
+        let files = FileSystem::open(Arc::new(bytes(&**device))).unwrap();
+        let mut names = Vec::new();
+        let directory = files.resolve(b"/lost+found").unwrap();
+        let name = |name: &[u8], _| {
+            names.push(String::from_utf8(name.to_vec()).unwrap());
+            true
+        };
+        files.entries(&directory, name).unwrap();
+        names.sort();
+        (names, files.resolve(b"/d").unwrap().links)
+    };
+    let link = Member { link: b"d".to_vec(), ..Member::new("lost+found/link", b'1') };
+    let first = [Member::new("d", b'0'), link, Member::new("lost+found/e/f", b'0')];
+    for (hides, links) in [("lost+found/.wh.e", 2), (".wh.lost+found", 1), (".wh..wh..opq", 1)] {
+        let device = new();
+        run(&device, &build(&first, Dialect::Pax)).unwrap();
+        assert_eq!(below(&device), (vec!["e".into(), "link".into()], 2));
+        // Whatever this layer has of its own stays.
+        let second = [Member::new("d", b'0'), Member::new("lost+found/new", b'0'), Member::new(hides, b'0')];
+        let second = if links == 2 { &second[1..] } else { &second };
+        run(&device, &build(second, Dialect::Pax)).unwrap();
+        check(&*device);
+        let names = if links == 2 { vec!["link".into(), "new".into()] } else { vec!["new".into()] };
+        assert_eq!(below(&device), (names, links), "{hides}");
+    }
+}
+
+#[test]
 fn directories_that_lead_in_circles_are_refused() {
     for from_root in [false, true] {
         let device = new();

@@ -53,7 +53,7 @@ impl<T: Target> Layer<'_, T> {
     }
 
     /// Removes a name with all below it. What this layer has unpacked stays if it is to be kept, and so do the
-    /// directories that hold it.
+    /// directories that hold it; the file system's own directory stays in any case, empty.
     pub(super) fn remove(
         &mut self,
         directory: T::Number,
@@ -62,10 +62,15 @@ impl<T: Target> Layer<'_, T> {
         kind: u16,
         keep: bool,
     ) -> Result<()> {
+        self.last_parent = None;
         if self.target.is_own(number) {
+            // What layers have put there is theirs, and goes.
+            let below = if kind == DIR { self.sorted(number)? } else { Vec::new() };
+            for (name, inner, kind) in below.into_iter().filter(|(_, inner, _)| *inner != number) {
+                self.remove(number, &name, inner, kind, keep)?;
+            }
             return Ok(());
         }
-        self.last_parent = None;
         if kind != DIR {
             return self.remove_file(directory, name, number, keep).map(drop);
         }
