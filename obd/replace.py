@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from obd.errors import about
+
 
 def replace_file(path: str, content: bytes, mode: int) -> None:
     """Gives the file `path` `content` and the mode `mode`: after a crash it has both or what it had before.
@@ -18,7 +20,7 @@ def replace_file(path: str, content: bytes, mode: int) -> None:
         os.unlink(temporary)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with open(descriptor, "wb") as file:
+        with about(path), open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fchmod(descriptor, mode)
@@ -35,6 +37,7 @@ def sync_directory(path: str) -> None:
     """Makes durable what the names beside `path` stand for."""
     directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(directory)
+        with about(os.path.dirname(path) or "."):
+            os.fsync(directory)
     finally:
         os.close(directory)

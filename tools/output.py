@@ -74,6 +74,15 @@ class Output:
             self._discard()
             self._signals.__exit__(None, None, None)
 
+    def write(self, data: bytes) -> None:
+        """Appends all of `data`. Raises `OSError`."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self.fd, view) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.path) from None
+
     @property
     def temporary(self) -> str:
         """The name that the file has until it is whole; for a last look at it before the end."""
@@ -189,6 +198,6 @@ def _sync_directory(directory: str) -> None:
     except OSError as error:
         # Some file systems cannot sync a directory; the file itself is safe by then.
         if error.errno != errno.EINVAL:
-            raise
+            raise OSError(error.errno, error.strerror, directory or ".") from None
     finally:
         os.close(fd)

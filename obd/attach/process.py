@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from obd.errors import ObdError
+from obd.errors import ObdError, about
 from obd.state import StateDirectory
 
 # Longest message that the keeper hands to its starter.
@@ -49,6 +49,19 @@ def start(request: Request, place: StateDirectory) -> dict[str, Any]:
     The lock of `place` must be held; the keeper takes it over. Raises `ObdError` if there is no device: then
     nothing is left. If the waiting is interrupted, the keeper undoes its work first.
     """
+    with about(request.config):
+        data = _hear(request, place)
+    if not data:
+        _wait_for_end(place)
+        raise ObdError("io", "the process that keeps the device ended; see its log", place.log)
+    report: dict[str, Any] = json.loads(data)
+    if "error" in report:
+        raise ObdError(report["kind"], report["error"], request.directory)
+    return report
+
+
+def _hear(request: Request, place: StateDirectory) -> bytes:
+    """Starts the keeper and gives its report; b"" if it ended without one."""
     report_read, report_write = os.pipe2(os.O_CLOEXEC)
     with open(report_read, "rb") as pipe:
         try:
@@ -66,13 +79,7 @@ def start(request: Request, place: StateDirectory) -> dict[str, Any]:
             process.wait()
             pipe.read(MAX_REPORT_BYTES)  # ends when the last of it has
             raise
-    if not data:
-        _wait_for_end(place)
-        raise ObdError("io", "the process that keeps the device ended; see its log", place.log)
-    report: dict[str, Any] = json.loads(data)
-    if "error" in report:
-        raise ObdError(report["kind"], report["error"], request.directory)
-    return report
+    return data
 
 
 def _wait_for_end(place: StateDirectory) -> None:

@@ -43,8 +43,8 @@ class ArchiveDestination(ImageDestination):
         self._file: Final = Temporary(directory)
         self._lock: Final = threading.Lock()
         self._end = 0
-        # Where each member's bytes begin, and whether they are all there.
-        self._room: Final[dict[str, int]] = {}
+        # Where each member begins, with its header, and whether its bytes are all there.
+        self._room: Final[dict[str, tuple[int, bytes]]] = {}
         self._whole: Final[set[str]] = set()
         self._manifests: Final[dict[str, bytes]] = {}
         self._index = Index(())
@@ -119,16 +119,16 @@ class ArchiveDestination(ImageDestination):
     def _make_room(self, name: str, size: int) -> int:
         """Writes the header of a member; returns where its bytes go."""
         with self._lock:
-            if name in self._room:
-                return self._room[name]
-            member = tarfile.TarInfo(name)
-            member.size = size
-            header = member.tobuf(tarfile.PAX_FORMAT)
-            start, at = self._end, self._end + len(header)
-            self._end = at + -(-size // _BLOCK) * _BLOCK
-            self._room[name] = at
+            if name not in self._room:
+                member = tarfile.TarInfo(name)
+                member.size = size
+                header = member.tobuf(tarfile.PAX_FORMAT)
+                self._room[name] = self._end, header
+                self._end += len(header) + -(-size // _BLOCK) * _BLOCK
+            start, header = self._room[name]
+        # Each time: it may be the header that could not be written before.
         self._write(header, start)
-        return at
+        return start + len(header)
 
     def _write(self, data: bytes | memoryview, at: int) -> None:
         try:

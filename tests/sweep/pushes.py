@@ -70,6 +70,9 @@ class Pushes(Run):
         """The same again, of what may be there already."""
         for name in ("pushed", "app", "committed"):
             self._check(name)
+        written = Path(self._path("pushed.json"))
+        if written.exists() and "lowers" not in json.loads(written.read_text()):
+            self._say("wrong", "pushed.json is not whole")
         self._push()
         self._copy()
         # In earnest, though it may be done already: what was left is removed by the next conversion.

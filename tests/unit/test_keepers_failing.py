@@ -1,5 +1,6 @@
 """What processes that keep devices say and leave when they fail, and what is said of a device then."""
 
+import errno
 import json
 import os
 import subprocess
@@ -44,6 +45,21 @@ def unreadable(kind: str, key: Path) -> Iterator[StateDirectory]:
     facts.rmdir()
     facts.with_name("kept").rename(facts)
     assert place.read() is not None, "nothing is lost"
+
+
+def test_a_device_for_which_no_pipe_is_to_be_had_is_named(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    for call in ("os.pipe2", "subprocess.Popen"):
+        with monkeypatch.context() as patch:
+            patch.setattr(call, refuse)
+            with pytest.raises(OSError, match="Too many open files") as caught:
+                obd.attach.attach(config, via="fuse")
+        assert caught.value.filename == str(config)
+        assert obd.attach.attachments() == []
 
 
 def test_a_device_whose_state_cannot_be_read_is_not_called_detached(config: Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
 import tarfile
@@ -226,6 +227,37 @@ def test_an_archive_is_a_tar_that_anybody_reads(tmp_path: Path, kind: type[Archi
     size = path.stat().st_size
     assert size == sum(512 + -(-len(data) // 512) * 512 for data in read.values()) + 1024
     assert path.stat().st_mode & 0o777 == 0o644 and os.listdir(tmp_path) == ["a.tar"]
+
+
+def test_an_archive_is_whole_whichever_of_its_writes_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy tries a blob again after an error: what its first try did not write must be written then."""
+    straight = ArchiveDestination(str(tmp_path / "straight.tar"), "v1")
+    put_image(straight)
+    straight.close()
+    pwrite, again = os.pwrite, []
+    # One more than there are: headers and bytes of three blobs.
+    for failing in range(7):
+        calls = itertools.count()
+
+        def flaky(fd: int, data: bytes, offset: int, failing: int = failing, calls: Any = calls) -> int:
+            if next(calls) == failing:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return pwrite(fd, data, offset)
+
+        archive = ArchiveDestination(str(tmp_path / f"{failing}.tar"), "v1")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", flaky)
+            try:
+                put_image(archive)
+            except ObdError as error:
+                assert error.kind == "io"
+                again.append(failing)
+                put_image(archive)
+        archive.close()
+        assert (tmp_path / f"{failing}.tar").read_bytes() == (tmp_path / "straight.tar").read_bytes()
+    assert again == [0, 1, 2, 3, 4, 5]
 
 
 def test_an_archive_is_not_made_where_it_cannot_be(tmp_path: Path) -> None:

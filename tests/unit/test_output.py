@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import stat
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,36 @@ def test_appears_when_whole(tmp_path: Path) -> None:
         os.write(out.fd, b" and half")
     assert target.read_bytes() == b"half and half"
     assert names(tmp_path) == ["out"]
+
+
+def test_all_is_written_however_little_the_disk_takes_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, write = tmp_path / "out", os.write
+    with monkeypatch.context() as patch, Output(str(target)) as out:
+        patch.setattr(os, "write", lambda fd, data: write(fd, bytes(data[:3])))
+        out.write(b"eleven byte")
+    assert target.read_bytes() == b"eleven byte"
+
+
+def test_errors_of_writing_and_syncing_name_what_they_are_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    target, fsync = tmp_path / "out", os.fsync
+    for call, of_directory in (("write", False), ("fsync", False), ("fsync", True)):
+        refuses = (
+            (lambda fd: fsync(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else full()) if of_directory else full
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, refuses)
+            with pytest.raises(OSError, match="No space left") as caught, Output(str(target)) as out:
+                out.write(b"some")
+        assert caught.value.filename == str(tmp_path if of_directory else target)
+        # When the names are to be made durable the file is there, and whole.
+        assert names(tmp_path) == (["out"] if of_directory else [])
 
 
 def test_mode_and_umask(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def _write_config(args: Namespace, made: Committed) -> None:
     lowers = tuple(lower(layer.digest, layer.size, layer.tree) for layer in made.layers)
     config = document_of(ImageConfig(repo_blob_url=f"{place.url}/blobs", lowers=lowers))
     with Output(args.write_config, replace=args.force) as out:
-        os.write(out.fd, (json.dumps(config, indent=2) + "\n").encode())
+        out.write((json.dumps(config, indent=2) + "\n").encode())
     say(f"{args.write_config}: reads it from there")
 
 

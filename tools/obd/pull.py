@@ -62,7 +62,7 @@ def _write_config(args: Namespace, image: Reference, service: Service) -> None:
 
     with Output(args.config, replace=args.force) as out:
         found = image_config(service.registry(), image, _platform(args), args.dir)
-        os.write(out.fd, (json.dumps(document_of(found), indent=2) + "\n").encode())
+        out.write((json.dumps(document_of(found), indent=2) + "\n").encode())
     if not args.json:
         tell(f"{args.config}: {len(found.lowers)} layers")
 

@@ -55,7 +55,7 @@ def _write_config(path: str, blobs_url: str, layers: list[Descriptor], *, force:
         "lowers": [{"digest": layer.digest, "size": layer.size} for layer in layers],
     }
     with Output(path, replace=force) as out:
-        os.write(out.fd, (json.dumps(config, indent=2) + "\n").encode())
+        out.write((json.dumps(config, indent=2) + "\n").encode())
 
 
 COMMAND = Command(
