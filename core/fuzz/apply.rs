@@ -232,8 +232,10 @@ fn look(files: &FileSystem, node: &Node) -> File {
     };
     let attributes = files.attributes(node).expect("attributes of our own").into_iter().collect();
     let directory = node.kind() == Type::Directory;
-    // Of directories that no member names each has its own ways.
-    let mtime = (!directory).then_some((node.mtime.seconds, node.mtime.nanos));
+    // Of directories that no member names each has its own ways; ext4 has the nearest to what it cannot say.
+    let seconds = node.mtime.seconds.clamp(-(1 << 31), (7 << 31) - 1);
+    let nanos = if seconds == node.mtime.seconds { node.mtime.nanos } else { 0 };
+    let mtime = (!directory).then_some((seconds, nanos));
     let (mode, owner, links) = (node.mode, (node.uid, node.gid), (!directory).then_some(node.links));
     File { mode, owner, device: node.device, mtime, content, attributes, links }
 }
