@@ -49,7 +49,7 @@ class Model:
 
     `["write", first, count, content]`: a write begins, likewise `["zero", first, count, ZEROS]`;
     `["done", first, count, content]`: it was acknowledged. `["flush"]`: one begins, `["flushed"]`: it did.
-    `["made", name]`: a command ended well that makes this.
+    `["made", name]`: a command ended well that makes this. `["removing", name]`: it may go.
     """
 
     def __init__(self, size_bytes: int, base: bytes) -> None:
@@ -87,6 +87,8 @@ class Model:
             self._after = []
         elif what == "made":
             self.made.add(str(event[1]))
+        elif what == "removing":
+            self.made.discard(str(event[1]))
 
     def lose_power(self) -> None:
         """Whatever was or became possible since the last flush is possible now, also by halves."""

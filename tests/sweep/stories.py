@@ -1,4 +1,4 @@
-"""The scripts of the fault sweep: uppers of both layouts, other caches, turboOCI, commands for images."""
+"""The scripts of the fault sweep: uppers, caches, turboOCI, commands for images, the snapshotter, devices."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tests.sweep.model import SECTOR, Model
 from tests.sweep.pushes import Pushes, make_pushes
 from tests.sweep.reading import Reading
 from tests.sweep.script import Run, Say
+from tests.sweep.snapshots import Snapshotter, make_snapshots
 from tests.sweep.world import BASE, CHUNK_BYTES, DEVICE_BYTES, make_template
 
 
@@ -109,6 +110,7 @@ STORIES: Final[dict[str, Story]] = {
     "turbo": Story(_turbo, Reading),
     "images": Story(make_images, Images),
     "push": Story(make_pushes, Pushes),
+    "snapshots": Story(make_snapshots, Snapshotter),
     "attach": Story(make_attached, Attached, machine=True),
     "mount": Story(make_mounted, Mounted, machine=True),
 }

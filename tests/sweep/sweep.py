@@ -34,7 +34,8 @@ from tests.sweep.world import BASE, DEVICE_BYTES, settle
 _SETTLE_S: Final = 20.0
 # What a download that has not ended has in its directory, and a conversion for the one that goes on with it.
 _DOWNLOADED: Final = frozenset({"layer/.download", "layer/.download.progress", "layer/.download.lock"})
-_UNDER_WAY: Final = _DOWNLOADED | {"work/layers/*"}
+# What is not yet in a database that could not be closed.
+_UNDER_WAY: Final = _DOWNLOADED | {"work/layers/*", "root/snapshots.db-wal", "root/snapshots.db-shm"}
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ def program(name: str, *words: str) -> str:
 
 # Of each a few, so that all together take half a minute.
 SOME = {"log": 83, "sparse": 83, "download": 160, "ocf": 400, "turbo": 120, "images": 160}
-SOME |= {"push": 1040, "attach": 380, "mount": 380}
+SOME |= {"push": 1040, "snapshots": 180, "attach": 380, "mount": 380}
 
 
 @pytest.mark.parametrize(
