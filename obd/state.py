@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import glob
 import hashlib
 import json
 import os
@@ -126,8 +125,10 @@ class StateDirectory:
             if entry.is_dir(follow_symlinks=False):
                 os.rmdir(entry.path)
         # What a removal leaves that failed or was killed goes with the next one of the same device.
-        for remnant in glob.glob(f"{glob.escape(self.path)}.*.gone"):
-            _remove_tree(remnant)
+        parent = os.path.dirname(self.path)
+        for name in os.listdir(parent):
+            if name.startswith(f"{self.digest}.") and name.endswith(".gone"):
+                _remove_tree(os.path.join(parent, name))
         # Under another name first: nobody may find half of it, or put something new into it.
         gone = f"{self.path}.{os.getpid()}.gone"
         os.rename(self.path, gone)

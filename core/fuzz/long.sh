@@ -33,7 +33,7 @@ bin=$work/long
 mkdir -p "$bin"
 while read -r target max_len _; do
     [ $# -eq 0 ] || [[ " $* " = *" $target "* ]] || continue
-    [ "$built" = "$bin" ] || cp "$built/$target" "$bin/$target.new" && mv "$bin/$target.new" "$bin/$target"
+    [ "$built" = "$bin" ] || { cp "$built/$target" "$bin/$target.new" && mv "$bin/$target.new" "$bin/$target"; }
     targets+=("$target $max_len")
 done < <(grep -v '^#' "$here/targets")
 

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -200,7 +200,7 @@ class Snapshotter(Run):
                     self._check_content(found[name].id, file)
 
     def _check_content(self, number: int, file: str) -> None:
-        with _reading(self):
+        try:
             content = (Path(self._there.layout.fs(number)) / file).read_bytes()
             if content != (_CONTENT if file == "file" else self._layer()):
                 self._say("wrong", f"{file} of snapshot {number} is not what it was")
@@ -208,11 +208,5 @@ class Snapshotter(Run):
                 lowers = json.loads(Path(self._there.layout.config(number)).read_text())["lowers"]
                 if [Path(lower["dir"]) for lower in lowers] != [Path(self._there.layout.fs(number))]:
                     self._say("wrong", f"snapshot {number} is a device of {lowers}")
-
-
-@contextlib.contextmanager
-def _reading(run: Snapshotter) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError) as error:
-        run._say("wrong", f"cannot be read: {error}")
+        except (OSError, ValueError, KeyError) as error:
+            self._say("wrong", f"snapshot {number} cannot be read: {error}")
