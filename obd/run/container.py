@@ -8,10 +8,10 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from obd.errors import ObdError
+from obd.errors import ObdError, about
 from obd.replace import replace_file
 from obd.run.image import RunImage
 from obd.run.locks import locked, open_lock, try_lock
@@ -22,6 +22,7 @@ _PATIENCE_S: Final = 1.0
 _LOOK_S: Final = 0.02
 # What is being removed, and would be gone but for a crash.
 _GONE: Final = ".gone-"
+_REMOVABLE: Final = "obd run --remove removes it with what it has written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Container:
         self.root: Final = root
         self.name: Final = name
         self.path: Final = os.path.join(root, "containers", name)
+        self.record: Final = os.path.join(self.path, "container.json")
         self.run: Final = os.path.join(self.path, "run")
         self.rootfs: Final = os.path.join(self.run, "rootfs")
         self.started: Final = os.path.join(self.path, "started")
@@ -54,21 +56,22 @@ class Container:
         self._lock = lock
 
     def read(self) -> Record | None:
-        """What is known of it; None if it was never complete."""
+        """What is known of it; None if it was never complete. Raises `OSError`."""
         try:
-            with open(os.path.join(self.path, "container.json")) as file:
-                found = json.load(file)
-            image = RunImage(**found.pop("image"))
+            with open(self.record) as file, about(self.record):
+                found = _known(Record, json.load(file))
+            image = RunImage(**_known(RunImage, found.pop("image")))
             command = tuple(found.pop("command"))
             return Record(image=image, command=command, **found)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except FileNotFoundError:
             return None
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise ObdError("corrupt", f"no record of a container ({_REMOVABLE})", self.record) from None
 
     def write(self, record: Record) -> None:
         """Records what is known of it."""
-        place = os.path.join(self.path, "container.json")
         document: dict[str, Any] = asdict(record)
-        replace_file(place, json.dumps(document).encode(), 0o644)
+        replace_file(self.record, json.dumps(document).encode(), 0o644)
 
     def remove(self) -> None:
         """Removes it with all that it has written; nothing may be mounted in it."""
@@ -159,16 +162,25 @@ def ownerless(root: str) -> Iterator[Container]:
 
 
 def _owned(root: str, name: str) -> Container | None:
-    lock = open_lock(os.path.join(root, "containers", name, "lock"))
-    if try_lock(lock):
-        return Container(root, name, lock)
-    os.close(lock)
-    return None
+    path = os.path.join(root, "containers", name, "lock")
+    lock = open_lock(path)
+    mine = False
+    try:
+        mine = try_lock(lock, path)
+        return Container(root, name, lock) if mine else None
+    finally:
+        if not mine:
+            os.close(lock)
 
 
 def _guard(root: str) -> AbstractContextManager[None]:
     """Held while a container comes or goes."""
     return locked(os.path.join(root, "lock"))
+
+
+def _known(kind: type, found: dict[str, Any]) -> dict[str, Any]:
+    """What this version knows of what a record says."""
+    return {each.name: found[each.name] for each in fields(kind) if each.name in found}
 
 
 def peek(root: str, name: str) -> Record | None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from obd.errors import ObdError
+from obd.errors import ObdError, about
 from obd.run import rootfs, spec
 from obd.run.container import Container, Record, create, open_container, ownerless, peek
 from obd.run.locks import open_lock, try_lock
@@ -100,12 +100,13 @@ def _start(container: Container, record: Record, wishes: Wishes, image: SharedIm
     document = spec.document(
         settings, wishes, rootfs=container.rootfs, user=user, name=container.name, annotations=annotations
     )
-    with open(os.path.join(container.run, "config.json"), "w") as file:
+    place = os.path.join(container.run, "config.json")
+    with about(place), open(place, "w") as file:
         json.dump(document, file, indent=2)
     container.write(replace(record, command=wishes.command, written=True))
     started = open_lock(container.started)
     try:
-        try_lock(started)
+        try_lock(started, container.started)
         users = [started] if image is None else [started, image.users]
         return Runtime(record.runtime).run(container.name, container.run, users, terminal=wishes.terminal)
     except CommandFailed:
@@ -118,8 +119,13 @@ def _start(container: Container, record: Record, wishes: Wishes, image: SharedIm
 def tidy(container: Container) -> Record | None:
     """Ends what is left of a container's last run; nothing of that is there afterwards. Raises `OSError`."""
     record = container.read()
+    _tidy(container, record)
+    return record
+
+
+def _tidy(container: Container, record: Record | None) -> None:
     if not os.path.isdir(container.run):
-        return record
+        return
     if record is not None and record.written:
         _end(container, Runtime(record.runtime))
     rootfs.unmount(container)
@@ -129,7 +135,6 @@ def tidy(container: Container) -> Record | None:
     with suppress(FileNotFoundError):
         os.rmdir(container.rootfs)
     os.rmdir(container.run)
-    return record
 
 
 def _end(container: Container, runtime: Runtime) -> None:
@@ -137,7 +142,7 @@ def _end(container: Container, runtime: Runtime) -> None:
     started = open_lock(container.started)
     deadline = time.monotonic() + _END_S
     try:
-        while not try_lock(started):
+        while not try_lock(started, container.started):
             if time.monotonic() > deadline:
                 raise ObdError("busy", "its runtime does not end", container.name)
             runtime.delete(container.name)
@@ -156,13 +161,30 @@ def keep_until_committed(container: Container) -> None:
 
 
 def finish(container: Container, *, keep: bool) -> None:
-    """Keeps or removes a container that has ended; this process owns it no longer. Raises `OSError`."""
+    """Keeps or removes a container that has ended; this process owns it no longer. Raises `OSError`.
+
+    What could not be tidied up stays for `clean`: with the container would go the names of what is mounted.
+    """
     with undisturbed():
         try:
-            if not keep:
+            if not keep and not os.path.isdir(container.run):
                 container.remove()
         finally:
             container.close()
+
+
+def remove(container: Container) -> None:
+    """Removes a container, also one whose record says nothing any more. Raises `OSError`."""
+    keep = True
+    try:
+        try:
+            record = container.read()
+        except ObdError:
+            record = None
+        _tidy(container, record)
+        keep = False
+    finally:
+        finish(container, keep=keep)
 
 
 def clean(root: str, told: Callable[[str], None]) -> int:

@@ -39,10 +39,9 @@ class SharedImage:
         place = self._place
         place.lock()
         try:
-            users = open_lock(place.users)
-            if not try_lock(users, shared=True):
+            self.users = open_lock(place.users)
+            if not try_lock(self.users, place.users, shared=True):
                 raise ObdError("busy", "being released", place.config)  # who does so holds the other lock
-            self.users = users
             if place.is_dead():
                 place.abandon()
             if attachments.find(place.config) is None:
@@ -136,7 +135,7 @@ class _Place:
         """As `release_if_unused`, with the lock held."""
         users = open_lock(self.users)
         try:
-            if not try_lock(users):
+            if not try_lock(users, self.users):
                 return
             take_away(self.mount_point, self.config)
         finally:

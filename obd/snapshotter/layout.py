@@ -127,7 +127,15 @@ def remove_tree(path: str) -> None:
         for name in names:
             if os.lstat(os.path.join(directory, name)).st_dev != device:
                 raise OSError(errno.EBUSY, "a file system is mounted there", os.path.join(directory, name))
-    shutil.rmtree(path)
+    shutil.rmtree(path, onerror=_raise_whole)
+
+
+def _raise_whole(_: object, path: str, failure: tuple[object, BaseException, object]) -> None:
+    """Raises what a removal met, with the whole path: `rmtree` itself gives a name alone."""
+    error = failure[1]
+    if isinstance(error, OSError):
+        error.filename = path
+    raise error
 
 
 def _mkdir(path: str, mode: int) -> None:

@@ -19,7 +19,8 @@ from tests.e2e.servers import Registry
 
 LACK = [name for name in ("runc", "busybox") if not shutil.which(name)]
 WHY = f"not installed: {', '.join(LACK)}" if LACK else way("fuse").missing()
-pytestmark = pytest.mark.skipif(bool(WHY), reason=f"no containers here: {WHY}")
+needs_containers = pytest.mark.skipif(bool(WHY), reason=f"no containers here: {WHY}")
+pytestmark = needs_containers
 
 RUN_S = 120
 PROGRAMS = ("sh", "cat", "echo", "ls", "id", "pwd", "env", "sleep", "kill", "true", "hostname", "touch", "rm")
@@ -214,6 +215,39 @@ def test_a_container_is_kept_and_started_again(host: Host) -> None:
     assert host.run("--remove", "web").status == 0
     assert host.left() == []
     assert "no such container" in host.run("--again", "web").err
+
+
+def test_a_command_that_cannot_be_run_costs_what_is_kept_nothing(host: Host) -> None:
+    assert host.run("--name", "web", "-u", "0", host.image, "--", "echo three >/etc/name").status == 0
+    assert host.run("--again", "web", "--entrypoint", "nope").status == 127
+    assert host.run("--again", "web", "--", "cat /etc/name").out == "three\n"
+
+
+def test_what_was_written_outlives_its_record(host: Host) -> None:
+    assert host.run("--name", "web", "-u", "0", host.image, "--", "echo three >/etc/name").status == 0
+    record = host.directory / "root/containers/web/container.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "later": "version"}))
+    assert host.run("--again", "web", "--", "cat /etc/name").out == "three\n"
+    record.write_text("{")
+    cleaned = host.run("--clean")
+    assert (cleaned.out, f"corrupt: {record}" in cleaned.err) == ("0 containers\n", True)
+    assert (record.parent / "upper/etc/name").read_text() == "three\n"
+    listed = host.run("--list")
+    assert (listed.status, "--remove" in listed.err) == (0, True)
+    assert host.run("--remove", "web").status == 0
+    assert host.left() == []
+
+
+@pytest.mark.parametrize("rw", [(), ("--rw",)], ids=["overlay", "device"])
+def test_what_could_not_be_unmounted_is_not_removed_either(host: Host, rw: tuple[str, ...]) -> None:
+    process = host.start("--rm", *rw, host.image, "--", "echo ready; cat")
+    [container] = (host.directory / "root/containers").iterdir()
+    with (container / "run/rootfs/etc/name").open():
+        _, said = process.communicate(timeout=RUN_S)
+        assert (process.returncode, b"busy" in said) == (255, True), said
+        assert [container] == list((host.directory / "root/containers").iterdir())
+    assert host.run("--clean").out == "1 containers\n"
+    assert host.left() == []
 
 
 def test_what_was_written_becomes_an_image(host: Host) -> None:

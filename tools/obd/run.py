@@ -44,16 +44,14 @@ def _run(args: Namespace, root: str) -> int:
 
     wishes = _wishes(args)
     container = _container(args, root)
-    keep = False
+    keep = True
     try:
         try:
             status = run(container, wishes, Way(args.via, args.service))
         except CommandFailed as error:
             raise Failure(f"obd: {error}", error.status) from None
-        except BaseException:
+        finally:
             keep = _is_kept(container)
-            raise
-        keep = _is_kept(container)
         if args.commit:
             if status:
                 say(f"obd: the command ended with {status}: not committed")
@@ -150,11 +148,16 @@ def _clean(root: str, *, tell_count: bool) -> None:
 
 
 def _list(root: str) -> int:
+    from obd.errors import line_of
     from obd.run.container import names
     from obd.run.run import look
 
     for name in names(root):
-        state, record = look(root, name)
+        try:
+            state, record = look(root, name)
+        except OSError as error:
+            say(f"obd: warning: {name}: {line_of(error)}")
+            continue
         if record is not None:
             tell(f"{name}\t{state}\t{record.image.name}\t{' '.join(record.command)}")
     return 0
@@ -162,15 +165,9 @@ def _list(root: str) -> int:
 
 def _remove(root: str, name: str) -> int:
     from obd.run.container import open_container
-    from obd.run.run import finish, tidy
+    from obd.run.run import remove
 
-    container = open_container(root, name)
-    keep = True
-    try:
-        tidy(container)
-        keep = False
-    finally:
-        finish(container, keep=keep)
+    remove(open_container(root, name))
     return 0
 
 
