@@ -54,20 +54,22 @@ def _make(template: Path, raw: Path, size_bytes: int) -> Path:
     return template
 
 
-class _Device(Run):
+class OnMachine(Run):
+    """A script whose devices are the machine's; its state has a directory of its own."""
+
     def __init__(self, place: str, say: Say, model: Model) -> None:
         super().__init__(place, say, model, sparse=False)
         self._shim: Final = Shim()
         self._config: Final = self._path("config.json")
         os.environ["OVERLAYBD_RUN_DIR"] = self._path("run")
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """As `obd stat` does, which forgets those who died."""
         with self._shim.paused():
             processes()
 
 
-class Attached(_Device):
+class Attached(OnMachine):
     """`obd attach`, `obd list` and `obd detach`."""
 
     def __init__(self, place: str, say: Say, model: Model) -> None:
@@ -83,7 +85,7 @@ class Attached(_Device):
             self.attempt("read again", self._read_device)
         self.attempt("detach", self._detach)
         self.attempt("detach again", self._detach)
-        self._look()
+        self.look()
 
     def clean(self) -> None:
         """The same, of what may be there still."""
@@ -96,7 +98,7 @@ class Attached(_Device):
             self._detach()
         if self.obd("list"):
             self._say("wrong", "is still listed")
-        self._look()
+        self.look()
 
     def _attach(self) -> None:
         self._path_of_device = self.obd("attach", "--via", "fuse", "--rw", self._config).strip()
@@ -134,7 +136,7 @@ class Attached(_Device):
                 os.close(fd)
 
 
-class Mounted(_Device):
+class Mounted(OnMachine):
     """`obd mount` and `obd umount`."""
 
     def __init__(self, place: str, say: Say, model: Model) -> None:
@@ -148,7 +150,7 @@ class Mounted(_Device):
             self.attempt("write", self._write)
         self.attempt("umount", self._umount)
         self.attempt("umount again", self._umount)
-        self._look()
+        self.look()
 
     def clean(self) -> None:
         """The same, of what may be there still."""
@@ -160,7 +162,7 @@ class Mounted(_Device):
             self._umount()
         if os.listdir(self._point):
             self._say("wrong", "is still mounted")
-        self._look()
+        self.look()
 
     def _mount(self) -> None:
         self.obd("mount", "--rw", self._config, str(self._point))

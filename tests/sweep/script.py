@@ -28,8 +28,10 @@ from tools.obd import command as obd_command
 
 # Longest time that a download may take here.
 _PATIENCE_S: Final = 20.0
-# A file, a URL or a layer.
-_WHERE: Final = re.compile(r"(?<![\w/])/\w|://|sha256:")
+# The container of the script that has one.
+CONTAINER: Final = "swept"
+# A file, a URL, a layer or a container.
+_WHERE: Final = re.compile(rf"(?<![\w/])/\w|://|sha256:|\b{CONTAINER}\b")
 # Commands that know of no service configuration.
 _WITHOUT_SERVICE: Final = ("detach", "list", "umount")
 
@@ -144,22 +146,27 @@ class Run:
             raise OSError(5, text, out)
         self._say("made", out)
 
-    def obd(self, name: str, *words: str) -> str:
-        """Runs a command of `obd`, which ends well or says why not; what it tells on stdout."""
+    def call(self, name: str, *words: str) -> tuple[int, str, str]:
+        """Runs a command of `obd`, which says where it failed: its status, stdout and stderr."""
         said, told = io.StringIO(), io.TextIOWrapper(io.BytesIO())
         service = () if name in _WITHOUT_SERVICE else ("--service", self._path("service.json"))
         argv = [name, *service, *words]
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(told):
             status = run_command(obd_command(argv), argv)
         text = said.getvalue().strip()
-        if status != 0:
-            if not text or "Traceback" in text:
-                self._say("wrong", f"{name}: status {status} and says {text!r}")
-            if not _WHERE.search(text):
-                self._say("wrong", f"{name}: does not say where: {text!r}")
-            raise OSError(5, text, name)
+        if "Traceback" in text or (status and text and not _WHERE.search(text)):
+            self._say("wrong", f"{name}: status {status}, says not where: {text!r}")
         told.seek(0)
-        return told.read()
+        return status, told.read(), text
+
+    def obd(self, name: str, *words: str) -> str:
+        """Runs a command of `obd`, which ends well or says why not; what it tells on stdout."""
+        status, told, text = self.call(name, *words)
+        if status and not text:
+            self._say("wrong", f"{name}: status {status} and says nothing")
+        if status:
+            raise OSError(5, text, name)
+        return told
 
     def commit(self) -> None:
         """Commits the newest upper into a compressed layer."""

@@ -1,4 +1,4 @@
-"""The scripts of the fault sweep: uppers, caches, turboOCI, commands for images, the snapshotter, devices."""
+"""The scripts of the fault sweep: uppers, caches, commands, the snapshotter, devices, containers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import obdcore
+from tests.sweep.containers import Contained, make_contained
 from tests.sweep.devices import Attached, Mounted, make_attached, make_mounted
 from tests.sweep.images import Images, make_images
 from tests.sweep.model import SECTOR, Model
@@ -113,4 +114,5 @@ STORIES: Final[dict[str, Story]] = {
     "snapshots": Story(make_snapshots, Snapshotter),
     "attach": Story(make_attached, Attached, machine=True),
     "mount": Story(make_mounted, Mounted, machine=True),
+    "run": Story(make_contained, Contained, machine=True),
 }

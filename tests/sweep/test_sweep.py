@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from tests.e2e.test_fuse_loop import needs_fuse, needs_loop
+from tests.e2e.test_obd_run import needs_containers
 from tests.sweep import shim
 from tests.sweep.model import ZEROS, Event, Model
 from tests.sweep.oplog import File, Op
@@ -24,15 +25,15 @@ def program(name: str, *words: str) -> str:
 
 # Of each a few, so that all together take half a minute.
 SOME = {"log": 83, "sparse": 83, "download": 160, "ocf": 400, "turbo": 120, "images": 160}
-SOME |= {"push": 1040, "snapshots": 180, "attach": 380, "mount": 380}
+SOME |= {"push": 1040, "snapshots": 180, "attach": 380, "mount": 380, "run": 1000}
+
+MARKS = {name: [needs_fuse, needs_loop] for name, story in STORIES.items() if story.machine}
+MARKS["run"].append(needs_containers)
 
 
 @pytest.mark.parametrize(
     "story",
-    [
-        pytest.param(name, marks=[needs_fuse, needs_loop] if story.machine else [])
-        for name, story in STORIES.items()
-    ],
+    [pytest.param(name, marks=MARKS.get(name, [])) for name in STORIES],
 )
 def test_any_call_may_fail(story: str) -> None:
     assert "0 failures" in program("sweep", "--stories", story, "--every", str(SOME[story]))
