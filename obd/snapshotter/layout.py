@@ -9,15 +9,22 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
+from obd.errors import ObdError
+
+# The records of upstream's snapshotter, whose usual root is ours too.
+_UPSTREAMS: Final = "metadata.db"
 # A snapshot is made and unmade under such names, in one step each: what has one is rubbish after a crash.
 _NEW: Final = "new-"
 _OLD: Final = "old-"
 
 
 class Layout:
-    """The tree below `root`."""
+    """The tree below `root`. Raises `ObdError` if snapshots of another program lie there."""
 
     def __init__(self, root: str) -> None:
+        if os.path.exists(os.path.join(root, _UPSTREAMS)):
+            what = "snapshots of upstream's snapshotter: remove them by containerd, or use another root"
+            raise ObdError("unsupported", f"{_UPSTREAMS} is there, so these are {what}", root)
         self.root: Final = root
         self.snapshots: Final = os.path.join(root, "snapshots")
         self.database: Final = os.path.join(root, "snapshots.db")

@@ -38,7 +38,7 @@ _LEVELS: Final = {"trace": "DEBUG", "fatal": "CRITICAL", "panic": "CRITICAL", "w
 
 
 def serve(config: SnapshotterConfig) -> None:
-    """Serves until SIGTERM or SIGINT. Raises `OSError` if it cannot start; then nothing has been changed."""
+    """Serves until SIGTERM or SIGINT. Raises `OSError` if it cannot start; then no snapshot was touched."""
     level = config.verbose
     logging.basicConfig(format="%(levelname)s %(message)s", level=_LEVELS.get(level, level.upper()))
     for key in config.ignored:
@@ -73,12 +73,14 @@ class Running:
 
     def __enter__(self) -> Running:
         try:
-            reconcile(self.snapshots)
             self._server.add_generic_rpc_handlers([Service(self.snapshots, self.calls).handler()])
+            _bind(self._server, self._config.address)
             self._exporter = self._export()
+            # Not before it is sure that nobody else serves there: what is nobody's is removed.
+            reconcile(self.snapshots)
             if self._config.convert_layers:
                 self._conversion.start()
-            _listen(self._server, self._config.address)
+            self._server.start()
         except BaseException:
             self.__exit__()
             raise
@@ -134,8 +136,8 @@ def _lock(root: str) -> int:
     return descriptor
 
 
-def _listen(server: grpc.Server, address: str) -> None:
-    """Listens at a Unix socket in a directory that nobody else may enter; what is left of an old one goes."""
+def _bind(server: grpc.Server, address: str) -> None:
+    """Takes a Unix socket in a directory that nobody else may enter; what is left of an old one goes."""
     os.makedirs(os.path.dirname(address), mode=0o700, exist_ok=True)
     if os.path.exists(address):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
@@ -149,4 +151,3 @@ def _listen(server: grpc.Server, address: str) -> None:
         raise ObdError("io", f"cannot listen: {error}", address) from error
     finally:
         os.umask(mask)
-    server.start()

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from obd.errors import ObdError
 from obd.snapshotter.errors import (
     ALREADY_EXISTS,
     FAILED_PRECONDITION,
@@ -88,10 +89,13 @@ class Snapshot:
 class Records:
     """The database at `path`, created if there is none. Safe for use by several threads.
 
+    `known`: whether there are snapshots already; then a database that was never written to is refused with
+    `ObdError`, since what has no record is removed as nobody's.
+
     Raises `sqlite3.Error` for a disk that fails, and `SnapshotError` for what cannot be so.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, known: bool = False) -> None:
         self._lock: Final = threading.RLock()
         self._db: Final = sqlite3.connect(
             path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -102,6 +106,9 @@ class Records:
         self._db.execute("PRAGMA foreign_keys = ON")
         with self.transaction():
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == 0 and known:
+                what = "the records are lost, the snapshots are not: put it back, or move the root away"
+                raise ObdError("not-found", what, path)
             if version == 0:
                 for statement in _SCHEMA.split(";"):
                     self._db.execute(statement)

@@ -55,7 +55,7 @@ class Snapshots:
     def __init__(self, config: SnapshotterConfig) -> None:
         self.config: Final = config
         self.layout: Final = Layout(config.root)
-        self.records: Final = Records(self.layout.database)
+        self.records: Final = Records(self.layout.database, known=bool(self.layout.numbers()))
         self.images: Final = Images(self.layout, config.turbo_fs_types)
         self.devices: Final = Devices(config, self.layout)
         self.on_marked: Callable[[], None] = lambda: None

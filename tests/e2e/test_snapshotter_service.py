@@ -1,9 +1,12 @@
 """What containerd relies on of any snapshotter, by the service itself: snapshots without devices."""
 
 import os
+import socket
+import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 
 from obd.snapshotter.config import SnapshotterConfig
 from obd.snapshotter.process import Running
+from obd.snapshotter.snapshots import Snapshots
 from obd.snapshotter.wire import ACTIVE, COMMITTED, VIEW
 from tests.e2e.snapshotter import Client, Refused, mounted, tree
 
@@ -366,6 +370,55 @@ def test_ids_are_not_used_again(config: SnapshotterConfig) -> None:
 def test_one_process_serves_a_root(config: SnapshotterConfig, client: Client) -> None:
     with pytest.raises(OSError, match="another overlaybd-snapshotter"):
         Running(config)
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["that is served", "that nobody serves"])
+def test_a_root_of_upstreams_is_left_alone(config: SnapshotterConfig, tmp_path: Path, heard: bool) -> None:
+    kept = tmp_path / "root" / "snapshots" / "12" / "fs" / "x"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    (tmp_path / "root" / "metadata.db").touch()
+    with socket.socket(socket.AF_UNIX) as upstream:
+        if heard:
+            upstream.bind(config.address)
+            upstream.listen()
+        with pytest.raises(OSError, match="upstream's snapshotter"), serving(config):
+            pass
+    assert kept.exists()
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file", "what was not yet in its log"])
+def test_snapshots_are_left_alone_when_their_records_are_lost(
+    config: SnapshotterConfig, tmp_path: Path, left: str
+) -> None:
+    root = tmp_path / "root"
+    with serving(config) as client:
+        client.prepare("key")
+    for file in root.glob("snapshots.db*"):
+        file.unlink()
+    if left == "an empty file":
+        (root / "snapshots.db").touch()
+    elif left != "nothing":
+        with closing(sqlite3.connect(root / "snapshots.db")) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+    for _ in range(2):
+        with pytest.raises(OSError, match="put it back"):
+            Snapshots(config)
+    assert (root / "snapshots" / "1" / "fs").exists()
+
+
+def test_nothing_is_cleaned_up_where_somebody_else_listens(config: SnapshotterConfig, tmp_path: Path) -> None:
+    with serving(config):
+        pass
+    nobodys = tmp_path / "root" / "snapshots" / "77"
+    nobodys.mkdir()
+    Path(config.address).unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(config.address)
+        other.listen()
+        with pytest.raises(OSError, match="somebody listens there"), serving(config):
+            pass
+    assert nobodys.exists()
 
 
 def test_what_is_nobodys_is_cleaned_up(config: SnapshotterConfig, tmp_path: Path) -> None:
