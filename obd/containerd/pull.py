@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from obd.containerd.client import Containerd
 from obd.errors import ObdError
-from obd.oci.digest import is_digest
+from obd.oci.digest import chain_ids, is_digest
 from obd.oci.layers import NATIVE_ARTIFACT
 from obd.oci.manifest import Index, Manifest, parse_manifest
 from obd.oci.trees import tree_of
@@ -66,10 +65,13 @@ def pull(
         children = {f"{_GC}.content.l.{number}": layer.digest for number, layer in enumerate(found.layers)}
         children[f"{_GC}.content.config"] = found.config.digest
         containerd.put(named, io.BytesIO(data), children | _origin(reference))
-        chain, config = _chain(source, found)
+        diff_ids, config = _diff_ids(source, found)
+        chain = chain_ids(diff_ids)
         layers = _Layers(containerd, source, reference, snapshotter, download)
-        for position, layer in enumerate(found.layers):
-            layers.bring(layer, chain[position], chain[position - 1] if position else "")
+        for layer, diff_id, chain_id, parent in zip(
+            found.layers, diff_ids, chain, ["", *chain], strict=False
+        ):
+            layers.bring(layer, diff_id, chain_id, parent)
         top = {f"{_GC}.snapshot.{snapshotter}": chain[-1]} if chain else {}
         containerd.put(found.config, io.BytesIO(config), top | _origin(reference))
         containerd.name(reference, root, {})
@@ -83,8 +85,8 @@ def _origin(reference: str) -> dict[str, str]:
     return {f"containerd.io/distribution.source.{host}": directory + slash + last.partition(":")[0]}
 
 
-def _chain(source: ImageSource, manifest: Manifest) -> tuple[list[str], bytes]:
-    """The chain IDs of the layers, bottom first, and the image's configuration that they follow from."""
+def _diff_ids(source: ImageSource, manifest: Manifest) -> tuple[list[str], bytes]:
+    """What the layers unpack to, bottom first, and the image's configuration that says so."""
     with source.blob(manifest.config) as stream:
         data = stream.read()
     try:
@@ -98,16 +100,7 @@ def _chain(source: ImageSource, manifest: Manifest) -> tuple[list[str], bytes]:
         raise ObdError("corrupt", what, source.name)
     if not all(isinstance(each, str) and is_digest(each) for each in diff_ids):
         raise ObdError("corrupt", "its configuration has what is no digest in rootfs.diff_ids", source.name)
-    return chain_ids(diff_ids), data
-
-
-def chain_ids(diff_ids: Sequence[str]) -> list[str]:
-    """What stacks of layers are called. Source: the OCI image specification, "Layer ChainID"."""
-    found: list[str] = []
-    for diff_id in diff_ids:
-        text = f"{found[-1]} {diff_id}" if found else ""
-        found.append("sha256:" + hashlib.sha256(text.encode()).hexdigest() if text else diff_id)
-    return found
+    return diff_ids, data
 
 
 class _Layers:
@@ -123,7 +116,7 @@ class _Layers:
         self._download = download
         self.lazy = self.fetched = self.present = 0
 
-    def bring(self, layer: Descriptor, chain_id: str, parent: str) -> None:
+    def bring(self, layer: Descriptor, diff_id: str, chain_id: str, parent: str) -> None:
         """Has a committed snapshot of one layer there."""
         if self._is_there(chain_id):
             self.present += 1
@@ -140,7 +133,13 @@ class _Layers:
         try:
             with self._source.blob(layer) as stream:
                 self._containerd.put(layer, stream, _origin(self._reference))
-            self._containerd.apply(layer, made.mounts)
+            unpacked = self._containerd.apply(layer, made.mounts)
+            if unpacked != diff_id:
+                # Images with the true layer would be given this one.
+                what = (
+                    f"layer {layer.digest} unpacks to {unpacked}, not to {diff_id} as the configuration says"
+                )
+                raise ObdError("corrupt", what, self._source.name)
             self._call("Commit", name=chain_id, key=key, labels=labels)
         except BaseException:
             self._call("Remove", key=key)

@@ -1,19 +1,10 @@
-"""Names that follow from the content of layers: chain IDs, uuids, keys of records."""
+"""Names that follow from the content of layers: uuids, keys of records."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-
-
-def chain_ids(diff_ids: Sequence[str]) -> list[str]:
-    """The chain ID up to each layer, bottom first, as the OCI image specification defines it."""
-    found: list[str] = []
-    for diff_id in diff_ids:
-        joined = f"{found[-1]} {diff_id}" if found else ""
-        found.append(f"sha256:{hashlib.sha256(joined.encode()).hexdigest()}" if found else diff_id)
-    return found
+from collections.abc import Mapping
 
 
 def uuid_of(chain_id: str) -> str:

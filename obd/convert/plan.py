@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from obd.convert.chain import chain_ids, uuid_of
+from obd.convert.chain import uuid_of
 from obd.errors import ObdError
 from obd.oci.descriptor import Descriptor
-from obd.oci.digest import is_digest
+from obd.oci.digest import chain_ids, is_digest
 from obd.oci.fields import parse
 from obd.oci.layers import is_foreign, layer_kind
 from obd.oci.manifest import Index, Manifest

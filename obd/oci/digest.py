@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from obd.errors import ObdError, about
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from hashlib import _Hash
 
     from obd.oci.descriptor import Descriptor
@@ -37,6 +38,17 @@ def hasher(digest: str) -> _Hash:
 def digest_of(data: bytes) -> str:
     """The digest that we give to new content."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def chain_ids(diff_ids: Sequence[str]) -> list[str]:
+    """The chain ID up to each layer, bottom first, as the OCI image specification defines it.
+
+    The first may be a chain ID instead, of the layers below.
+    """
+    found: list[str] = []
+    for diff_id in diff_ids:
+        found.append(digest_of(f"{found[-1]} {diff_id}".encode()) if found else diff_id)
+    return found
 
 
 def check(data: bytes, descriptor: Descriptor, where: str) -> bytes:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from obd.oci.digest import chain_ids
 from obd.snapshotter import labels as L
 from obd.snapshotter import mounts, quota, writable
 from obd.snapshotter.devices import Devices
@@ -158,6 +159,11 @@ class Snapshots:
             _log.info("%s: nobody knows of which image it is: it is downloaded", labels[L.BLOB_DIGEST])
             return False
         lower = remote_lower(labels, self.layout.fs(made.id))
+        # Other images with that chain ID get this snapshot. What is downloaded, containerd checks itself.
+        below = [made.parent.rpartition("/")[2]] if made.parent else []
+        if labels[L.TARGET] != chain_ids([*below, lower["digest"]])[-1]:
+            _log.warning("%s is not the layer that its image says: it is downloaded", lower["digest"])
+            return False
         self.images.write(made.id, above, url=blobs_url(reference, self.config.mirrors), lower=lower)
         kept = {**labels, L.REMOTE: "remote snapshot"}
         try:

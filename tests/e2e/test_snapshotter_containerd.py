@@ -14,6 +14,7 @@ import pytest
 import obd.attach
 from obd.containerd.client import Containerd
 from obd.errors import ObdError
+from obd.oci.digest import chain_ids
 from obd.snapshotter import labels as L
 from tests.e2e.commands import end, kill_with_guard, run
 from tests.e2e.containerd import CONTAINERS, Node, build, node_of
@@ -281,13 +282,12 @@ def said_by_keepers(directory: Path) -> str:
 def test_containerd_is_asked_where_a_layer_comes_from(node: Node, client: Client) -> None:
     node.pull(APP)
     with Containerd(str(node.socket), "default") as containerd:
-        info = client.stat(client.names("kind==committed,parent==")[0])
-        blob = {name: info.labels[name] for name in (L.BLOB_DIGEST, L.BLOB_SIZE)}
+        base = client.names("kind==committed,parent==")[0]
+        blob = {name: client.stat(base).labels[name] for name in (L.BLOB_DIGEST, L.BLOB_SIZE)}
+        again = {**blob, L.TARGET: chain_ids([base, blob[L.BLOB_DIGEST]])[-1]}
         with pytest.raises(ObdError, match="already exists"):
-            containerd.snapshots(
-                "Prepare", "overlaybd", key="extract", labels={**blob, L.TARGET: "sha256:" + "0" * 64}
-            )
-        unknown = {**blob, L.BLOB_DIGEST: "sha256:" + "1" * 64, L.TARGET: "sha256:" + "2" * 64}
+            containerd.snapshots("Prepare", "overlaybd", key="extract", parent=base, labels=again)
+        unknown = {**blob, L.BLOB_DIGEST: "sha256:" + "1" * 64, L.TARGET: "sha256:" + "1" * 64}
         made = containerd.snapshots("Prepare", "overlaybd", key="another", labels=unknown)
     assert [mount.type for mount in made.mounts] == ["bind"]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from obd.oci.digest import chain_ids
 from obd.snapshotter import labels as L
 from obd.snapshotter.config import SnapshotterConfig
 from obd.snapshotter.errors import SnapshotError
@@ -25,9 +26,11 @@ from tests.sweep.world import make_template
 
 _CALLER: Final = Caller()
 _CONTENT: Final = b"content" * 1000
-_REMOTE: Final = {
-    L.TARGET: "remote",
-    L.BLOB_DIGEST: "sha256:" + "ab" * 32,
+_DIGEST: Final = "sha256:" + "ab" * 32
+_REMOTE: Final = chain_ids(["layer", _DIGEST])[-1]
+_LABELS: Final = {
+    L.TARGET: _REMOTE,
+    L.BLOB_DIGEST: _DIGEST,
     L.BLOB_SIZE: "4096",
     L.IMAGE_REFERENCES[0]: "registry.example/app:x",
 }
@@ -91,7 +94,7 @@ class Snapshotter(Run):
             "label": lambda: self._call(lambda: self._there.update("unpacked", {"a": "b"}, ["labels.a"])),
             "commit": self._commit,
             "view": self._view,
-            "remove": lambda: self._remove("remote"),
+            "remove": lambda: self._remove(_REMOTE),
         }
 
     # ---- calls
@@ -131,11 +134,11 @@ class Snapshotter(Run):
     def _stay_remote(self) -> None:
         def work() -> None:
             with contextlib.suppress(SnapshotError):
-                self._there.prepare("remote-1", "layer", _REMOTE, _CALLER)
-            self._there.stat("remote")
+                self._there.prepare("remote-1", "layer", _LABELS, _CALLER)
+            self._there.stat(_REMOTE)
 
         self._call(work)
-        self._say("made", "remote")
+        self._say("made", _REMOTE)
 
     def _container(self) -> None:
         def work() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from obd.convert.beside import beside, index_beside
-from obd.convert.chain import chain_ids, key_of, uuid_of
+from obd.convert.chain import key_of, uuid_of
 from obd.convert.crew import Crew
 from obd.convert.documents import config_of, index_of, made_of
 from obd.convert.options import Options
@@ -21,6 +21,7 @@ from obd.convert.work import Work
 from obd.errors import ObdError
 from obd.oci import Descriptor, Index, Manifest, Platform
 from obd.oci.archive_destination import ArchiveDestination
+from obd.oci.digest import chain_ids
 from obd.oci.media import DOCKER_LAYER_GZIP, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
 
 A, B, C = (f"sha256:{digit * 64}" for digit in "abc")
