@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def overlaybd_layers(source: ImageSource, wanted: Platform) -> list[Descriptor]:
     """The overlaybd and turboOCI layers of an image, bottom first; of an index, those for `wanted`.
 
-    Raises `ObdError`: "not-found", "denied", "corrupt" for what is no manifest, "unsupported" for an
-    image without such layers.
+    Those that say what to fetch in advance are left out. Raises `ObdError`: "not-found", "denied", "corrupt"
+    for what is no manifest, "unsupported" for an image that has no such layers, or others too.
     """
     found = parse_manifest(source.root()[1], where=source.name)
     if isinstance(found, Index):
@@ -36,10 +36,22 @@ def overlaybd_layers(source: ImageSource, wanted: Platform) -> list[Descriptor]:
         found = parse_manifest(source.manifest(chosen), where=source.name)
     if not isinstance(found, Manifest):
         raise ObdError("unsupported", "an index within an index is no image", source.name)
-    kinds = ("overlaybd", "turboOCI")
-    layers = [layer for layer in found.layers if layer_kind(layer) in kinds and is_digest(layer.digest)]
-    if not layers:
+    kinds = [layer_kind(layer) for layer in found.layers]
+    if not {"overlaybd", "turboOCI"} & set(kinds):
         raise ObdError("unsupported", f"{source.name}: no layer of the image is an overlaybd layer")
+    layers = []
+    for number, (layer, kind) in enumerate(zip(found.layers, kinds, strict=True), 1):
+        if kind == "acceleration":
+            continue
+        # Without any one of them the device would show other files than the image has.
+        if kind not in ("overlaybd", "turboOCI"):
+            what = f"layer {number} is of kind {kind}, upon overlaybd layers: only containerd runs that"
+            hint = "build it upon the image that these were converted from, and convert the result"
+            raise ObdError("unsupported", f"{what}; {hint}", source.name)
+        if not is_digest(layer.digest):
+            what = f"layer {number}: a device has layers with SHA-256 digests, not {layer.digest}"
+            raise ObdError("unsupported", what, source.name)
+        layers.append(layer)
     return layers
 
 
