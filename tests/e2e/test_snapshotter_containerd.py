@@ -216,6 +216,14 @@ def test_a_device_of_ones_own_is_written_to_and_committed(node: Node, client: Cl
         )
 
 
+def test_set_user_id_programs_and_devices_count_in_a_root_file_system(node: Node, client: Client) -> None:
+    node.pull(APP)
+    name = top(client)
+    for mounts in (client.prepare("key", name, **{L.WRITABLE: "dir"}), client.view("look", name)):
+        with mounted(mounts, node.directory / "at") as root:
+            assert not os.statvfs(root).f_flag & (os.ST_NOSUID | os.ST_NODEV)
+
+
 def test_a_device_from_nothing(node: Node, client: Client) -> None:
     at = node.directory / "at"
     with mounted(client.prepare("key", **{L.WRITABLE: "dir", L.SIZE_GIB: "1"}), at) as root:
