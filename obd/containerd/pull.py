@@ -6,6 +6,7 @@ import io
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -141,8 +142,12 @@ class _Layers:
                 )
                 raise ObdError("corrupt", what, self._source.name)
             self._call("Commit", name=chain_id, key=key, labels=labels)
-        except BaseException:
-            self._call("Remove", key=key)
+        except BaseException as error:
+            with suppress(ObdError):  # the cause says more
+                self._call("Remove", key=key)
+            if isinstance(error, ObdError) and error.kind == "exists" and self._is_there(chain_id):
+                self.present += 1  # another pull of the same layer was first
+                return
             raise
         self.fetched += 1
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -46,6 +46,7 @@ class Node:
         self.active: dict[str, str] = {}
         self.content: dict[str, bytes] = {}
         self.unpacks_to: dict[str, str] = {}
+        self.on_unpacked: Callable[[], None] = lambda: None
         self.named = ""
 
     @contextmanager
@@ -56,6 +57,7 @@ class Node:
         self.content[descriptor.digest] = stream.read()
 
     def apply(self, descriptor: Descriptor, mounts: object) -> str:
+        self.on_unpacked()
         said = self.content[descriptor.digest].decode()
         return self.unpacks_to.get(said, said)
 
@@ -104,3 +106,26 @@ def test_a_layer_that_is_not_what_the_configuration_says_is_nobodys() -> None:
     assert caught.value.kind == "corrupt"
     assert (node.committed, node.active) == ({DIFF_IDS[0]}, {})
     assert not node.named
+
+
+def test_a_layer_that_another_pull_has_brought_meanwhile_is_there() -> None:
+    node = Node()
+    node.on_unpacked = lambda: node.committed.update(chain_ids(DIFF_IDS))
+    found = pulled(node)
+    assert (found.lazy, found.fetched, found.present) == (0, 0, 2)
+    assert not node.active
+    assert node.named == Image.name
+
+
+def test_what_cannot_be_removed_hides_no_cause() -> None:
+    node = Node()
+
+    def lost() -> None:
+        raise ObdError("io", "no containerd")
+
+    def remove(key: str) -> None:
+        raise ObdError("not-found", key)
+
+    node.on_unpacked, node.Remove = lost, remove  # type: ignore[method-assign]
+    with pytest.raises(ObdError, match="no containerd"):
+        pulled(node)
