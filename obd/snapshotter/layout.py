@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Final
 
 from obd.errors import ObdError
+from obd.mount import filesystem
 
 # The records of upstream's snapshotter, whose usual root is ours too.
 _UPSTREAMS: Final = "metadata.db"
@@ -100,13 +101,16 @@ class Layout:
     def retire(self, number: int) -> str:
         """Takes a directory out of sight, for `rubbish` to find; its new name, "" if there was none.
 
-        Fails while a file system is mounted inside.
+        Raises `OSError` while a file system is mounted inside: it would go along, where nobody looks for it.
         """
-        old = os.path.join(self.snapshots, f"{_OLD}{number}-{os.urandom(4).hex()}")
-        try:
-            os.rename(self.directory(number), old)
-        except FileNotFoundError:
+        here = self.directory(number)
+        if not os.path.exists(here):
             return ""
+        for _, point in filesystem.mounts():
+            if point.startswith(f"{here}/"):
+                raise OSError(errno.EBUSY, "a file system is mounted there", point)
+        old = os.path.join(self.snapshots, f"{_OLD}{number}-{os.urandom(4).hex()}")
+        os.rename(here, old)
         return old
 
     def numbers(self) -> list[int]:

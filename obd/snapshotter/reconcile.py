@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from obd import attach as attachments
 from obd.errors import line_of
-from obd.mount import filesystem
 from obd.snapshotter.errors import SnapshotError
 
 if TYPE_CHECKING:
@@ -57,11 +56,14 @@ def _forget_devices(snapshots: Snapshots) -> None:
                 _release(snapshots, number)
 
 
-def _release(snapshots: Snapshots, number: int) -> None:
+def _release(snapshots: Snapshots, number: int) -> bool:
+    """Whether a snapshot has no device any more."""
     try:
         snapshots.devices.release(number)
     except SnapshotError as error:
         _log.error("%s", error)
+        return False
+    return True
 
 
 def _forget_directories(snapshots: Snapshots) -> None:
@@ -72,8 +74,8 @@ def _forget_directories(snapshots: Snapshots) -> None:
             if _is_known(snapshots, number):
                 continue
             # Not within a transaction: this may take long, and calls would wait for it.
-            if filesystem.is_mount_point(snapshots.layout.mount_point(number)):
-                _release(snapshots, number)
+            if not _release(snapshots, number):
+                continue  # its device is found by the directory's name
             with snapshots.records.transaction():
                 if _is_known(snapshots, number):
                     continue

@@ -10,6 +10,7 @@ import pytest
 
 from obd.snapshotter import labels as L
 from obd.snapshotter.config import SnapshotterConfig
+from obd.snapshotter.layout import Layout
 from obd.snapshotter.process import Running
 from tests.e2e.snapshotter import Client, Refused, mounted, tree
 
@@ -82,3 +83,16 @@ def test_quotas_that_cannot_be_kept_are_refused(config: SnapshotterConfig, tmp_p
         with pytest.raises(Refused, match=r"disk_quota: 'much' must be a size") as caught:
             client.prepare("c1", base, **{L.QUOTA: "much"})
         assert caught.value.code == "INVALID_ARGUMENT"
+
+
+def test_a_directory_with_a_mount_inside_is_not_taken_away(config: SnapshotterConfig, tmp_path: Path) -> None:
+    with serving(config) as client:
+        client.prepare("key")
+        directory = tmp_path / "root" / "snapshots" / "77"
+        (directory / "fs").mkdir(parents=True)
+        layout = Layout(config.root)
+        with tmpfs(directory / "fs"), pytest.raises(OSError, match="a file system is mounted there"):
+            layout.retire(77)
+        assert layout.numbers() == [1, 77]
+        layout.retire(77)
+        assert layout.numbers() == [1]

@@ -13,10 +13,12 @@ import pytest
 
 import obdcore
 from obd.attach import Attachment
+from obd.errors import ObdError
 from obd.snapshotter import devices, writable
 from obd.snapshotter.config import SnapshotterConfig
 from obd.snapshotter.errors import SnapshotError
 from obd.snapshotter.layout import Layout
+from obd.snapshotter.reconcile import reconcile
 from obd.snapshotter.snapshots import Caller, Snapshots
 from obd.snapshotter.wire import ACTIVE
 
@@ -245,3 +247,20 @@ def test_an_image_that_is_first_used_twice_at_once_is_marked_once(
         assert all(each.result(60) for each in made)
     snapshots.close()
     assert os.path.getsize(snapshots.layout.wish(1)) == 0
+
+
+def test_a_directory_whose_device_stays_keeps_its_name(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(config: str) -> bool:
+        raise ObdError("busy", "in use", config)
+
+    snapshots = Snapshots(SnapshotterConfig(root=str(tmp_path / "other"), address="", containerd=""))
+    snapshots.layout.make(SLOW, active=False, owner_of=None)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(machine, "detach", busy)
+        reconcile(snapshots)
+    assert snapshots.layout.numbers() == [SLOW]
+    reconcile(snapshots)
+    assert os.listdir(snapshots.layout.snapshots) == []
+    snapshots.close()
