@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 import obdcore
@@ -245,8 +245,7 @@ class Build:
         with of_layer(layer.step):
             self.target.put(made, layer.path, self._told(layer, "pushing"))
         if self.target.place:
-            known = Made(made.digest, made.size, made.diff_id, made.kind, (self.target.place,))
-            self.work.records.put(layer.key, known)
+            self.work.records.put(layer.key, replace(made, places=(self.target.place,)))
 
     def _settle(self) -> None:
         """Waits for all that is under way."""

@@ -23,7 +23,7 @@ from obd.oci.layers import (
     VERSION,
 )
 from obd.oci.manifest import Index, Manifest
-from obd.oci.media import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST
+from obd.oci.media import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST, compression
 from obd.oci.trees import LayerTree
 
 # Of the new manifest or index: what it was made of, and how. Both the same: there is nothing to be done.
@@ -41,11 +41,18 @@ def layer_descriptor(step: Step, made: Made, fs: str, tree: LayerTree | None = N
         own |= {
             VERSION: TURBO_VERSION,
             TARGET_DIGEST: step.source.digest,
-            TARGET_MEDIA_TYPE: step.source.media_type,
+            TARGET_MEDIA_TYPE: _target_type(step.source.media_type, gzip=made.gzip),
         }
         return Descriptor(OCI_LAYER_GZIP, made.digest, made.size, own)
     own |= {VERSION: NATIVE_VERSION, FS_TYPE: fs} | (tree.annotations if tree else {})
     return Descriptor(OCI_LAYER, made.digest, made.size, own)
+
+
+def _target_type(media_type: str, *, gzip: bool) -> str:
+    """The media type of an original by what it is: `media_type`, if that is true."""
+    if compression(media_type) == ("gzip" if gzip else ""):
+        return media_type
+    return OCI_LAYER_GZIP if gzip else OCI_LAYER
 
 
 def config_of(config: Mapping[str, Any], diff_ids: Sequence[str]) -> bytes:

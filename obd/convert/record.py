@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from obd.config.image import is_digest
@@ -23,7 +23,8 @@ _MAX_PLACES: Final = 64
 class Made:
     """A converted layer: its blob, and `places`, the repositories that it was last put into.
 
-    `kind` is "native" or "turbo"; of a native one `diff_id` is the digest.
+    `kind` is "native" or "turbo"; of a native one `diff_id` is the digest. `gzip`: one of turboOCI is over a
+    gzip, whatever that is called.
     """
 
     digest: str
@@ -31,6 +32,7 @@ class Made:
     diff_id: str
     kind: str
     places: tuple[str, ...] = ()
+    gzip: bool = False
 
 
 class Records:
@@ -58,7 +60,7 @@ class Records:
         if old is not None and old.digest == made.digest:
             others = [place for place in old.places if place not in made.places]
             places = (*made.places, *others)[:_MAX_PLACES]
-            made = Made(made.digest, made.size, made.diff_id, made.kind, places)
+            made = replace(made, places=places)
             if made == old:
                 return
         with about(self._directory), Temporary(self._directory) as file:
@@ -76,6 +78,8 @@ def _made(found: dict[str, Any]) -> Made:
         str(found["diff_id"]),
         str(found["kind"]),
         tuple(str(place) for place in found["places"][:_MAX_PLACES]),
+        # An earlier version did not say so: such layers are made again.
+        bool(found["gzip"]) if found["kind"] == "turbo" else False,
     )
     if not is_digest(made.digest) or not is_digest(made.diff_id) or made.size <= 0:
         raise ValueError("not a record")

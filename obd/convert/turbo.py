@@ -137,7 +137,7 @@ class TurboBuild(Build):
         path = self._file(layer, "new")
         with of_layer(layer.step), self.crew.turn():
             packed = pack({self.options.fs: layer.meta}, layer.gzip_index or None, path)
-        layer.made = Made(packed.digest, packed.size, packed.diff_id, "turbo")
+        layer.made = Made(packed.digest, packed.size, packed.diff_id, "turbo", gzip=bool(layer.gzip_index))
         layer.path = self.work.finish(layer.key, path, layer.made)
         layer.pushing = self.crew.submit(self.crew.pushes, self._push, layer)
 

@@ -11,7 +11,6 @@ from typing import Any, Final
 from obd.config import ConfigError
 from obd.config.image import is_digest
 from obd.config.strict_json import read_object
-from obd.oci.media import compression
 from obd.oci.trees import tree_by_labels
 from obd.reference import parse_reference
 from obd.replace import replace_file
@@ -19,6 +18,7 @@ from obd.snapshotter import labels as L
 from obd.snapshotter.config import Mirror
 from obd.snapshotter.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, SnapshotError
 from obd.snapshotter.layout import Layout
+from obd.turbo.pack import GZIP_INDEX
 
 # Sizes of writable layers in GiB: what upstream makes if nobody says, and what is surely a mistake.
 DEFAULT_GIB: Final = 64
@@ -64,7 +64,7 @@ def remote_lower(layer: Mapping[str, str], directory: str) -> dict[str, Any]:
 
 def turbo_lower(layer: Mapping[str, str], directory: str, fs_types: tuple[str, ...]) -> dict[str, Any]:
     """A turboOCI layer that was unpacked to `directory`. Raises `SnapshotError`."""
-    target, media_type = L.target_of(layer)
+    target, _ = L.target_of(layer)
     for fs_type in fs_types:
         meta = os.path.join(directory, f"{fs_type}.fs.meta")
         if os.path.isfile(meta):
@@ -73,9 +73,9 @@ def turbo_lower(layer: Mapping[str, str], directory: str, fs_types: tuple[str, .
         wanted = " or ".join(f"{each}.fs.meta" for each in fs_types)
         raise SnapshotError(FAILED_PRECONDITION, f"{directory}: a layer of turboOCI without {wanted}")
     lower = {"dir": directory, "file": meta, "targetDigest": target}
-    if compression(media_type) == "gzip":
-        lower["gzipIndex"] = os.path.join(directory, "gzip.meta")
-    return lower
+    # Whatever the target's media type says: there is an index if the target was found to need one.
+    index = os.path.join(directory, GZIP_INDEX)
+    return {**lower, "gzipIndex": index} if os.path.isfile(index) else lower
 
 
 class Images:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 import obdcore
-from obd.oci.layers import PREFIX, TURBO_ARTIFACT
+from obd.oci.layers import PREFIX, TARGET_MEDIA_TYPE, TURBO_ARTIFACT
+from obd.oci.media import DOCKER_LAYER, DOCKER_LAYER_GZIP, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD
+from obd.snapshotter.image import turbo_lower
 from obd.turbo_meta import unpack
 from tests.e2e.commands import ok, run
 from tests.e2e.oci_images import Layer, Layout, compressed, sha256
@@ -146,6 +148,41 @@ def test_turbo_where_it_cannot_be(tmp_path: Path, layout: Layout, fs: str) -> No
         assert kept is not None and files.read(b"/etc/kept", 0, 1 << 20) == kept.read()
     assert len(files.read(f"/{new3}".encode(), 0, 1 << 20)) == 9000
     assert [name for name, _ in files.list(b"/opaque") if not name.startswith(b".")] == [b"above"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "called", "named"),
+    [
+        ("gzip", DOCKER_LAYER, OCI_LAYER_GZIP),
+        ("", DOCKER_LAYER_GZIP, OCI_LAYER),
+        ("", OCI_LAYER_ZSTD, OCI_LAYER),
+        ("gzip", DOCKER_LAYER_GZIP, DOCKER_LAYER_GZIP),
+    ],
+    ids=["a gzip called tar", "a tar called gzip", "a tar called zstd", "a gzip"],
+)
+def test_turbo_goes_by_what_a_layer_is(
+    tmp_path: Path, layout: Layout, stored: str, called: str, named: str
+) -> None:
+    bottom = base()
+    image = layout.image([bottom])
+    document = layout.read(image)
+    document["layers"] = [layout.blob(compressed(bottom.raw(), stored), called)]
+    source = layout.tag(layout.blob(json.dumps(document).encode(), image["mediaType"]), "v1")
+    found = convert(tmp_path, source, f"oci:{tmp_path}/out:v1", "--turbo")
+    out = Layout(tmp_path / "out")
+    (layer,) = out.read(out.tagged("v1"))["layers"]
+    assert layer["annotations"][TARGET_MEDIA_TYPE] == named
+    home = tmp_path / "home"
+    home.mkdir()
+    with blob(out, layer["digest"]).open("rb") as stream:
+        unpack(stream, str(home), "test")
+    made = turbo_lower(layer["annotations"], str(home), ("ext4",))
+    original = str(blob(out, made["targetDigest"]))
+    device = obdcore.Image([obdcore.TurboLayer(made["file"], original, made.get("gzipIndex"))])
+    assert obdcore.FileSystem(device).read(b"/bin/hard", 0, 10) == b"#!#!#!#!#!"
+    # The record of the layer says so too.
+    again = convert(tmp_path, source, f"oci:{tmp_path}/again:v1", "--turbo")
+    assert again["digest"] == found["digest"]
 
 
 def test_erofs(tmp_path: Path, layout: Layout) -> None:

@@ -147,7 +147,11 @@ def test_jobs_do_not_change_what_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"digest": "x"}', json.dumps({"digest": A, "size": 0, "diff_id": A, "kind": ""})]
+    "text",
+    [
+        *("", "{", "[]", '{"digest": "x"}', json.dumps({"digest": A, "size": 0, "diff_id": A, "kind": ""})),
+        json.dumps({"digest": A, "size": 9, "diff_id": A, "kind": "turbo", "places": []}),
+    ],
 )
 def test_records_that_make_no_sense_are_none(tmp_path: Path, text: str) -> None:
     records = Records(str(tmp_path))
