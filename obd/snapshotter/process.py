@@ -15,7 +15,7 @@ import grpc
 
 from obd.credentials.protect import no_core_dumps
 from obd.daemon.notify import Notifier
-from obd.errors import ObdError
+from obd.errors import ObdError, line_of
 from obd.exporter import listen
 from obd.http_server import Answer, HttpServer, Request
 from obd.snapshotter.config import SnapshotterConfig
@@ -51,9 +51,18 @@ def serve(config: SnapshotterConfig) -> None:
         _log.info("serving %s at %s", config.root, config.address)
         running.snapshots.devices.on_attached = watch.wake
         while not watch.stopped:
-            watch.wait(servers(running.snapshots), LOOK_S)
+            _wait(watch, running.snapshots)
             reconcile(running.snapshots)
         _log.info("ending; devices stay")
+
+
+def _wait(watch: Watch, snapshots: Snapshots) -> None:
+    """Returns when a device's server has ended, somebody woke it, or after some time."""
+    try:
+        watch.wait(servers(snapshots), LOOK_S)
+    except OSError as error:
+        _log.error("looking for the servers of devices: %s", line_of(error))
+        watch.wait((), LOOK_S)
 
 
 class Running:

@@ -14,12 +14,13 @@ import pytest
 import obdcore
 from obd.attach import Attachment
 from obd.errors import ObdError
-from obd.snapshotter import devices, writable
+from obd.snapshotter import devices, process, writable
 from obd.snapshotter.config import SnapshotterConfig
 from obd.snapshotter.errors import SnapshotError
 from obd.snapshotter.layout import Layout
 from obd.snapshotter.reconcile import reconcile
 from obd.snapshotter.snapshots import Caller, Snapshots
+from obd.snapshotter.watch import Watch
 from obd.snapshotter.wire import ACTIVE
 
 SLOW, QUICK = 1, 2
@@ -183,6 +184,19 @@ def test_a_device_that_is_slow_to_be_served_again_holds_up_no_start(
     with made.turn(SLOW):
         assert not machine.attached[config].dead
     assert machine.calls == 1
+
+
+def test_servers_that_cannot_be_told_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable() -> list[Attachment]:
+        raise PermissionError(13, "Permission denied", "state.json")
+
+    snapshots = Snapshots(SnapshotterConfig(root=str(tmp_path / "root"), address="", containerd=""))
+    monkeypatch.setattr("obd.attach.attachments", unreadable)
+    watch = Watch()
+    watch.wake()
+    process._wait(watch, snapshots)
+    watch.close()
+    snapshots.close()
 
 
 class Exhausted:
