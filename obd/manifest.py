@@ -9,7 +9,7 @@ from obd.config import ImageConfig, Lower, Merkle
 from obd.config.image import is_digest
 from obd.errors import ObdError
 from obd.oci import fields
-from obd.oci.layers import NATIVE_ARTIFACT, layer_kind
+from obd.oci.layers import ARTIFACTS, layer_kind
 from obd.oci.manifest import Index, Manifest, parse_manifest
 from obd.oci.registry_source import RegistrySource
 from obd.oci.trees import LayerTree, tree_of
@@ -32,7 +32,7 @@ def overlaybd_layers(source: ImageSource, wanted: Platform) -> list[Descriptor]:
     found = parse_manifest(source.root()[1], where=source.name)
     if isinstance(found, Index):
         with fields.at(source.name):
-            chosen = found.choose(wanted, NATIVE_ARTIFACT)
+            chosen = found.choose(wanted, *ARTIFACTS)
         found = parse_manifest(source.manifest(chosen), where=source.name)
     if not isinstance(found, Manifest):
         raise ObdError("unsupported", "an index within an index is no image", source.name)

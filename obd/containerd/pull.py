@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from obd.containerd.client import Containerd
 from obd.errors import ObdError
 from obd.oci.digest import chain_ids, is_digest
-from obd.oci.layers import NATIVE_ARTIFACT
+from obd.oci.layers import ARTIFACTS
 from obd.oci.manifest import Index, Manifest, parse_manifest
 from obd.oci.trees import tree_of
 from obd.snapshotter import labels as L
@@ -54,7 +54,7 @@ def pull(
         root, data = source.root()
         found = parse_manifest(data, where=source.name)
         if isinstance(found, Index):
-            entry = found.choose(platform, NATIVE_ARTIFACT)
+            entry = found.choose(platform, *ARTIFACTS)
             children = {f"{_GC}.content.m.{n}": each.digest for n, each in enumerate(found.manifests)}
             containerd.put(root, io.BytesIO(data), children | _origin(reference))
             named, data = entry, source.manifest(entry)

@@ -31,6 +31,8 @@ TURBO_VERSION: Final = "0.1.0-turbo.ociv1"
 # `artifactType` of images that are conversions of their subject.
 NATIVE_ARTIFACT: Final = "application/vnd.containerd.overlaybd.native.v1+json"
 TURBO_ARTIFACT: Final = "application/vnd.containerd.overlaybd.turbo.v1+json"
+# Those that a device can be made of, best first.
+ARTIFACTS: Final = (NATIVE_ARTIFACT, TURBO_ARTIFACT)
 
 
 def target_of(annotations: Mapping[str, str]) -> tuple[str, str]:

@@ -62,14 +62,15 @@ class Index:
         """What names those bytes."""
         return Descriptor.of(self.encode(), self.media_type)
 
-    def choose(self, wanted: Platform, prefer: str = "") -> Descriptor:
-        """The entry for a platform, of several the first with the artifact type `prefer`, or else the first.
+    def choose(self, wanted: Platform, *prefer: str) -> Descriptor:
+        """The entry for a platform, of several the first of an artifact type of `prefer`, or else the first.
 
-        Raises `ObdError` "not-found" that says which there are.
+        Of these types the earlier count more. Raises `ObdError` "not-found" that says which there are.
         """
         fitting = [entry for entry in self.manifests if entry.platform and entry.platform.fits(wanted)]
         if fitting:
-            return next((entry for entry in fitting if entry.artifact_type == prefer), fitting[0])
+            preferred = (entry for kind in prefer for entry in fitting if entry.artifact_type == kind)
+            return next(preferred, fitting[0])
         # Attestations and such call themselves unknown/unknown.
         there = [str(entry.platform) for entry in self.manifests if entry.platform]
         known = [name for name in there if not name.startswith("unknown/")]

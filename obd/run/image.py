@@ -78,7 +78,7 @@ def _reference(word: str, plain_http: bool) -> Reference:
 def _chosen(place: Reference, service: Service, wanted: Platform) -> Reference:
     """The same image by the digest of its manifest, of an index the one for a platform."""
     from obd.oci import fields
-    from obd.oci.layers import NATIVE_ARTIFACT
+    from obd.oci.layers import ARTIFACTS
     from obd.oci.manifest import Index, parse_manifest
     from obd.oci.registry_source import RegistrySource
 
@@ -87,7 +87,7 @@ def _chosen(place: Reference, service: Service, wanted: Platform) -> Reference:
         found = parse_manifest(data, root.media_type, source.name)
         if isinstance(found, Index):
             with fields.at(source.name):
-                root = found.choose(wanted, NATIVE_ARTIFACT)
+                root = found.choose(wanted, *ARTIFACTS)
     return replace(place, digest=root.digest)
 
 

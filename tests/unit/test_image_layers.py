@@ -1,11 +1,13 @@
 """Which layers of an image a device is made of, and which image of an index."""
 
+from dataclasses import replace
+
 import pytest
 
 from obd.errors import ObdError
 from obd.manifest import overlaybd_layers
-from obd.oci import Descriptor, Manifest, Platform
-from obd.oci.layers import ACCELERATION, BLOB_DIGEST, TARGET_DIGEST
+from obd.oci import Descriptor, Index, Manifest, Platform
+from obd.oci.layers import ACCELERATION, BLOB_DIGEST, NATIVE_ARTIFACT, TARGET_DIGEST, TURBO_ARTIFACT
 from obd.oci.media import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
@@ -22,20 +24,31 @@ class Image:
 
     name = "registry.example/app:v1"
 
-    def __init__(self, *documents: Manifest) -> None:
+    def __init__(self, *documents: Manifest | Index) -> None:
         self.documents = {document.descriptor().digest: document.encode() for document in documents}
         self.first = documents[0].descriptor()
 
     def root(self) -> tuple[Descriptor, bytes]:
-        return self.first, self.documents[self.first.digest]
+        return self.first, self.manifest(self.first)
+
+    def manifest(self, named: Descriptor) -> bytes:
+        return self.documents[named.digest]
 
 
 def image(*layers: Descriptor) -> Manifest:
     return Manifest(Descriptor(OCI_CONFIG, C, 10), layers)
 
 
-def layers_of(*documents: Manifest) -> list[Descriptor]:
+def layers_of(*documents: Manifest | Index) -> list[Descriptor]:
     return overlaybd_layers(Image(*documents), HERE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["all three", "no native one"])
+def test_of_an_index_the_image_that_a_device_can_be_made_of_is_taken(native: bool) -> None:
+    kinds = {"": ORDINARY, TURBO_ARTIFACT: TURBO, **({NATIVE_ARTIFACT: NATIVE} if native else {})}
+    images = {kind: image(layer) for kind, layer in kinds.items()}
+    entries = [replace(each.descriptor(), platform=HERE, artifact_type=kind) for kind, each in images.items()]
+    assert layers_of(Index(tuple(entries)), *images.values()) == [NATIVE if native else TURBO]
 
 
 def test_a_device_has_all_layers_but_what_only_says_what_to_fetch() -> None:

@@ -223,6 +223,7 @@ def test_a_platform_is_chosen() -> None:
     index = Index((entry("unknown/unknown"), amd, arm6, arm7, entry("linux/amd64", "overlaybd")))
     assert index.choose(wanted("linux/amd64")) is amd
     assert index.choose(wanted("linux/amd64"), "overlaybd").artifact_type == "overlaybd"
+    assert index.choose(wanted("linux/amd64"), "other", "overlaybd").artifact_type == "overlaybd"
     assert index.choose(wanted("linux/amd64"), "other") is amd
     assert index.choose(wanted("linux/arm/v7")) is arm7 and index.choose(wanted("linux/arm")) is arm6
     have = "linux/amd64, linux/arm/v6, linux/arm/v7"
