@@ -149,6 +149,6 @@ def configure(path: str, wanted: Wanted, *, dry_run: bool = False) -> tuple[list
     if before:
         copy = f"{path}.{time.strftime('%Y%m%d-%H%M%S')}.bak"
         shutil.copy2(path, copy)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     replace_file(path, after.encode(), stat.S_IMODE(os.stat(path).st_mode) if before else 0o644)
     return changes, copy

@@ -91,6 +91,14 @@ def test_a_file_is_made_if_there_is_none(tmp_path: Path) -> None:
     assert (len(changes), copy) == (2, "")
 
 
+def test_a_file_may_be_named_without_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.toml").write_text(DEBIAN)
+    _, copy = configure("config.toml", WANTED)
+    assert tomllib.loads(Path("config.toml").read_text())["proxy_plugins"] == {"overlaybd": PROXY}
+    assert Path(copy).read_text() == DEBIAN
+
+
 def test_a_copy_is_kept(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(DEBIAN)
