@@ -153,9 +153,11 @@ class _Layers:
 
     def _labels(self, layer: Descriptor, chain_id: str) -> Mapping[str, str]:
         inherited = {name: value for name, value in layer.annotations.items() if name.startswith(_INHERITED)}
+        for name in L.IMAGE_REFERENCES:  # an image does not say where it is read from
+            inherited.pop(name, None)
         if tree := tree_of(layer):
             inherited |= tree.labels  # a layer may have been made when these were no annotations
-        own = {L.TARGET: chain_id, L.IMAGE_REFERENCES[0]: self._reference}
+        own = {L.TARGET: chain_id, L.IMAGE_REFERENCE: self._reference}
         return inherited | own | ({L.DOWNLOAD: "download"} if self._download else {})
 
     def _is_there(self, chain_id: str) -> bool:

@@ -15,7 +15,10 @@ _OVERLAYBD: Final = f"{_PREFIX}/overlaybd"
 
 TARGET: Final = f"{_PREFIX}.ref"
 """The chain ID that a layer being pulled is to be committed as."""
-IMAGE_REFERENCES: Final = (f"{_PREFIX}/image-ref", f"{_PREFIX}/cri.image-ref")
+IMAGE_REFERENCE: Final = f"{_PREFIX}/image-ref"
+"""The image, as those say who pull it (`rpull`)."""
+IMAGE_REFERENCES: Final = (f"{_PREFIX}/cri.image-ref", IMAGE_REFERENCE)
+"""The same with Kubernetes' label, which is its own whenever it is there: the other may be an annotation."""
 TYPE: Final = f"{_PREFIX}/type"
 REMOTE: Final = f"{_PREFIX}/remote"
 RECORD_TRACE: Final = f"{_OVERLAYBD}/record-trace"

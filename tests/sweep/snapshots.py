@@ -32,7 +32,7 @@ _LABELS: Final = {
     L.TARGET: _REMOTE,
     L.BLOB_DIGEST: _DIGEST,
     L.BLOB_SIZE: "4096",
-    L.IMAGE_REFERENCES[0]: "registry.example/app:x",
+    L.IMAGE_REFERENCE: "registry.example/app:x",
 }
 
 

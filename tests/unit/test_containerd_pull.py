@@ -2,8 +2,9 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
@@ -14,6 +15,7 @@ from obd.errors import ObdError
 from obd.oci import Descriptor, Manifest, Platform
 from obd.oci.digest import chain_ids, digest_of
 from obd.oci.media import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
+from obd.snapshotter import labels as L
 
 DIFF_IDS = [digest_of(b"first"), digest_of(b"second")]
 
@@ -48,6 +50,7 @@ class Node:
         self.unpacks_to: dict[str, str] = {}
         self.on_unpacked: Callable[[], None] = lambda: None
         self.named = ""
+        self.labels: list[Mapping[str, str]] = []
 
     @contextmanager
     def lease(self) -> Iterator[None]:
@@ -73,6 +76,7 @@ class Node:
 
     def Prepare(self, key: str, parent: str, labels: dict[str, str]) -> Any:
         self.active[key] = parent
+        self.labels.append(labels)
         return SimpleNamespace(mounts=[])
 
     def Commit(self, name: str, key: str, labels: dict[str, str]) -> None:
@@ -85,9 +89,9 @@ class Node:
         del self.active[key]
 
 
-def pulled(node: Node) -> Pulled:
+def pulled(node: Node, image: Image | None = None) -> Pulled:
     words = {"platform": Platform("linux", "amd64"), "snapshotter": "overlaybd"}
-    return pull(node, Image(), Image.name, **words)  # type: ignore[arg-type]
+    return pull(node, image or Image(), Image.name, **words)  # type: ignore[arg-type]
 
 
 def test_an_image_is_there_with_the_chain_of_its_layers() -> None:
@@ -129,3 +133,15 @@ def test_what_cannot_be_removed_hides_no_cause() -> None:
     node.on_unpacked, node.Remove = lost, remove  # type: ignore[method-assign]
     with pytest.raises(ObdError, match="no containerd"):
         pulled(node)
+
+
+def test_an_image_does_not_say_where_it_is_read_from() -> None:
+    image, node = Image(), Node()
+    layers = (
+        replace(each, annotations=dict.fromkeys(L.IMAGE_REFERENCES, "elsewhere"))
+        for each in image.image.layers
+    )
+    image.image = replace(image.image, layers=tuple(layers))
+    pulled(node, image)
+    told = [labels.get(name) for labels in node.labels for name in L.IMAGE_REFERENCES]
+    assert told == [None, Image.name] * 2

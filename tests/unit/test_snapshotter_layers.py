@@ -29,7 +29,7 @@ def stays_remote(snapshots: Snapshots, digest: str, target: str, parent: str = "
         L.TARGET: target,
         L.BLOB_DIGEST: digest,
         L.BLOB_SIZE: "4096",
-        L.IMAGE_REFERENCES[0]: "registry.example/app:x",
+        L.IMAGE_REFERENCE: "registry.example/app:x",
     }
     try:
         snapshots.prepare(f"extract-{os.urandom(4).hex()} {target}", parent, labels, Caller())
@@ -57,3 +57,13 @@ def test_a_layer_is_not_taken_for_another(snapshots: Snapshots) -> None:
     assert not stays_remote(snapshots, B, B, A), "without its parent"
     assert not stays_remote(snapshots, B, chain_ids([A, C])[-1], A)
     assert {each.name for each in snapshots.select([]) if each.kind == COMMITTED} == {A}
+
+
+def test_an_image_does_not_say_where_kubernetes_has_it_read_from(snapshots: Snapshots) -> None:
+    of_image = {L.IMAGE_REFERENCE: "elsewhere.example/app:x"}
+    of_kubernetes = {"containerd.io/snapshot/cri.image-ref": "registry.example/app:x"}
+    pulled = {L.TARGET: A, L.BLOB_DIGEST: A, L.BLOB_SIZE: "4096"}
+    with pytest.raises(SnapshotError):
+        snapshots.prepare("extract", "", pulled | of_image | of_kubernetes, Caller())
+    [made] = snapshots.select([])
+    assert "//registry.example/" in str(snapshots.images.read(made.id))
