@@ -92,13 +92,13 @@ impl ChunkCache {
     pub fn check(&self, digest: &str, repair: bool) -> Result<Check> {
         let shared = &self.shared;
         let (media, map, shape) = shared.open_for_care(digest)?;
-        let alone = set_lock(&*media, true)?;
-        if !alone && !set_lock(&*media, false)? {
+        // Not exclusively while all of it is read: whoever opens it meanwhile would have to do without the cache.
+        if !set_lock(&*media, false)? {
             return Err(Error::new(Kind::Busy, "another process makes room in it just now").in_file(media.path()));
         }
         let mut recorded = Vec::new();
         map.load(0, shape.chunks(), &mut |chunk, crc| recorded.push((chunk, crc)));
-        let mut check = Check { checked: recorded.len(), in_use: !alone, ..Check::default() };
+        let mut check = Check { checked: recorded.len(), ..Check::default() };
         let whole = import::hex_of(digest).filter(|_| recorded.len() == shape.chunks());
         let (mut sha256, mut buf) = (Context::new(&SHA256), vec![0; shape.chunk as usize]);
         for (chunk, crc) in &recorded {
@@ -112,6 +112,8 @@ impl ChunkCache {
         if let Some(hex) = whole.filter(|_| check.bad.is_empty()) {
             check.digest_matches = Some(import::to_hex(sha256) == hex);
         }
+        let alone = set_lock(&*media, true)?;
+        check.in_use = !alone;
         if repair && check.digest_matches == Some(false) {
             // Its checksums are right, so it came like that: all of it is in doubt.
             drop_chunks(&*media, &map, shape, 0..shape.chunks(), alone)?;

@@ -5,6 +5,7 @@ mod care;
 mod healing;
 mod layers;
 mod model;
+mod moments;
 mod pool;
 mod proven;
 mod room;
