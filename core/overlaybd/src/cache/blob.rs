@@ -11,7 +11,7 @@ use super::origin::Origin;
 use super::sequence::Sequence;
 use super::store::{Read, Step, Store};
 use super::writer::Job;
-use super::{count, ChunkCache};
+use super::{count, late, ChunkCache};
 use crate::audit::Access;
 use crate::blob::{check_range, Blob};
 use crate::error::{Error, Kind, Result};
@@ -41,18 +41,18 @@ pub struct CachedBlob {
 pub struct Opened {
     /// What to read.
     pub blob: Arc<dyn Blob>,
-    /// The same, if it could be cached.
+    /// The same, if it could be cached at once.
     pub cached: Option<Arc<CachedBlob>>,
 }
 
 impl CachedBlob {
     /// Opens the blob `digest` through `cache`. `len` is its length, if known; else the cache or the registry
     /// tells (by the first fetch, whose bytes are kept). A blob that cannot be cached (too many chunks, files
-    /// locked or unusable) is read uncached, with a notice.
+    /// locked or unusable) is read uncached, with a notice; where that may pass, it is tried again now and then.
     ///
     /// Errors: `Invalid` for a bad digest; those of [`Source::fetch`] if the registry has to be asked.
     pub fn open(cache: &Arc<ChunkCache>, digest: &str, source: Source, len: Option<u64>) -> Result<Opened> {
-        Self::start(cache, digest, None, Origin::Registry(source), len)
+        Self::start(cache, digest, None, Origin::Registry(source.into()), len)
     }
 
     /// As [`CachedBlob::open`], but kept in the file `media` of a layer directory, with a map beside it: no limit
@@ -66,7 +66,7 @@ impl CachedBlob {
         source: Source,
         len: Option<u64>,
     ) -> Result<Opened> {
-        Self::start(cache, digest, Some(media), Origin::Registry(source), len)
+        Self::start(cache, digest, Some(media), Origin::Registry(source.into()), len)
     }
 
     /// Puts the cache in front of any blob that is slower than the disk. `key` has the form of a digest and stands
@@ -110,13 +110,22 @@ impl CachedBlob {
         let store = match known.map_or_else(|| Store::shared(shared, place, Some(len)), Ok) {
             Ok(store) => store,
             Err(e) => {
-                shared.notice(format!("cache: {} is read uncached: {e}", origin.name()));
-                return Ok(Opened { blob: origin.uncached(len)?, cached: None });
+                let blob = late::instead(cache, place, origin, len, &e)?;
+                return Ok(Opened { blob, cached: None });
             }
         };
+        let blob = Self::of(cache, store, origin, guessed);
+        if let Some(bytes) = first {
+            blob.adopt(bytes);
+        }
+        Ok(Opened { blob: Arc::clone(&blob) as Arc<dyn Blob>, cached: Some(blob) })
+    }
+
+    /// A blob whose place is open.
+    pub(super) fn of(cache: &Arc<ChunkCache>, store: Arc<Store>, origin: Origin, guessed: bool) -> Arc<Self> {
         cache.writer.start();
         let (id, sequence) = (cache.ids.fetch_add(1, Ordering::Relaxed), Sequence::default());
-        let blob = Arc::new_cyclic(|me| CachedBlob {
+        Arc::new_cyclic(|me| CachedBlob {
             me: Weak::clone(me),
             cache: Arc::clone(cache),
             store,
@@ -124,11 +133,7 @@ impl CachedBlob {
             guessed,
             id,
             sequence,
-        });
-        if let Some(bytes) = first {
-            blob.adopt(bytes);
-        }
-        Ok(Opened { blob: Arc::clone(&blob) as Arc<dyn Blob>, cached: Some(blob) })
+        })
     }
 
     /// Keeps the first bytes of the blob, which came with its length.

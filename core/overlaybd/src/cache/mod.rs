@@ -13,6 +13,7 @@ mod evict;
 mod fill;
 mod flight;
 mod import;
+mod late;
 mod map;
 mod media;
 mod open;

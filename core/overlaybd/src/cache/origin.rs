@@ -9,8 +9,9 @@ use crate::fetch::{Fetched, RemoteBlob, Source, Stream};
 use crate::merkle::Tree;
 
 /// The source of a cached blob.
+#[derive(Clone)]
 pub(super) enum Origin {
-    Registry(Source),
+    Registry(Arc<Source>),
     Blob(Arc<dyn Blob>),
 }
 

@@ -1,5 +1,7 @@
 //! A registry blob without a cache: every read is a GET.
 
+use std::sync::Arc;
+
 use super::{Source, LANE};
 use crate::audit::{self, Access};
 use crate::blob::{check_range, Blob};
@@ -8,7 +10,7 @@ use crate::limits::{MAX_FETCH_BYTES, MAX_YIELD};
 
 /// Reads straight from a [`Source`].
 pub struct RemoteBlob {
-    source: Source,
+    source: Arc<Source>,
     len: u64,
 }
 
@@ -16,7 +18,8 @@ impl RemoteBlob {
     /// Uses `len` as the length of the blob; None asks the registry for it (one GET of one byte).
     ///
     /// Errors: those of [`Source::fetch`].
-    pub fn open(source: Source, len: Option<u64>) -> Result<Self> {
+    pub fn open(source: impl Into<Arc<Source>>, len: Option<u64>) -> Result<Self> {
+        let source = source.into();
         let len = match source.proven_len(len)? {
             Some(len) => len,
             None => source.fetch(0, &mut [0], None)?.total,

@@ -35,7 +35,7 @@ fn reading_ahead() -> Bench {
 }
 
 /// Returns once the condition holds; fails after a time that no machine needs.
-fn wait_for(condition: impl Fn() -> bool) {
+pub(super) fn wait_for(condition: impl Fn() -> bool) {
     for _ in 0..20_000 {
         if condition() {
             return;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::ahead::wait_for;
 use super::care::digest_of;
 use super::*;
 use crate::sys::{File, Mode};
@@ -152,4 +153,26 @@ fn a_blob_is_opened_through_the_cache_while_another_process_checks_it() {
     let found = checking.check(&digest, true).unwrap();
     assert!(found.is_right() && found.digest_matches == Some(true) && found.checked == 10);
     assert_eq!(*seen.lock(), [true], "whoever opens it meanwhile reads it uncached");
+}
+
+#[test]
+fn a_blob_whose_files_could_not_be_opened_is_cached_later() {
+    let bench = Bench::new();
+    let server = Server::new(pattern(10 * CHUNK));
+    let names = Arc::new(Mutex::new(vec![".map"]));
+    let cache = bench.cache_on(failing(Act::Open, &names));
+    let opened = CachedBlob::open(&cache, DIGEST, source(&server), Some(server.bytes.len() as u64)).unwrap();
+    assert!(opened.cached.is_none() && bench.notices.lock()[0].contains("is read uncached"));
+    let blob = opened.blob;
+    names.lock().clear();
+    for requests in [1, 2] {
+        check(&*blob, &server, 0, CHUNK);
+        assert_eq!(server.requests(), requests, "nothing is tried at once");
+    }
+    cache.shared.clock.sleep(Duration::from_secs(10));
+    check(&*blob, &server, 0, CHUNK);
+    wait_for(|| bench.notices.lock().iter().any(|line| line.ends_with("is cached from now on")));
+    check(&*blob, &server, 0, CHUNK);
+    check(&*blob, &server, 0, CHUNK);
+    assert_eq!((server.requests(), blob.is_ready(0, CHUNK as u64)), (4, true));
 }
