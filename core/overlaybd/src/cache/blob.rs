@@ -180,17 +180,18 @@ impl CachedBlob {
         match purpose {
             For::Reader => {
                 let _urgent = LANE.urgent();
-                self.take(Access::Download, offset, buf, 0, None)?;
+                self.take((Access::Download, true), offset, buf, 0, None)?;
             }
             For::Prefetch(fill) => {
                 let ahead = fill.stop.saturating_sub(offset + buf.len() as u64);
-                fill.stream = self.take(Access::Download, offset, buf, ahead, fill.stream.take())?;
+                // Whoever comes to want it waits for it, and is more patient then.
+                fill.stream = self.take((Access::Download, false), offset, buf, ahead, fill.stream.take())?;
                 count(&self.cache.stats().ahead_bytes, buf.len() as u64);
             }
             For::Fill(fill) => {
                 LANE.give_way(MAX_YIELD);
                 let ahead = fill.stop.saturating_sub(offset + buf.len() as u64);
-                fill.stream = self.take(Access::BackgroundDownload, offset, buf, ahead, fill.stream.take())?;
+                fill.stream = self.take((Access::BackgroundDownload, false), offset, buf, ahead, fill.stream.take())?;
             }
         }
         Ok(())
@@ -199,7 +200,7 @@ impl CachedBlob {
     /// Fills `buf` from the source; the rest of the answer if there was `ahead` asked for.
     fn take(
         &self,
-        access: Access,
+        access: (Access, bool),
         offset: u64,
         buf: &mut [u8],
         ahead: u64,
@@ -371,7 +372,7 @@ impl Blob for CachedBlob {
                 self.read_at(part, at)?;
             } else {
                 LANE.give_way(MAX_YIELD);
-                let access = Access::BackgroundDownload;
+                let access = (Access::BackgroundDownload, false);
                 if self.origin.fetch(access, at, part, Some(shape.len), 0, None)?.0.len != n {
                     return Err(Error::corrupt("answer too short").in_file(self.name()).at(at));
                 }

@@ -41,10 +41,10 @@ impl Origin {
         }
     }
 
-    /// As [`Source::fetch_ahead`]; only a registry sends anything ahead.
+    /// As [`Source::fetch_ahead`], for what, and whether a registry that is away is waited for; only a registry sends anything ahead.
     pub fn fetch(
         &self,
-        access: Access,
+        (access, patient): (Access, bool),
         offset: u64,
         buf: &mut [u8],
         total: Option<u64>,
@@ -54,8 +54,6 @@ impl Origin {
         match self {
             Origin::Registry(source) => {
                 let len = buf.len();
-                // What works in the background can try again later.
-                let patient = !matches!(access, Access::BackgroundDownload);
                 let fetch = || source.fetch_ahead(offset, buf, total, ahead, stream, patient);
                 audit::remote(access, source.name(), offset, len, fetch)
             }
@@ -70,7 +68,7 @@ impl Origin {
     /// Length and first bytes of the blob, by one fetch.
     pub fn learn(&self, chunk: u32) -> Result<(u64, Option<Vec<u8>>)> {
         let mut bytes = vec![0; chunk as usize];
-        let (got, _) = self.fetch(Access::Download, 0, &mut bytes, None, 0, None)?;
+        let (got, _) = self.fetch((Access::Download, true), 0, &mut bytes, None, 0, None)?;
         bytes.truncate(got.len);
         Ok((got.total, Some(bytes)))
     }

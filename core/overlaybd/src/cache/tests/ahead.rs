@@ -4,10 +4,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{check, open, Bench, CHUNK};
+use super::{check, open, Bench, CHUNK, DIGEST};
 use crate::cache::{CachedBlob, ChunkCache};
 use crate::error::Kind;
 use crate::fetch::testing::{pattern, source, Fault, Server};
+use crate::sys::Clock;
 
 #[test]
 fn prefetching_fetches_what_is_missing_and_nothing_twice() {
@@ -158,4 +159,21 @@ fn readers_of_all_kinds_beside_one_another_get_right_bytes() {
             });
         }
     });
+}
+
+#[test]
+fn what_is_fetched_in_advance_does_not_wait_for_a_registry_that_is_away() {
+    let bench = Bench::new();
+    let server = Server::new(pattern(20 * CHUNK));
+    let source = source(&server);
+    source.outage().endure(Duration::from_secs(600));
+    let blob = CachedBlob::open(&bench.cache(), DIGEST, source, Some(server.bytes.len() as u64)).unwrap().blob;
+    server.lasting.lock().push(("https:", || Fault::Fail(Kind::Io)));
+    blob.prefetch(0, CHUNK as u64).unwrap_err();
+    let before = server.clock.now().as_secs();
+    assert!(before < 5, "waited {before} s");
+    // Who reads does.
+    blob.read_at(&mut [0; 10], 0).unwrap_err();
+    let waited = server.clock.now().as_secs() - before;
+    assert!((595..610).contains(&waited), "waited {waited} s");
 }
