@@ -178,10 +178,7 @@ impl CachedBlob {
 
     fn fetch(&self, offset: u64, buf: &mut [u8], purpose: For<'_>) -> Result<()> {
         match purpose {
-            For::Reader => {
-                let _urgent = LANE.urgent();
-                self.take((Access::Download, true), offset, buf, 0, None)?;
-            }
+            For::Reader => drop(self.take((Access::Download, true), offset, buf, 0, None)?),
             For::Prefetch(fill) => {
                 let ahead = fill.stop.saturating_sub(offset + buf.len() as u64);
                 // Whoever comes to want it waits for it, and is more patient then.
@@ -284,7 +281,8 @@ impl CachedBlob {
                 None => return Ok(Turn::Again),
             },
             Step::Join(flight) => {
-                let _urgent = LANE.urgent();
+                // A fetch that was begun for a reader goes first by itself, whenever there is something to send.
+                let _urgent = flight.ahead.then(|| LANE.urgent());
                 match metrics::network(|| flight.wait()) {
                     Ok(bytes) => (bytes, flight.first),
                     // Another source may be refused where this one is not; and nobody counted on this one.

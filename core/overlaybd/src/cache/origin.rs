@@ -41,10 +41,10 @@ impl Origin {
         }
     }
 
-    /// As [`Source::fetch_ahead`], for what, and whether a registry that is away is waited for; only a registry sends anything ahead.
+    /// As [`Source::fetch_ahead`], for what, and whether it is awaited; only a registry sends anything ahead.
     pub fn fetch(
         &self,
-        (access, patient): (Access, bool),
+        (access, awaited): (Access, bool),
         offset: u64,
         buf: &mut [u8],
         total: Option<u64>,
@@ -54,7 +54,7 @@ impl Origin {
         match self {
             Origin::Registry(source) => {
                 let len = buf.len();
-                let fetch = || source.fetch_ahead(offset, buf, total, ahead, stream, patient);
+                let fetch = || source.fetch_ahead(offset, buf, total, ahead, stream, awaited);
                 audit::remote(access, source.name(), offset, len, fetch)
             }
             Origin::Blob(blob) => {

@@ -31,8 +31,8 @@ impl RemoteBlob {
         let mut at = offset;
         for part in buf.chunks_mut(MAX_FETCH_BYTES) {
             let n = part.len();
-            let patient = !matches!(access, Access::BackgroundDownload);
-            let fetch = || self.source.fetch_ahead(at, part, Some(self.len), 0, None, patient);
+            let awaited = !matches!(access, Access::BackgroundDownload);
+            let fetch = || self.source.fetch_ahead(at, part, Some(self.len), 0, None, awaited);
             let (got, _) = audit::remote(access, self.name(), at, n, fetch)?;
             if got.len != n {
                 return Err(Error::corrupt("answer too short").in_file(self.name()).at(at));
@@ -59,7 +59,6 @@ impl Blob for RemoteBlob {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self, offset, buf.len())?;
-        let _urgent = LANE.urgent();
         self.fetch(Access::Download, buf, offset)
     }
 

@@ -27,10 +27,10 @@ impl Lane {
         Urgent(self)
     }
 
-    /// Returns when no urgent fetch is under way, or after `limit`: what is not urgent gets its turn too.
-    pub fn give_way(&self, limit: Duration) {
+    /// Returns when no urgent fetch is under way, or after `limit` (false): what is not urgent gets its turn too.
+    pub fn give_way(&self, limit: Duration) -> bool {
         let mut busy = self.busy.lock();
-        self.idle.wait_while_for(&mut busy, |busy| *busy > 0, limit);
+        !self.idle.wait_while_for(&mut busy, |busy| *busy > 0, limit).timed_out()
     }
 }
 

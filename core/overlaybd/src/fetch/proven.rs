@@ -32,8 +32,8 @@ impl Source {
     }
 
     /// As [`Source::fetch`], for a sequential reader: takes the bytes from `stream` if that is at `offset`, and if
-    /// a GET is needed asks for `ahead` bytes more, which come back as a stream for the next call. If not `patient`
-    /// a registry that is away is not waited for.
+    /// a GET is needed asks for `ahead` bytes more, which come back as a stream for the next call. What is `awaited` by
+    /// somebody goes before what others fetch; what is not does not wait for a registry that is away.
     pub fn fetch_ahead(
         &self,
         offset: u64,
@@ -41,11 +41,11 @@ impl Source {
         total: Option<u64>,
         ahead: u64,
         stream: Option<Stream>,
-        patient: bool,
+        awaited: bool,
     ) -> Result<(Fetched, Option<Stream>)> {
         match &self.tree {
-            None => self.ask(offset, buf, total, ahead, stream, patient),
-            Some(tree) => self.fetch_proven(tree, offset, buf, ahead, stream, patient),
+            None => self.ask(offset, buf, total, ahead, stream, awaited),
+            Some(tree) => self.fetch_proven(tree, offset, buf, ahead, stream, awaited),
         }
     }
 
@@ -57,18 +57,18 @@ impl Source {
         buf: &mut [u8],
         ahead: u64,
         stream: Option<Stream>,
-        patient: bool,
+        awaited: bool,
     ) -> Result<(Fetched, Option<Stream>)> {
         let total = tree.size();
         let len = total.saturating_sub(offset).min(buf.len() as u64) as usize;
         let (buf, fetched) = (&mut buf[..len], Fetched { len, total });
         let wide = tree.widened(offset, len as u64);
         if wide == (offset..offset + len as u64) {
-            let rest = self.fetch_leaves(tree, offset, buf, ahead, stream, patient)?;
+            let rest = self.fetch_leaves(tree, offset, buf, ahead, stream, awaited)?;
             return Ok((fetched, rest));
         }
         let mut bytes = vec![0; (wide.end - wide.start) as usize];
-        self.fetch_leaves(tree, wide.start, &mut bytes, 0, None, patient)?;
+        self.fetch_leaves(tree, wide.start, &mut bytes, 0, None, awaited)?;
         buf.copy_from_slice(&bytes[(offset - wide.start) as usize..][..len]);
         Ok((fetched, None))
     }
@@ -81,12 +81,12 @@ impl Source {
         buf: &mut [u8],
         ahead: u64,
         stream: Option<Stream>,
-        patient: bool,
+        awaited: bool,
     ) -> Result<Option<Stream>> {
         let (mut ahead, mut stream) = (ahead, stream);
         let mut liars: Vec<u32> = Vec::new();
         for attempt in 1.. {
-            let (_, rest) = self.ask(offset, buf, Some(tree.size()), ahead, stream, patient)?;
+            let (_, rest) = self.ask(offset, buf, Some(tree.size()), ahead, stream, awaited)?;
             let Some(wrong) = tree.first_wrong(offset, buf) else { return Ok(rest) };
             FetchStats::add(&self.stats().mismatches, 1);
             let (at, len) = (wrong.start, wrong.end - wrong.start);

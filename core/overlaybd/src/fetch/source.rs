@@ -10,7 +10,7 @@ use super::answer;
 use super::intake::{Broken, Buffer, Stream};
 use super::outage::Outage;
 use super::served::Served;
-use super::{public_url, FetchStats, Http, Locate, Request, Response, Target};
+use super::{public_url, FetchStats, Http, Locate, Request, Response, Target, LANE};
 use crate::error::{Error, Kind, Result};
 use crate::limits::MAX_BLOB_BYTES;
 use crate::merkle::Tree;
@@ -117,6 +117,8 @@ struct Task<'a> {
     /// Bytes to ask for beyond the buffer, and what has come of them.
     ahead: u64,
     stream: Option<Stream>,
+    /// Whether somebody waits for the bytes.
+    awaited: bool,
 }
 
 impl Source {
@@ -174,7 +176,7 @@ impl Source {
         total: Option<u64>,
         ahead: u64,
         stream: Option<Stream>,
-        patient: bool,
+        awaited: bool,
     ) -> Result<(Fetched, Option<Stream>)> {
         if buf.is_empty() {
             return Ok((Fetched { len: 0, total: total.unwrap_or(0) }, stream));
@@ -190,6 +192,7 @@ impl Source {
             target: None,
             ahead,
             stream: stream.filter(|stream| stream.at == offset),
+            awaited,
         };
         let (mut failed, mut detours) = (0, 0);
         loop {
@@ -217,7 +220,7 @@ impl Source {
             }
             let now = self.clock.now();
             let since = *task.failing_since.get_or_insert(now);
-            let (passes, wanted) = (patient && retry.passes(&error), retry.wanted());
+            let (passes, wanted) = (awaited && retry.passes(&error), retry.wanted());
             match self.pause(error, retry, failed, task.end.saturating_sub(now)) {
                 Ok(pause) => self.clock.sleep(pause),
                 Err(error) => {
@@ -263,7 +266,10 @@ impl Source {
     /// One GET, or bytes of the one before. `Ok(None)`: not done, but no failure either: refused when the locator
     /// has something new to try, or at the end of a stream.
     fn attempt(&self, task: &mut Task<'_>) -> std::result::Result<Option<Fetched>, Failure> {
+        // Others give way to what is sent, not to pauses, which may be as long as a registry is away.
+        let urgent = || task.awaited.then(|| LANE.urgent());
         if let Some((mut stream, total)) = task.stream.take().zip(task.total) {
+            let _urgent = urgent();
             stream.body.renew(self.left(task)?, task.patience);
             let (at, target) = (task.buffer.at(), Arc::clone(&stream.target));
             task.stream = task.buffer.drain(stream, &*self.clock);
@@ -276,6 +282,7 @@ impl Source {
         let first = task.buffer.at();
         let last = (task.buffer.end() - 1).saturating_add(task.ahead);
         FetchStats::add(&self.stats.requests, 1);
+        let _urgent = urgent();
         let response = self.http.get(&Request {
             url: &target.url,
             headers: &target.headers,

@@ -198,6 +198,19 @@ fn nobody_waits_for_a_registry_any_more_once_that_was_said() {
 }
 
 #[test]
+fn nobody_gives_way_to_who_waits_for_a_registry_that_is_away() {
+    let server = Server::with(pattern(LEN), (0..9).map(|_| Fault::Fail(Kind::Io)));
+    let source = source(&server);
+    source.outage().endure(Duration::from_secs(600));
+    let idle = Arc::new(AtomicBool::new(false));
+    let found = Arc::clone(&idle);
+    // Other tests fetch, too, but none for so long.
+    server.clock.at(Duration::from_secs(3), move || found.store(LANE.give_way(Duration::from_secs(20)), SeqCst));
+    RemoteBlob::open(source, Some(LEN as u64)).unwrap().read_at(&mut [0; 10], 0).unwrap();
+    assert!(server.clock.now() >= Duration::from_secs(3) && idle.load(SeqCst));
+}
+
+#[test]
 fn a_slow_trickle_is_a_stall() {
     // Too slow to be waited for, but each attempt brings a bit: what came is kept, and the time is bounded.
     let server = Server::with(pattern(LEN), (0..99).map(|_| Fault::Trickle(2000)));
