@@ -186,7 +186,6 @@ impl CachedBlob {
                 count(&self.cache.stats().ahead_bytes, buf.len() as u64);
             }
             For::Fill(fill) => {
-                LANE.give_way(MAX_YIELD);
                 let ahead = fill.stop.saturating_sub(offset + buf.len() as u64);
                 fill.stream = self.take((Access::BackgroundDownload, false), offset, buf, ahead, fill.stream.take())?;
             }

@@ -2,7 +2,8 @@
 
 use super::blob::{CachedBlob, For, Turn, MAX_TURNS};
 use crate::error::{Error, Kind, Result};
-use crate::fetch::Stream;
+use crate::fetch::{Stream, LANE};
+use crate::limits::MAX_YIELD;
 
 /// Bytes that a filling fetches at a time: a reader who wants some of them waits for that much, and they are written
 /// while they are in the cache of the processor that received them.
@@ -41,6 +42,10 @@ impl CachedBlob {
                 let absent = self.store.absent(shape.chunk_of(at), end);
                 let ahead = absent.first().filter(|run| shape.start(run.start) <= at);
                 fill = Fill { stop: ahead.map_or(0, |run| shape.start(run.end)), stream: None };
+            }
+            if !self.store.is_present(at, 1) {
+                // Before the chunk is this filling's: who wants it meanwhile must not wait for those who go first.
+                LANE.give_way(MAX_YIELD);
             }
             at = match self.turn(at, end, FILL_BYTES, For::Fill(&mut fill))? {
                 Turn::Ready(until) => until,

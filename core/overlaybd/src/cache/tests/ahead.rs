@@ -8,6 +8,7 @@ use super::{check, open, Bench, CHUNK, DIGEST};
 use crate::cache::{CachedBlob, ChunkCache};
 use crate::error::Kind;
 use crate::fetch::testing::{pattern, source, Fault, Server};
+use crate::fetch::LANE;
 use crate::sys::Clock;
 
 #[test]
@@ -176,4 +177,31 @@ fn what_is_fetched_in_advance_does_not_wait_for_a_registry_that_is_away() {
     blob.read_at(&mut [0; 10], 0).unwrap_err();
     let waited = server.clock.now().as_secs() - before;
     assert!((595..610).contains(&waited), "waited {waited} s");
+}
+
+#[test]
+fn a_reader_does_not_wait_for_a_filling_that_lets_others_go_first() {
+    let reader_goes_first = || {
+        let bench = Bench::new();
+        let server = Server::new(pattern(20 * CHUNK));
+        let len = server.bytes.len() as u64;
+        let blob = CachedBlob::open(&bench.cache(), DIGEST, source(&server), Some(len)).unwrap().cached.unwrap();
+        let other = LANE.urgent();
+        std::thread::scope(|scope| {
+            scope.spawn(|| blob.fill(0, len).unwrap());
+            // That it waits cannot be seen, only that it has taken chunks before, which it is given the time for.
+            for _ in 0..50 {
+                if !blob.store.flights.lock().is_empty() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            check(&*blob, &server, 0, CHUNK);
+            drop(other);
+        });
+        let first = server.seen.lock()[0].1;
+        first == CHUNK as u64 - 1
+    };
+    // A machine that stands still for a second in between lets the filling go on.
+    assert!((0..3).any(|_| reader_goes_first()));
 }
