@@ -70,12 +70,12 @@ impl ChunkCache {
                 present: 0,
                 bytes: found.bytes,
                 tick: found.tick.unwrap_or(0),
-                pinned: found.pinned,
+                pinned: shared.is_pinned(&found.digest)?,
                 in_use: shared.in_use(&found.digest),
                 digest: found.digest,
             };
             if let Ok(file) = shared.disk.open(&shared.map_path(&entry.digest), Mode::Read) {
-                if let Some((shape, _)) = Map::probe(&*file, &entry.digest) {
+                if let Ok(Some((shape, _))) = Map::probe(&*file, &entry.digest) {
                     (entry.len, entry.chunk_bytes, entry.chunks) = (shape.len, shape.chunk, shape.chunks());
                     Map::existing(file, shape).load(0, shape.chunks(), &mut |_, _| entry.present += 1);
                 }
@@ -130,7 +130,7 @@ impl ChunkCache {
     pub fn evict(&self, digest: &str) -> Result<Option<u64>> {
         let shared = &self.shared;
         shared.name(digest)?;
-        if shared.is_pinned(digest) {
+        if shared.is_pinned(digest)? {
             return Err(Error::new(Kind::Busy, "it is pinned").in_file(digest));
         }
         let cell = shared.cell(Place { digest, layer: None, tree: None });
@@ -160,7 +160,7 @@ impl ChunkCache {
     pub fn pin(&self, digest: &str, pinned: bool) -> Result<bool> {
         let shared = &self.shared;
         shared.name(digest)?;
-        let before = shared.is_pinned(digest);
+        let before = shared.is_pinned(digest)?;
         match (before, pinned) {
             (false, true) => drop(shared.disk.open(&shared.pin_path(digest), Mode::Create)?),
             (true, false) => shared.disk.remove(&shared.pin_path(digest))?,
@@ -176,8 +176,8 @@ impl Shared {
         self.options.directory.join(format!("{digest}.pin"))
     }
 
-    pub fn is_pinned(&self, digest: &str) -> bool {
-        self.disk.open(&self.pin_path(digest), Mode::Read).is_ok()
+    pub fn is_pinned(&self, digest: &str) -> Result<bool> {
+        Ok(self.open_if_there(&self.pin_path(digest))?.is_some())
     }
 
     fn name(&self, digest: &str) -> Result<()> {
@@ -196,7 +196,7 @@ impl Shared {
         self.name(digest)?;
         let media = self.disk.open(&self.media_path(digest), Mode::Write)?;
         let map = self.disk.open(&self.map_path(digest), Mode::Write)?;
-        let Some((shape, _)) = Map::probe(&*map, digest) else {
+        let Some((shape, _)) = Map::probe(&*map, digest)? else {
             return Err(Error::corrupt("not a map: nothing of the blob is used").in_file(map.path()));
         };
         Ok((media, Map::existing(map, shape), shape))

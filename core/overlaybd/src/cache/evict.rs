@@ -23,8 +23,8 @@ pub(super) struct Found {
     pub tick: Option<u32>,
     /// Bytes that media and map take.
     pub bytes: u64,
-    /// Whether it must stay.
-    pub pinned: bool,
+    /// Whether it must stay: it is pinned, or nobody can tell just now what it is.
+    pub stays: bool,
 }
 
 impl Shared {
@@ -36,20 +36,33 @@ impl Shared {
         for name in self.disk.list(self.directory())? {
             let digest = name.strip_suffix(".map").unwrap_or(&name);
             // A map without media is counted with the blob it belongs to, or removed when that is opened.
-            if !is_digest(digest) || (digest != name && self.disk.open(&self.media_path(digest), Mode::Read).is_ok()) {
+            let is_beside = || !matches!(self.open_if_there(&self.media_path(digest)), Ok(None));
+            if !is_digest(digest) || (digest != name && is_beside()) {
                 continue;
             }
-            let files = [self.media_path(digest), self.map_path(digest)].map(|p| self.disk.open(&p, Mode::Read).ok());
-            let bytes = match self.opened(digest) {
-                Some(store) => store.measure(),
-                None => files.iter().flatten().map(|file| file.allocated_bytes().unwrap_or(0)).sum(),
-            };
-            let tick = files[1].as_ref().and_then(|map| Map::probe(&**map, digest)).map(|(_, tick)| tick);
-            let pinned = self.is_pinned(digest);
-            found.push(Found { digest: digest.to_owned(), tick, bytes, pinned });
+            found.push(self.found(digest));
         }
         self.space.set_used(found.iter().map(|blob| blob.bytes).sum());
         Ok(found)
+    }
+
+    /// What there is of a blob. One whose files cannot be looked at is neither garbage nor free to go.
+    fn found(&self, digest: &str) -> Found {
+        let files = [self.media_path(digest), self.map_path(digest)].map(|path| self.open_if_there(&path));
+        let bytes = match self.opened(digest) {
+            Some(store) => store.measure(),
+            None => files.iter().flatten().flatten().map(|file| file.allocated_bytes().unwrap_or(0)).sum(),
+        };
+        let look = |[media, map]: [Result<Option<Arc<dyn File>>>; 2]| -> Result<(Option<u32>, bool)> {
+            media?;
+            let known = map?.map(|map| Map::probe(&*map, digest)).transpose()?.flatten();
+            Ok((known.map(|(_, tick)| tick), self.is_pinned(digest)?))
+        };
+        let (tick, stays) = look(files).unwrap_or_else(|e| {
+            self.notice(format!("cache: left alone for now: {e}"));
+            (None, true)
+        });
+        Found { digest: digest.to_owned(), tick, bytes, stays }
     }
 
     /// Frees what `amount` asks for, called anew after each look at the directory, until that is nothing. Does what
@@ -65,7 +78,7 @@ impl Shared {
             if amount == 0 {
                 return;
             }
-            let may_go = |blob: &&Found| !blob.pinned && !locked_elsewhere.contains(&blob.digest);
+            let may_go = |blob: &&Found| !blob.stays && !locked_elsewhere.contains(&blob.digest);
             let candidates: Vec<_> = found.iter().filter(may_go).collect();
             let Some(cut) = self.cut(&candidates, amount) else { return };
             let (mut left, used, by_disk) = (amount, self.space.used(), self.shortage(0).1.min(amount));

@@ -63,18 +63,18 @@ pub(super) struct Map {
 
 impl Map {
     /// The shape and last use that a file records for `digest`; None if it is not a valid map of that blob.
-    pub fn probe(file: &dyn File, digest: &str) -> Option<(Shape, u32)> {
+    ///
+    /// Errors: those of the disk, which say nothing about the map.
+    pub fn probe(file: &dyn File, digest: &str) -> Result<Option<(Shape, u32)>> {
         let mut head = [0; 32];
-        let mut at = 0;
-        while at < head.len() {
-            at += file.read_at(&mut head[at..], at as u64).ok().filter(|n| *n > 0)?;
-        }
+        let got = read_up_to(file, &mut head, 0).map_err(|e| Error::io("read map", e).in_file(file.path()))?;
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        if head[..8] != MAGIC || word(8) != VERSION || word(24) != head_sum(&head[..24], digest) {
-            return None;
+        let sum = head_sum(&head[..24], digest);
+        if got < head.len() || head[..8] != MAGIC || word(8) != VERSION || word(24) != sum {
+            return Ok(None);
         }
         let len = u64::from(word(16)) | u64::from(word(20)) << 32;
-        Some((Shape::new(word(12), len)?, word(TICK_AT as usize)))
+        Ok(Shape::new(word(12), len).map(|shape| (shape, word(TICK_AT as usize))))
     }
 
     /// Uses a file that [`Map::probe`] accepted.

@@ -42,7 +42,7 @@ use crate::sync::Mutex;
 use crate::error::{Error, Kind, Result};
 use crate::limits::{CACHE_CHUNK_BYTES, READAHEAD_THREADS};
 use crate::serve::pool::Pool as Threads;
-use crate::sys::{Clock, Disk};
+use crate::sys::{Clock, Disk, File, Mode};
 use buffers::Buffers;
 use open::Cell;
 use pool::Pool;
@@ -213,6 +213,14 @@ impl Shared {
 
     fn map_path(&self, digest: &str) -> PathBuf {
         self.options.directory.join(format!("{digest}.map"))
+    }
+
+    /// Opens a file for reading; None if there is none, which is not the same as one that cannot be opened just now.
+    fn open_if_there(&self, path: &Path) -> Result<Option<Arc<dyn File>>> {
+        match self.disk.open(path, Mode::Read) {
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        }
     }
 
     fn notice(&self, line: impl AsRef<str>) {

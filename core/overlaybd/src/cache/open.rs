@@ -111,7 +111,7 @@ impl Store {
         let held = file.allocated_bytes().unwrap_or(0) + map.allocated_bytes().unwrap_or(0);
         let size = file.len().map_err(fail.clone()("length"))?;
         // A media file that has just been made has nothing of what a map may say.
-        let known = Map::probe(&*map, digest).filter(|_| size > 0 || !alone);
+        let known = Map::probe(&*map, digest)?.filter(|_| size > 0 || !alone);
         let known = known.filter(|(shape, _)| len.is_none_or(|len| len == shape.len));
         let (map, shape, tick) = match known {
             Some((shape, tick)) => (Map::existing(map, shape), shape, tick),

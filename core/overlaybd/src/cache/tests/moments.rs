@@ -176,3 +176,40 @@ fn a_blob_whose_files_could_not_be_opened_is_cached_later() {
     check(&*blob, &server, 0, CHUNK);
     assert_eq!((server.requests(), blob.is_ready(0, CHUNK as u64)), (4, true));
 }
+
+#[test]
+fn what_cannot_be_opened_or_read_just_now_is_not_evicted() {
+    for (act, name) in [(Act::Open, ".map"), (Act::Open, ".pin"), (Act::Open, "0b"), (Act::Read, ".map")] {
+        let bench = Bench::new();
+        let server = Server::new(pattern(10 * CHUNK));
+        for digest in ["sha256:0a", "sha256:0b"] {
+            let cache = bench.cache();
+            cache.pin(digest, true).unwrap();
+            let blob = CachedBlob::open(&cache, digest, source(&server), Some(server.bytes.len() as u64)).unwrap().blob;
+            check(&*blob, &server, 0, server.bytes.len());
+        }
+        let names = Arc::new(Mutex::new(vec![name]));
+        let cache = bench.cache_on(failing(act, &names));
+        cache.shrink(0).unwrap();
+        assert_eq!(fs::read_dir(bench.dir.path()).unwrap().count(), 6, "{name}");
+        assert!(bench.notices.lock().iter().any(|line| line.contains("left alone")), "{:?}", bench.notices.lock());
+        // What is neither pinned nor in the way goes once it can be looked at.
+        names.lock().clear();
+        cache.pin("sha256:0b", false).unwrap();
+        cache.shrink(0).unwrap();
+        assert_eq!(fs::read_dir(bench.dir.path()).unwrap().count(), 3, "{name}");
+    }
+}
+
+#[test]
+fn a_map_that_cannot_be_read_just_now_does_not_empty_its_media() {
+    let bench = Bench::new();
+    let server = Server::new(pattern(10 * CHUNK));
+    check(&*open(&bench.cache(), &server), &server, 0, 10 * CHUNK);
+    let names = Arc::new(Mutex::new(vec![".map"]));
+    let cache = bench.cache_on(failing(Act::Read, &names));
+    check(&*open(&cache, &server), &server, 0, CHUNK);
+    names.lock().clear();
+    check(&*open(&cache, &server), &server, 0, 10 * CHUNK);
+    assert_eq!(server.requests(), 2, "what was there is fetched again");
+}
