@@ -100,7 +100,12 @@ impl Client {
         };
         let Some(text) = text else { return Ok(None) };
         let proxy = Proxy::parse(text);
-        proxy.map(Some).ok_or_else(|| Error::new(Kind::Invalid, format!("not a usable proxy: {}", public_url(text))))
+        // What stands before the last `@` may be a password, whatever it looks like.
+        let shown = || match text.rsplit_once('@') {
+            Some((_, place)) => format!("…@{}: user and password must be percent-encoded", public_url(place)),
+            None => public_url(text),
+        };
+        proxy.map(Some).ok_or_else(|| Error::new(Kind::Invalid, format!("not a usable proxy: {}", shown())))
     }
 
     /// The head of the request, for the server or for a proxy that is to send it on.

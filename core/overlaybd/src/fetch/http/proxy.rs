@@ -15,7 +15,12 @@ pub(super) struct Proxy {
 impl Proxy {
     /// `[http[s]://][USER:PASSWORD@]HOST[:PORT]`; None if it is no such thing.
     pub fn parse(text: &str) -> Option<Proxy> {
-        let url = if text.contains("://") { Url::parse(text) } else { Url::parse(&format!("http://{text}")) }?;
+        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+        let url = Url::parse(&format!("{scheme}://{rest}"))?;
+        // Else a password has a `/`, `?` or `#` that is not escaped, and what passes for the host is a part of it.
+        if url.user.as_deref() != rest.rsplit_once('@').map(|(user, _)| user) {
+            return None;
+        }
         let authorization = url.user.as_deref().map(|user| format!("Basic {}", base64(&percent_decoded(user))));
         Some(Proxy { url, authorization })
     }

@@ -86,6 +86,29 @@ fn proxies_come_from_the_environment_with_exceptions() {
     assert_eq!(Proxy::parse("socks5://x"), None);
 }
 
+#[test]
+fn a_password_that_is_not_escaped_is_neither_shown_nor_taken_for_a_host() {
+    let client = Client::new(ClientOptions::default());
+    for proxy in [
+        "alice:s3cr3t/pw@proxy:3128",
+        "http://alice:s3cr3t/pw@proxy:3128",
+        "http://alice:s3cr#3t@proxy:3128",
+        "alice:1?s3cr@proxy:3128",
+        "http://alice:1/s3cr@proxy:3128",
+        "alice:s3cr@1/t@proxy:3128",
+        "alice:s3cr3t@proxy:port",
+    ] {
+        let (via, time) = (Via::Proxy(proxy.into()), Duration::from_secs(20));
+        let url = "http://r.example/x";
+        let request = Request { url, headers: &[], via: &via, first: 0, last: 9, timeout: time, patience: time };
+        let error = client.get(&request).err().unwrap();
+        let text = error.to_string();
+        assert_eq!(error.kind(), Kind::Invalid, "{text}");
+        assert!(text.contains("not a usable proxy: …@proxy:"), "{text}");
+        assert!(!text.contains("s3cr") && !text.contains("alice"), "{text}");
+    }
+}
+
 /// A client and a server that answers each connection's requests with these, then closes it. What it was sent goes
 /// to the channel.
 fn scripted(answers: Vec<Vec<&'static str>>) -> (Client, String, mpsc::Receiver<String>) {
