@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Before the names of what was held against a hash tree: docs/formats/merkle.md.
 _PROVED: Final = "tree:"
+# Before the names of what targets in gzip unpack to: docs/formats/turbooci.md.
+_UNPACKED: Final = "unpacked:"
 
 
 def stat(args: Namespace) -> int:
@@ -165,7 +167,7 @@ def _digests(words: list[str]) -> Iterator[str]:
     from obd.config import load_image
 
     for word in words:
-        if word.startswith(("sha256:", _PROVED)):
+        if word.startswith(("sha256:", _PROVED, _UNPACKED)):
             yield word
             continue
         for lower in load_image(word).data_lowers:

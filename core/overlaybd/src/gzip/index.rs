@@ -81,7 +81,8 @@ impl Index {
             done += n as u64;
         }
         let hex: String = sum.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(format!("sha256:{hex}"))
+        // Not `sha256:`, which promises that the content has this hash.
+        Ok(format!("unpacked:{hex}"))
     }
 
     /// The file's name.

@@ -12,10 +12,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::blob::testing::Asked;
 use crate::blob::{check_range, Blob, MemoryBlob};
+use crate::cache::{CachedBlob, ChunkCache, Options};
 use crate::error::{Kind, Result};
 use crate::limits::GZIP_SPAN_BYTES;
 use crate::progress::silent;
 use crate::sink::MemorySink;
+use crate::sys::os::{OsClock, OsDisk};
 
 const SPAN: u32 = 1 << 20;
 
@@ -353,8 +355,24 @@ fn the_key_of_an_index_is_of_its_digest_and_all_of_its_bytes() {
     let all = [b"sha256:ab\0".as_slice(), &index].concat();
     let hex: String =
         ring::digest::digest(&ring::digest::SHA256, &all).as_ref().iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(key(&index, "sha256:ab"), format!("sha256:{hex}"));
+    assert_eq!(key(&index, "sha256:ab"), format!("unpacked:{hex}"));
     assert_ne!(key(&index, "sha256:ac"), key(&index, "sha256:ab"));
+}
+
+#[test]
+fn what_was_unpacked_is_no_forgery_to_who_checks_the_cache() {
+    let gzip = packed(&lines(200_000), 6);
+    let index = build(&gzip, SPAN).unwrap();
+    let key = Index::open(blob(&index)).unwrap().key("sha256:ab").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { min_free_bytes: 0, write_behind_bytes: 0, ..Options::new(dir.path(), 1 << 30) };
+    let cache = ChunkCache::open(options, Arc::new(OsDisk), Arc::new(OsClock::default())).unwrap();
+    let cached = CachedBlob::over(&cache, &key, Arc::new(view(&gzip, &index).unwrap())).unwrap().blob;
+    cached.read_at(&mut vec![0; cached.len() as usize], 0).unwrap();
+    drop(cached);
+    let found = cache.check(&key, true).unwrap();
+    assert!(found.is_right() && found.digest_matches.is_none() && found.checked > 0, "{found:?}");
+    assert_eq!(cache.check(&key, false).unwrap().checked, found.checked, "what was right has been dropped");
 }
 
 #[test]
