@@ -86,7 +86,8 @@ impl ChunkCache {
         ] {
             dict.set_item(name, counter.load(Relaxed))?;
         }
-        dict.set_item("used_bytes", self.cache.used_bytes())?;
+        // The first time this looks at all files of the directory.
+        dict.set_item("used_bytes", py.detach(|| self.cache.used_bytes()))?;
         Ok(dict)
     }
 

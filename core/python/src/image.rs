@@ -222,7 +222,8 @@ impl PyImage {
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let Some(Open { image, aging }) = self.inner.write().take() else { return Ok(()) };
-        py.detach(|| {
+        // What is last of the image goes in there, too: its layers note in the cache what was used.
+        py.detach(move || {
             drop(aging);
             if image.read_only() {
                 Ok(())

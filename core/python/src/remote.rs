@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use overlaybd::blob::{check_range, Blob, FileBlob, ProvenBlob, SparingBlob, SwitchBlob};
+use overlaybd::blob::{check_range, Blob, FileBlob, MemoryBlob, ProvenBlob, SparingBlob, SwitchBlob};
 use overlaybd::cache::{CachedBlob, Opened};
 use overlaybd::fetch::{self, FetchStats, Outage, Source};
 use overlaybd::merkle::Tree;
@@ -32,6 +32,15 @@ pub struct RemoteBlob {
     outage: Arc<Outage>,
     tree: Option<Arc<Tree>>,
     sparing: AtomicBool,
+}
+
+impl Drop for RemoteBlob {
+    fn drop(&mut self) {
+        // The last user of a cached blob writes down what was used: nothing to keep the interpreter for.
+        let nothing = Arc::new(SwitchBlob::new(Arc::new(MemoryBlob::new("", Vec::new()))));
+        let last = (std::mem::replace(&mut self.blob, nothing), self.cached.take());
+        Python::attach(|py| py.detach(|| drop(last)));
+    }
 }
 
 impl RemoteBlob {
