@@ -120,6 +120,7 @@ impl Image {
             return Err(Error::new(Kind::Limit, what));
         }
         old.check_sealable()?;
+        old.lengthen_to_seal()?;
         old.flush()?;
         let created = make_files(disk, new, self.size(), old)?;
         let cut = open_new(disk, new, self.size()).and_then(|upper| {

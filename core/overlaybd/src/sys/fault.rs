@@ -28,9 +28,18 @@ struct Plan {
     fault: Fault,
     follow_up: AtomicBool,
     no_holes: bool,
+    hides_holes: bool,
+    longest: u64,
 }
 
 impl Plan {
+    /// One of a fault that never comes.
+    fn new() -> Self {
+        let (seen, follow_up) = (AtomicU64::new(0), AtomicBool::new(false));
+        let (at, fault, longest) = (u64::MAX, Fault::Errno(0), u64::MAX);
+        Plan { seen, at, fault, follow_up, no_holes: false, hides_holes: false, longest }
+    }
+
     /// Counts an operation that changes something; Some if it is to go wrong.
     fn next(&self) -> Option<Fault> {
         if self.follow_up.swap(false, Ordering::Relaxed) {
@@ -38,6 +47,14 @@ impl Plan {
             return Some(Fault::Errno(errno));
         }
         (self.seen.fetch_add(1, Ordering::Relaxed) == self.at).then_some(self.fault)
+    }
+
+    /// Refuses a file of so many bytes, if it is too long.
+    fn check_len(&self, len: u64) -> io::Result<()> {
+        if len > self.longest {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
+        }
+        Ok(())
     }
 
     /// As `next`, for operations that cannot fall short.
@@ -60,15 +77,23 @@ pub struct FaultDisk {
 impl FaultDisk {
     /// Plans one fault.
     pub fn new(inner: Arc<dyn Disk>, at: u64, fault: Fault) -> Self {
-        let plan = Plan { seen: AtomicU64::new(0), at, fault, follow_up: AtomicBool::new(false), no_holes: false };
-        FaultDisk { inner, plan: Arc::new(plan) }
+        FaultDisk { inner, plan: Arc::new(Plan { at, fault, ..Plan::new() }) }
     }
 
     /// A disk of which nothing goes wrong but that no file can have a hole punched, as on some file systems.
     pub fn without_holes(inner: Arc<dyn Disk>) -> Self {
-        let (seen, follow_up) = (AtomicU64::new(0), AtomicBool::new(false));
-        let plan = Plan { seen, at: u64::MAX, fault: Fault::Errno(0), follow_up, no_holes: true };
-        FaultDisk { inner, plan: Arc::new(plan) }
+        FaultDisk { inner, plan: Arc::new(Plan { no_holes: true, ..Plan::new() }) }
+    }
+
+    /// A disk of which nothing goes wrong but that a file is said to be data from its first byte to its last, which is
+    /// what Linux says for file systems that do not know.
+    pub fn hiding_holes(inner: Arc<dyn Disk>) -> Self {
+        FaultDisk { inner, plan: Arc::new(Plan { hides_holes: true, ..Plan::new() }) }
+    }
+
+    /// A disk of which nothing goes wrong but that no file can be longer than so many bytes.
+    pub fn with_longest_file(inner: Arc<dyn Disk>, bytes: u64) -> Self {
+        FaultDisk { inner, plan: Arc::new(Plan { longest: bytes, ..Plan::new() }) }
     }
 
     /// Operations counted so far: whether the fault has come is `counted() > at`.
@@ -127,6 +152,7 @@ impl File for FaultFile {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.plan.check_len(offset + buf.len() as u64)?;
         match self.plan.next() {
             None => self.inner.write_at(buf, offset),
             Some(Fault::Errno(errno)) => Err(io::Error::from_raw_os_error(errno)),
@@ -154,6 +180,7 @@ impl File for FaultFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.plan.check_len(len)?;
         self.plan.fail()?;
         self.inner.set_len(len)
     }
@@ -177,10 +204,16 @@ impl File for FaultFile {
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        if self.plan.hides_holes {
+            return Ok((offset < self.inner.len()?).then_some(offset));
+        }
         self.inner.next_data(offset)
     }
 
     fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        if self.plan.hides_holes {
+            return self.inner.len();
+        }
         self.inner.next_hole(offset)
     }
 

@@ -4,6 +4,7 @@ mod boots;
 mod crash;
 mod disk;
 mod golden;
+mod growth;
 mod limits;
 mod live;
 mod live_threads;

@@ -265,23 +265,26 @@ impl Upper {
         self.flush()
     }
 
+    /// Changes the length of the files first: where the system refuses that, the old size stays in them.
     fn write_size(&self, size: u64) -> Result<()> {
-        if !self.is_warp() {
-            write_all(&*self.data, &size.to_le_bytes(), VIRTUAL_SIZE_AT as u64)?;
-        }
-        self.log.write_virtual_size(size)?;
+        let set_len =
+            |len| self.data.set_len(len).map_err(|e| Error::io("change the length", e).in_file(self.data.path()));
         if self.is_warp() {
-            self.data.set_len(size).map_err(|e| Error::io("change the length", e).in_file(self.data.path()))?;
+            set_len(size)?;
         } else if self.is_sparse() {
             let len = size.checked_add(BLOCK_BYTES as u64);
             let len = len.ok_or_else(|| Error::new(Kind::OutOfBounds, format!("a size of {size} bytes")))?;
             // What a seal has put behind the device, if this was sealed before, is not to become its content. One
             // without a size may have lost that with the power, and not its content.
-            let end = if self.virtual_size() > 0 { len.min(self.virtual_size() + BLOCK_BYTES as u64) } else { len };
-            for len in [end, len] {
-                self.data.set_len(len).map_err(|e| Error::io("change the length", e).in_file(self.data.path()))?;
+            if self.virtual_size() > 0 {
+                set_len(len.min(self.virtual_size() + BLOCK_BYTES as u64))?;
             }
+            set_len(len)?;
         }
+        if !self.is_warp() {
+            write_all(&*self.data, &size.to_le_bytes(), VIRTUAL_SIZE_AT as u64)?;
+        }
+        self.log.write_virtual_size(size)?;
         self.virtual_size.store(size, Ordering::Release);
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! Format: lsmt, "close_seal (in place)".
 
+use super::sparse::Blocks;
 use super::{Layout, Upper};
 use crate::error::{Error, Kind, Result};
 use crate::limits::{MAX_RO_ENTRIES, SECTOR};
@@ -32,9 +33,7 @@ impl Upper {
         let mut segments = self.segments();
         let at = match &self.layout {
             Layout::Append(tail) => tail.end(),
-            // In a block of its own: in one that the device ends in, it would make data of what this layer does not
-            // hold there, should the pair be opened as an upper again.
-            Layout::Sparse(blocks) => (BLOCK_BYTES as u64 + self.virtual_size()).next_multiple_of(blocks.bytes()),
+            Layout::Sparse(blocks) => self.end_in(blocks),
             Layout::Warp(_) => return Err(self.not_sealable()),
         };
         for zeroed in segments.iter_mut().filter(|s| s.zeroed) {
@@ -62,6 +61,12 @@ impl Upper {
         Ok(())
     }
 
+    /// Where the data file of a sparse layer goes on behind the device: in a block of its own. In one that the device
+    /// ends in, it would make data of what this layer does not hold there, should the pair be opened as an upper again.
+    fn end_in(&self, blocks: &Blocks) -> u64 {
+        (BLOCK_BYTES as u64 + self.virtual_size()).next_multiple_of(blocks.bytes())
+    }
+
     /// Whether the index is short enough for a reader of the sealed layer.
     ///
     /// # Errors
@@ -76,6 +81,20 @@ impl Upper {
             return Err(Error::new(Kind::Limit, what).in_file(self.data.path()));
         }
         Ok(())
+    }
+
+    /// Makes sure that the data file of a sparse layer, which is as long as the device, can be longer by the longest
+    /// index and the trailer. Only trying tells; what is behind the device is nobody's, so the file stays as long.
+    ///
+    /// # Errors
+    /// `Io` if it cannot.
+    pub fn lengthen_to_seal(&self) -> Result<()> {
+        let Layout::Sparse(blocks) = &self.layout else { return Ok(()) };
+        let len = self.end_in(blocks) + MAX_RO_ENTRIES * ENTRY_BYTES as u64 + BLOCK_BYTES as u64;
+        self.data.set_len(len).map_err(|e| {
+            let what = "lengthen the data file by index and trailer (if it is as long as files can be: commit instead)";
+            Error::io(what, e).in_file(self.data.path())
+        })
     }
 
     fn not_sealable(&self) -> Error {
