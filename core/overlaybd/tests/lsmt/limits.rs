@@ -119,6 +119,32 @@ fn a_seal_that_fails_leaves_a_working_layer() {
 }
 
 #[test]
+fn a_seal_that_fails_closes_the_layer_only_if_a_flush_failed() {
+    let mut after = Vec::new();
+    for at in 0.. {
+        let disk = MemDisk::default();
+        small(&disk, false);
+        let faulty = FaultDisk::new(Arc::new(disk.clone()), at, Fault::Errno(libc::ENOSPC));
+        let Ok(upper) = Upper::open(&faulty, &files().0, &files().1) else { continue };
+        if upper.write_at(&[5; 4096], 4096, nothing_below).is_err() {
+            continue;
+        }
+        if upper.seal().is_ok() {
+            break;
+        }
+        let works = upper.write_at(&[6; 4096], 8192, nothing_below).and_then(|()| upper.flush()).is_ok();
+        after.push(works);
+        if works {
+            upper.seal().unwrap();
+            let layer = Layer::open(Arc::new(MemoryBlob::new("sealed", disk.content(&files().0)))).unwrap();
+            assert!(flatten(&Stack::new(vec![layer]).unwrap())[8192..12288].iter().all(|b| *b == 6));
+        }
+    }
+    // Length, index and trailer, flush of the data, note that it is durable, flush of the log.
+    assert_eq!(after, [true, true, false, true, false]);
+}
+
+#[test]
 fn threads_that_write_at_once_leave_what_the_log_says() {
     for sparse in [false, true] {
         let dir = tempfile::tempdir().unwrap();

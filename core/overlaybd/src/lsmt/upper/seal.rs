@@ -45,15 +45,19 @@ impl Upper {
         bytes.extend(self.trailer(at, entries as u64).to_block());
         let written = (self.data.set_len(at).map_err(|e| Error::io("cut the data file", e).in_file(self.data.path())))
             .and_then(|()| write_all(&*self.data, &bytes, at));
-        if let Err(e) = written {
+        let undone = |e: Error| {
             // Only tidies up: what is left behind the data is garbage like any other.
             let _ = self.data.set_len(at);
-            return Err(e.context("seal"));
+            e.context("seal")
+        };
+        written.map_err(undone)?;
+        let mut flushed = self.data.sync_data().map_err(|e| Error::io("flush", e).in_file(self.data.path()));
+        if flushed.is_ok() {
+            // The log too: a flush that comes now finds nothing left to do, while a restart may yet read the pair.
+            self.log.prove_all(&mut state).map_err(undone)?;
+            flushed = self.log.sync_log();
         }
-        // The log too: a flush that comes now finds nothing left to do, while a restart may yet read the pair.
-        let data = self.data.sync_data().map_err(|e| Error::io("flush", e).in_file(self.data.path()));
-        let proven = data.and_then(|()| self.log.prove_all(&mut state));
-        if let Err(e) = proven.and_then(|()| self.log.sync_log()) {
+        if let Err(e) = flushed {
             self.log.close(&mut state, Kind::Io, &format!("sealing failed, close the layer: {e}"));
             return Err(e.context("seal"));
         }
