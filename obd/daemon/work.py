@@ -51,7 +51,7 @@ class Pool:
                 job = self._queue.popleft()
             try:
                 job()
-            except Exception:
+            except BaseException:  # a panic of the core is no Exception, and no reason to lose the thread
                 _log.exception("a job failed")
             del job  # what it held must not live until the next one
 

@@ -99,6 +99,20 @@ def test_a_pool_is_bounded_and_ends_its_threads() -> None:
     assert sum(running.acquire(blocking=False) for _ in jobs) == 3
 
 
+def test_a_pool_outlives_a_job_in_which_the_core_panics(caplog: pytest.LogCaptureFixture) -> None:
+    class Panic(BaseException):
+        """As PyO3's, which is no `Exception`."""
+
+    def panics() -> None:
+        raise Panic("so it did")
+
+    pool, done = Pool("test", 1), threading.Event()
+    pool.submit(panics)
+    pool.submit(done.set)
+    assert done.wait(END_S)
+    assert "so it did" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("config", "path", "dev_id"),
     [

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-use crate::sync::Mutex;
+use crate::sync::{thread, Mutex};
 
 use super::Image;
 use crate::blob::Blob;
@@ -72,9 +72,12 @@ fn open_layers(lowers: &[Stored], recorder: &Arc<Recorder>) -> Result<Vec<Layer>
         done.lock()
             .push((number, layer.map_err(|e| e.in_file(stored.blob.name()).context(format!("layer {}", number + 1)))));
     };
-    crate::sync::thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 1..lowers.len().min(OPEN_THREADS) {
-            scope.spawn(work);
+            // Where the system has no thread left, this one opens what the others do not.
+            if thread::Builder::new().name("obd-open".into()).spawn_scoped(scope, work).is_err() {
+                break;
+            }
         }
         work();
     });

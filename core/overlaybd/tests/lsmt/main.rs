@@ -11,5 +11,6 @@ mod live_threads;
 mod model;
 mod stacks;
 mod support;
+mod threads;
 mod warp;
 mod warp_model;

@@ -61,6 +61,25 @@ impl Builder {
         })?);
         Ok(JoinHandle::Simulated { number, result })
     }
+
+    /// Starts a thread that ends before the scope does.
+    ///
+    /// # Errors
+    /// That of the machine.
+    pub fn spawn_scoped<'scope>(
+        self,
+        scope: &Scope<'scope, '_>,
+        body: impl FnOnce() + Send + 'scope,
+    ) -> io::Result<()> {
+        let name = self.name.unwrap_or_else(|| "scoped".into());
+        let Some((world, me)) = here() else {
+            return std::thread::Builder::new().name(name).spawn_scoped(scope.real, body).map(drop);
+        };
+        let number = world.add(&name, world.process_of(me));
+        scope.numbers.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+        drop(scope.real.spawn(move || world::live(&world, number, body)));
+        Ok(())
+    }
 }
 
 /// As `std::thread::JoinHandle`.
@@ -107,19 +126,6 @@ impl<T> JoinHandle<T> {
 pub struct Scope<'scope, 'env: 'scope> {
     real: &'scope std::thread::Scope<'scope, 'env>,
     numbers: Mutex<Vec<usize>>,
-}
-
-impl<'scope> Scope<'scope, '_> {
-    /// Starts a thread that ends before the scope does.
-    pub fn spawn(&self, body: impl FnOnce() + Send + 'scope) {
-        let Some((world, me)) = here() else {
-            drop(self.real.spawn(body));
-            return;
-        };
-        let number = world.add("scoped", world.process_of(me));
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).push(number);
-        drop(self.real.spawn(move || world::live(&world, number, body)));
-    }
 }
 
 /// Waits for the threads of a scope in simulated time, also when it is left by unwinding.
