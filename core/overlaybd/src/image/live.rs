@@ -222,10 +222,9 @@ impl Image {
             let what = format!("a size of {size_bytes} bytes would cut the device of {present}: it can only grow");
             return Err(Error::new(Kind::Invalid, what));
         }
-        if size_bytes > present {
-            upper.resize(size_bytes)?;
-            self.size.store(size_bytes, Ordering::Release);
-        }
+        // Also to the present size: it may be one that a process wrote which died before it was durable.
+        upper.resize(size_bytes)?;
+        self.size.store(size_bytes, Ordering::Release);
         Ok(())
     }
 }

@@ -91,3 +91,38 @@ fn a_sparse_upper_for_whose_index_its_file_has_no_room_is_refused_before_the_cut
     image.flush().unwrap();
     assert!(disk.open(&files("u1").0, Mode::Read).is_err(), "no new upper is left behind");
 }
+
+#[test]
+fn a_log_structured_upper_has_the_size_of_its_log_wherever_power_failed_while_it_grew() {
+    for (name, said, size) in [("grew", SIZE, 2 * SIZE), ("did not", 2 * SIZE, SIZE), ("inherited", 0, SIZE)] {
+        let disk = MemDisk::default();
+        new_pair(&disk, "u0", size, false);
+        let data = disk.open(&files("u0").0, Mode::Write).unwrap();
+        data.write_at(&said.to_le_bytes(), VIRTUAL_SIZE_AT as u64).unwrap();
+        let as_layer = || open_as_layer(&disk, &files("u0").0, &files("u0").1).unwrap().0;
+        assert_eq!(as_layer().header().virtual_size, size, "{name}: of a commit");
+        assert_eq!(image(&disk, &[]).size(), size, "{name}");
+        let head = &disk.content(&files("u0").0)[VIRTUAL_SIZE_AT..][..8];
+        assert_eq!(head, size.to_le_bytes(), "{name}: of a commit once it is sealed");
+    }
+}
+
+#[test]
+fn growth_to_the_present_size_is_durable_too() {
+    for sparse in [false, true] {
+        let disk = MemDisk::default();
+        new_pair(&disk, "u0", SIZE, sparse);
+        let present = image(&disk, &[]);
+        present.flush().unwrap();
+        // As a process leaves it that was killed before its growth was durable.
+        for path in [files("u0").0, files("u0").1] {
+            let file = disk.open(&path, Mode::Write).unwrap();
+            file.write_at(&(2 * SIZE).to_le_bytes(), VIRTUAL_SIZE_AT as u64).unwrap();
+        }
+        drop(present);
+        image(&disk, &[]).resize(2 * SIZE).unwrap();
+        disk.lose_writes();
+        disk.crash(&mut Random(1));
+        assert_eq!(image(&disk, &[]).size(), 2 * SIZE, "sparse: {sparse}");
+    }
+}

@@ -13,7 +13,7 @@ use super::survey::{self, Verdict};
 use super::{file_len, runs, Layout, Replay, Upper, DISCARD_RECORDS};
 use crate::error::{Error, Result};
 use crate::limits::SECTOR;
-use crate::lsmt::header::{Header, BLOCK_BYTES, FIRST_DATA_SECTOR};
+use crate::lsmt::header::{Header, BLOCK_BYTES, FIRST_DATA_SECTOR, VIRTUAL_SIZE_AT};
 use crate::lsmt::index::MutableIndex;
 use crate::lsmt::layer::check;
 use crate::lsmt::segment::Segment;
@@ -38,8 +38,13 @@ impl Tail {
 }
 
 /// Opens the pair for writing.
-pub(super) fn open(data: Arc<dyn File>, header: Header, index: Arc<dyn File>, boot: u64) -> Result<Upper> {
+pub(super) fn open(data: Arc<dyn File>, mut header: Header, index: Arc<dyn File>, boot: u64) -> Result<Upper> {
     let virtual_size = survey::read_header(&*index)?.virtual_size;
+    if header.virtual_size != virtual_size {
+        // Power failed while it grew. Once sealed, the layer is described by this header.
+        write_all(&*data, &virtual_size.to_le_bytes(), VIRTUAL_SIZE_AT as u64)?;
+        header.virtual_size = virtual_size;
+    }
     let Replay { map, survey } = replay(&data, &*index, boot)?;
     let len = file_len(&*data)?;
     let end = len - len % SECTOR;

@@ -319,15 +319,16 @@ impl Upper {
 pub fn open_as_layer(disk: &dyn Disk, data: &Path, index: &Path) -> Result<(Layer, u64)> {
     let data = disk.open(data, Mode::Read)?;
     lock(&*data, false)?;
-    let header = data_header(&data)?;
+    let mut header = data_header(&data)?;
     let index = disk.open(index, Mode::Read)?;
-    let mut trailer = Header { flags: TRAILER_FLAGS | header.flags & SPARSE, ..header.clone() };
     let replay = if header.has(SPARSE) {
         derive::derive(&data, &header, &*index)?.replay
     } else {
-        trailer.virtual_size = survey::read_header(&*index)?.virtual_size;
+        // The device's, which the data file need not say yet: see `append::open`.
+        header.virtual_size = survey::read_header(&*index)?.virtual_size;
         append::replay(&data, &*index, disk.boot())?
     };
+    let trailer = Header { flags: TRAILER_FLAGS | header.flags & SPARSE, ..header.clone() };
     let blob: Arc<dyn Blob> = Arc::new(FileBlob::new(data)?);
     Ok((Layer::from_parts(blob, header, trailer, replay.map.iter().collect()), replay.survey.cut))
 }
