@@ -6,6 +6,9 @@ pub const SECTOR: u64 = 512;
 /// Read-only layers in one stack: layer tags are 8 bits, and one value is the writable layer's.
 pub const MAX_LAYERS: usize = 255;
 
+/// Bytes of a device: up to the sector that index entries keep for padding.
+pub const MAX_DEVICE_BYTES: u64 = ((1 << 50) - 1) * SECTOR;
+
 /// Index entries of one read-only file, padding included (upstream refuses more).
 pub const MAX_RO_ENTRIES: u64 = 1_000_000;
 

@@ -212,7 +212,7 @@ impl Image {
     ///
     /// # Errors
     /// `ReadOnly` without an upper; `Invalid` for a smaller size; `OutOfBounds` for one that is no multiple of 512;
-    /// `NoSpace`, `Io`.
+    /// `Limit` for one beyond `limits::MAX_DEVICE_BYTES`; `NoSpace`, `Io`.
     pub fn resize(&self, size_bytes: u64) -> Result<()> {
         let mut changing = self.changing.lock();
         self.finish(&mut changing)?;

@@ -4,7 +4,7 @@ use super::commit::{check_count, committed_header, write_end, CommitOptions, Com
 use super::header::FIRST_DATA_SECTOR;
 use super::index::push_coalesced;
 use super::segment::Segment;
-use super::stack::sectors;
+use super::stack::{check_size, sectors};
 use super::uuid::Uuid;
 use crate::disk::{walk, DiskImage, Holes, Run};
 use crate::error::Result;
@@ -22,8 +22,8 @@ const ZERO_SECTORS: u64 = 8192;
 /// says where there are zeros. The caller finishes the sink. Progress is in bytes of the disk.
 ///
 /// # Errors
-/// `OutOfBounds` for a disk that is no multiple of 512 bytes long; `Limit` for a long message or a disk too
-/// fragmented for one layer (found only after a part has been written); those of disk, sink and `progress`.
+/// `OutOfBounds` for a disk that is no multiple of 512 bytes long; `Limit` for a long message, too large a disk or one
+/// too fragmented for one layer (found only after a part has been written); those of disk, sink and `progress`.
 pub fn import(
     disk: &dyn DiskImage,
     holes: Holes,
@@ -32,6 +32,7 @@ pub fn import(
     progress: &mut Progress<'_>,
 ) -> Result<Committed> {
     sectors(0, disk.len())?;
+    check_size(disk.len())?;
     let header = committed_header(options, disk.len(), Uuid::NULL)?;
     let start = sink.position();
     sink.write(&header.to_block())?;

@@ -10,7 +10,7 @@ use super::layer::Layer;
 use super::segment::Segment;
 use crate::blob::Blob;
 use crate::error::{Error, Kind, Result};
-use crate::limits::{MAX_LAYERS, SECTOR};
+use crate::limits::{MAX_DEVICE_BYTES, MAX_LAYERS, SECTOR};
 
 /// Up to 255 layers and their merged index.
 pub struct Stack {
@@ -133,6 +133,18 @@ pub(super) fn sectors(offset: u64, len: u64) -> Result<Range<u64>> {
             Err(Error::new(Kind::OutOfBounds, what))
         }
     }
+}
+
+/// Refuses the size of a device, in bytes, to whose end index entries do not reach.
+///
+/// # Errors
+/// `Limit` beyond [`MAX_DEVICE_BYTES`].
+pub(super) fn check_size(size: u64) -> Result<()> {
+    if size <= MAX_DEVICE_BYTES {
+        return Ok(());
+    }
+    let what = format!("a device of {size} bytes; index entries reach to {MAX_DEVICE_BYTES}");
+    Err(Error::new(Kind::Limit, what))
 }
 
 /// Splits `count` sectors off the front of `rest`.

@@ -4,13 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use overlaybd::blob::MemoryBlob;
+use overlaybd::disk::{Holes, Raw};
 use overlaybd::lsmt::commit::{commit, CommitOptions};
-use overlaybd::lsmt::header::{COMMITTED_FLAGS, TRAILER_FLAGS};
+use overlaybd::lsmt::header::{COMMITTED_FLAGS, TRAILER_FLAGS, VIRTUAL_SIZE_AT};
+use overlaybd::lsmt::import::import;
 use overlaybd::lsmt::upper::{create, CreateOptions};
 use overlaybd::lsmt::{Header, Layer, Segment, Stack, Upper, Uuid};
 use overlaybd::progress::silent;
 use overlaybd::sink::MemorySink;
 use overlaybd::sys::fault::{Fault, FaultDisk};
+use overlaybd::sys::{Disk, Mode};
 use overlaybd::Kind;
 
 use crate::disk::MemDisk;
@@ -175,5 +178,60 @@ fn threads_that_write_at_once_leave_what_the_log_says() {
         }
         drop(upper);
         assert!(flatten_upper(&open(&pair(dir.path(), "many")), None) == device, "sparse {sparse}");
+    }
+}
+
+/// As the format has it: entries say sectors in 50 bits, and the last number is padding.
+const MAX_DEVICE_BYTES: u64 = ((1 << 50) - 1) * 512;
+
+#[test]
+fn a_device_that_index_entries_do_not_reach_to_the_end_of_is_refused() {
+    for sparse in [false, true] {
+        let disk = MemDisk::default();
+        let new = |size| create(&disk, &files().0, &files().1, &CreateOptions { size, sparse, ..Default::default() });
+        assert_eq!(new(MAX_DEVICE_BYTES + 512).unwrap_err().kind(), Kind::Limit);
+        new(1 << 20).unwrap();
+        let upper = Upper::open(&disk, &files().0, &files().1).unwrap();
+        for size in [MAX_DEVICE_BYTES + 512, 1 << 63, u64::MAX - 511] {
+            assert_eq!(upper.resize(size).unwrap_err().kind(), Kind::Limit, "{size}");
+        }
+        upper.resize(MAX_DEVICE_BYTES).unwrap();
+        upper.write_at(&[5; 4096], MAX_DEVICE_BYTES - 4096, nothing_below).unwrap();
+        drop(upper);
+        let upper = Upper::open(&disk, &files().0, &files().1).unwrap();
+        let mut last = [0; 512];
+        upper.read_at(&mut last, MAX_DEVICE_BYTES - 512, nothing_below).unwrap();
+        assert_eq!(last, [5; 512], "the last sector");
+    }
+    let disk = MemDisk::default();
+    disk.put(&files().0, &[1; 512]);
+    let large = Raw::of_size(disk.open(&files().0, Mode::Read).unwrap(), MAX_DEVICE_BYTES + 512).unwrap();
+    let mut sink = MemorySink::default();
+    let error = import(&large, Holes::Zeros, &CommitOptions::default(), &mut sink, &mut silent).unwrap_err();
+    assert_eq!((error.kind(), sink.bytes.len()), (Kind::Limit, 0));
+}
+
+#[test]
+fn a_layer_that_says_more_than_its_entries_can_is_written_to_as_far_as_they_reach() {
+    for sparse in [false, true] {
+        let disk = MemDisk::default();
+        small(&disk, sparse);
+        for path in [files().0, files().1] {
+            let file = disk.open(&path, Mode::Write).unwrap();
+            if file.len().unwrap() > 0 {
+                file.write_at(&(1u64 << 60).to_le_bytes(), VIRTUAL_SIZE_AT as u64).unwrap();
+            }
+        }
+        let upper = Upper::open(&disk, &files().0, &files().1).unwrap();
+        upper.write_at(&[5; 512], MAX_DEVICE_BYTES - 512, nothing_below).unwrap();
+        for at in [MAX_DEVICE_BYTES - 512, MAX_DEVICE_BYTES, 1 << 59] {
+            assert_eq!(upper.write_at(&[6; 1024], at, nothing_below).unwrap_err().kind(), Kind::Limit, "{at}");
+            assert_eq!(upper.discard(at, 1024).unwrap_err().kind(), Kind::Limit, "{at}");
+        }
+        drop(upper);
+        let upper = Upper::open(&disk, &files().0, &files().1).unwrap();
+        let mut last = [0; 512];
+        upper.read_at(&mut last, MAX_DEVICE_BYTES - 512, nothing_below).unwrap();
+        assert_eq!(last, [5; 512]);
     }
 }

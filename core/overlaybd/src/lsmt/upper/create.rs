@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::directory;
 use crate::error::{Error, Kind, Result};
-use crate::limits::SECTOR;
 use crate::lsmt::header::{Header, BLOCK_BYTES, DATA, HEADER, SPARSE};
+use crate::lsmt::stack::{check_size, sectors};
 use crate::lsmt::uuid::Uuid;
 use crate::sys::{read_exact, write_all, Disk, File, Mode};
 
@@ -36,14 +36,12 @@ pub struct CreateOptions {
 /// The index file of a sparse layer stays empty until the layer is first opened for writing.
 ///
 /// # Errors
-/// `Exists`, `OutOfBounds` for an odd size, `Limit` for a long message, `NoSpace`, `Io`.
+/// `Exists`, `OutOfBounds` for an odd size, `Limit` for too large a one and for a long message, `NoSpace`, `Io`.
 pub fn create(disk: &dyn Disk, data: &Path, index: &Path, options: &CreateOptions) -> Result<()> {
     let CreateOptions { size, sparse, warp, uuid, parent_uuid, tag } = options;
     let sparse = *sparse && !warp;
-    let sparse_len = size.checked_add(BLOCK_BYTES as u64).filter(|_| size.is_multiple_of(SECTOR));
-    let Some(sparse_len) = sparse_len else {
-        return Err(Error::new(Kind::OutOfBounds, format!("a size of {size} bytes is not a number of sectors")));
-    };
+    sectors(0, *size)?;
+    check_size(*size)?;
     let uuid = uuid.map_or_else(Uuid::random, Ok)?;
     let flags = HEADER | if sparse { SPARSE } else { 0 };
     let data_header = Header::new(flags | DATA, *size, uuid, *parent_uuid, tag)?;
@@ -63,7 +61,7 @@ pub fn create(disk: &dyn Disk, data: &Path, index: &Path, options: &CreateOption
             disk.sync_dir(directory(index))?;
         }
         if sparse {
-            set_len(sparse_len)?;
+            set_len(size + BLOCK_BYTES as u64)?;
         }
         if *warp {
             set_len(*size)?;

@@ -99,7 +99,7 @@ fn judge(record: &Segment) -> Verdict {
     let in_place = record.moffset == record.offset + FIRST_DATA_SECTOR;
     if *record == nothing {
         Verdict::Torn
-    } else if record.length > 0 && record.end() < INVALID_OFFSET && in_place {
+    } else if record.length > 0 && record.end() <= INVALID_OFFSET && in_place {
         Verdict::Good
     } else {
         Verdict::Bad

@@ -15,7 +15,7 @@ use super::header::{Header, BLOCK_BYTES, SPARSE, TRAILER_FLAGS, VIRTUAL_SIZE_AT}
 use super::index::MutableIndex;
 use super::layer::{read_header, Layer};
 use super::segment::{Segment, MAX_LENGTH};
-use super::stack::{sectors, take};
+use super::stack::{check_size, sectors, take};
 use super::warp::REMOTE;
 use crate::blob::{Blob, FileBlob};
 use crate::error::{Error, Kind, Result};
@@ -251,7 +251,8 @@ impl Upper {
     /// that it does not come back when the device grows again.
     ///
     /// # Errors
-    /// `OutOfBounds` if `size` is no multiple of 512; else as [`Upper::write_at`].
+    /// `OutOfBounds` if `size` is no multiple of 512, `Limit` beyond `limits::MAX_DEVICE_BYTES`; else as
+    /// [`Upper::write_at`].
     pub fn resize(&self, size: u64) -> Result<()> {
         let kept = sectors(0, size)?.end;
         let mut outside = Vec::new();
@@ -267,13 +268,13 @@ impl Upper {
 
     /// Changes the length of the files first: where the system refuses that, the old size stays in them.
     fn write_size(&self, size: u64) -> Result<()> {
+        check_size(size)?;
         let set_len =
             |len| self.data.set_len(len).map_err(|e| Error::io("change the length", e).in_file(self.data.path()));
         if self.is_warp() {
             set_len(size)?;
         } else if self.is_sparse() {
-            let len = size.checked_add(BLOCK_BYTES as u64);
-            let len = len.ok_or_else(|| Error::new(Kind::OutOfBounds, format!("a size of {size} bytes")))?;
+            let len = size + BLOCK_BYTES as u64;
             // What a seal has put behind the device, if this was sealed before, is not to become its content. One
             // without a size may have lost that with the power, and not its content.
             if self.virtual_size() > 0 {
@@ -296,6 +297,7 @@ impl Upper {
             let what = format!("{len} bytes at {offset} reach beyond the device of {size} bytes");
             return Err(Error::new(Kind::OutOfBounds, what));
         }
+        check_size(offset + len)?;
         Ok(range)
     }
 

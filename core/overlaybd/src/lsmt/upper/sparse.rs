@@ -18,7 +18,7 @@ use super::log::{rewrite, Log};
 use super::survey::Survey;
 use super::{directory, Below, Layout, Replay, Upper, DISCARD_RECORDS};
 use crate::error::{Error, Result};
-use crate::limits::{MAX_GRANULE_BYTES, SECTOR};
+use crate::limits::{MAX_DEVICE_BYTES, MAX_GRANULE_BYTES, SECTOR};
 use crate::lsmt::header::{Header, BLOCK_BYTES, FIRST_DATA_SECTOR, HEADER, SPARSE};
 use crate::lsmt::index::{coalesce, MutableIndex};
 use crate::lsmt::segment::Segment;
@@ -129,7 +129,7 @@ impl Upper {
     fn write_blocks(&self, blocks: &Blocks, buf: &[u8], range: Range<u64>, below: &mut Below<'_>) -> Result<()> {
         // The device may end within a block. What lies behind is nobody's: an entry for it would be one of a layer that
         // maps beyond its own end.
-        let device_end = (self.virtual_size() / SECTOR).max(range.end);
+        let device_end = (self.virtual_size().min(MAX_DEVICE_BYTES) / SECTOR).max(range.end);
         let Range { start, end } = blocks.widen(&range);
         let wide = start..end.min(device_end);
         {
