@@ -5,6 +5,7 @@ mod crash;
 mod disk;
 mod golden;
 mod growth;
+mod holes;
 mod limits;
 mod live;
 mod live_threads;

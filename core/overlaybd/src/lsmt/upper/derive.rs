@@ -2,8 +2,9 @@
 //!
 //! Upstream keeps no log. Putting the two together honours what it wrote in between:
 //!
-//! 1. A logged write counts. One that was never flushed counts only where the file has data: power
-//!    may have gone before its bytes were there, and then the old content is the right one.
+//! 1. A logged write counts. One that was never flushed counts only where the file has data, unless the
+//!    log says that it is of this boot of the system: power may have gone before its bytes were there, and
+//!    then the old content is the right one. (File systems that compress make holes of zeros.)
 //! 2. A logged discard counts where the file has a hole. Where the file has data, something was written
 //!    later without a log (or the range shares a block with data, and reads zeros all the same): data.
 //! 3. Data that the log does not mention was written without a log: data.
@@ -41,8 +42,8 @@ pub(super) fn entries(range: Range<u64>, zeroed: bool) -> impl Iterator<Item = S
     runs(range).map(entry)
 }
 
-/// Puts log and holes together (see above); writes nothing.
-pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File) -> Result<Derived> {
+/// Puts log and holes together (see above); writes nothing. `boot` is that of the system, 0 if unknown.
+pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File, boot: u64) -> Result<Derived> {
     let mut extents = extents(&**data)?;
     if header.virtual_size > 0 {
         // Behind the device are index and trailer, if the layer has been sealed and is written to all the same.
@@ -55,6 +56,8 @@ pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File) ->
     if current {
         check_owner(index, header)?;
         survey = survey::survey(index, true, 0, judge)?;
+        // Those of an earlier boot that had not arrived are not in a log that notes this one: see `sparse::open`.
+        let certain = if boot != 0 && survey.boot == boot { survey.records } else { survey.durable };
         let end = (file_len(&**data)? / SECTOR).saturating_sub(FIRST_DATA_SECTOR);
         // Logs of old say more than the device has, where it ends within a block.
         let whole = 0..if header.virtual_size > 0 { end.min(header.virtual_size.div_ceil(SECTOR)) } else { end };
@@ -63,13 +66,13 @@ pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File) ->
                 map.insert(record); // which passes over a mark
                 return Ok(());
             }
-            let there = if number < survey.durable { std::slice::from_ref(&whole) } else { &extents[..] };
+            let there = if number < certain { std::slice::from_ref(&whole) } else { &extents[..] };
+            if number >= survey.durable {
+                unproven.extend(overlaps(&extents, record.offset..record.end()));
+            }
             let mut arrived = 0;
             for part in overlaps(there, record.offset..record.end()) {
                 arrived += part.end - part.start;
-                if number >= survey.durable {
-                    unproven.push(part.clone());
-                }
                 entries(part, false).for_each(|segment| map.insert(segment));
             }
             current &= arrived == u64::from(record.length);

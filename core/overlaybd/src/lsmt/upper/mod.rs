@@ -324,7 +324,7 @@ pub fn open_as_layer(disk: &dyn Disk, data: &Path, index: &Path) -> Result<(Laye
     let mut header = data_header(&data)?;
     let index = disk.open(index, Mode::Read)?;
     let replay = if header.has(SPARSE) {
-        derive::derive(&data, &header, &*index)?.replay
+        derive::derive(&data, &header, &*index, disk.boot())?.replay
     } else {
         // The device's, which the data file need not say yet: see `append::open`.
         header.virtual_size = survey::read_header(&*index)?.virtual_size;

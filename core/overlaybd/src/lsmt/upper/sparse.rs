@@ -15,6 +15,7 @@ use crate::sync::RwLock;
 
 use super::derive::{derive, entries, extents, missing, not_data, overlaps, Derived};
 use super::log::{rewrite, Log};
+use super::notes::Note;
 use super::survey::Survey;
 use super::{directory, Below, Layout, Replay, Upper, DISCARD_RECORDS};
 use crate::error::{Error, Result};
@@ -56,21 +57,27 @@ impl Blocks {
 /// Opens the pair for writing, and brings the log up to date.
 pub(super) fn open(disk: &dyn Disk, data: Arc<dyn File>, header: Header, path: &Path) -> Result<Upper> {
     let index = disk.open(path, Mode::Write)?;
-    let Derived { replay: Replay { map, survey }, unlogged, unproven, current } = derive(&data, &header, &*index)?;
+    let boot = disk.boot();
+    let Derived { replay: Replay { map, survey }, unlogged, unproven, current } =
+        derive(&data, &header, &*index, boot)?;
     // As the log does with its records (see there): a flush that failed may have lost their data.
     let bytes =
         |range: Range<u64>| (range.start + FIRST_DATA_SECTOR) * SECTOR..(range.end + FIRST_DATA_SECTOR) * SECTOR;
     unproven.into_iter().try_for_each(|range| rewrite(&*data, bytes(range)))?;
-    let log = if !current || survey.records > 2 * map.len() as u64 + SHORT_LOG {
-        rewrite_log(disk, &*data, &header, path, &map)?
+    let (log, noted) = if !current || survey.records > 2 * map.len() as u64 + SHORT_LOG {
+        (rewrite_log(disk, &*data, &header, path, &map)?, 0)
     } else {
         let log = Log::new(index, &survey, 0, 0)?;
         if !unlogged.is_empty() {
             append(&log, &unlogged)?;
             log.flush(&*data, true)?;
         }
-        log
+        (log, survey.boot)
     };
+    if boot != 0 && noted != boot {
+        // Without room for it the log only knows less.
+        let _ = append(&log, &[Note::Boot(boot).record()]);
+    }
     let layout = Layout::Sparse(Blocks::of(&*data));
     let virtual_size = AtomicU64::new(header.virtual_size);
     Ok(Upper { data, log, map: RwLock::new(map), header, virtual_size, layout, cut_records: survey.cut })

@@ -1,0 +1,72 @@
+//! What a sparse layer makes of the holes that a file system tells of, or does not.
+
+use std::path::{Path, PathBuf};
+
+use overlaybd::lsmt::upper::{create, open_as_layer, CreateOptions};
+use overlaybd::lsmt::Upper;
+use overlaybd::sys::{Disk, Mode};
+
+use crate::disk::MemDisk;
+use crate::support::*;
+
+const PAGE: u64 = 4096;
+
+fn files() -> (PathBuf, PathBuf) {
+    pair(Path::new("/"), "upper")
+}
+
+fn new(disk: &dyn Disk, size: u64, sparse: bool) -> overlaybd::Result<()> {
+    create(disk, &files().0, &files().1, &CreateOptions { size, sparse, ..CreateOptions::default() })
+}
+
+fn reopen(disk: &dyn Disk) -> overlaybd::Result<Upper> {
+    Upper::open(disk, &files().0, &files().1)
+}
+
+/// The first byte of each page; below the layer all is 9.
+fn pages(upper: &Upper) -> Vec<u8> {
+    let mut device = vec![0xee; upper.virtual_size() as usize];
+    let nines = |part: &mut [u8], _| {
+        part.fill(9);
+        Ok(())
+    };
+    upper.read_at(&mut device, 0, nines).unwrap();
+    device.chunks(PAGE as usize).map(|page| page[0]).collect()
+}
+
+#[test]
+fn zeros_that_a_file_system_keeps_as_a_hole_are_there_as_long_as_the_system_runs() {
+    for (reboots, flushed, expected) in [(false, false, 0), (true, false, 9), (true, true, 0)] {
+        let disk = MemDisk::default();
+        new(&disk, 3 * PAGE, true).unwrap();
+        let upper = reopen(&disk).unwrap();
+        upper.write_at(&[0; PAGE as usize], PAGE, nothing_below).unwrap();
+        if flushed {
+            upper.flush().unwrap();
+        }
+        drop(upper);
+        disk.open(&files().0, Mode::Write).unwrap().punch_hole(2 * PAGE, PAGE).unwrap();
+        if reboots {
+            disk.reboot();
+        }
+        let what = format!("reboots: {reboots}, flushed: {flushed}");
+        let (layer, _) = open_as_layer(&disk, &files().0, &files().1).unwrap();
+        assert_eq!(layer.segments().is_empty(), expected == 9, "{what}: for a commit");
+        assert_eq!(pages(&reopen(&disk).unwrap()), [9, expected, 9], "{what}");
+    }
+}
+
+#[test]
+fn a_write_that_a_loss_of_power_took_does_not_come_back_under_the_next_boot() {
+    let disk = MemDisk::default();
+    new(&disk, 3 * PAGE, true).unwrap();
+    let upper = reopen(&disk).unwrap();
+    upper.write_at(&[7; 2 * PAGE as usize], 0, nothing_below).unwrap();
+    drop(upper);
+    // The log had reached the disk, and so had the first of the two pages.
+    disk.open(&files().0, Mode::Write).unwrap().punch_hole(2 * PAGE, PAGE).unwrap();
+    disk.reboot();
+    for time in ["first", "second"] {
+        assert_eq!(pages(&reopen(&disk).unwrap()), [7, 9, 9], "opened for the {time} time");
+    }
+}
