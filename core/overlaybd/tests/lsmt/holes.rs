@@ -1,10 +1,13 @@
 //! What a sparse layer makes of the holes that a file system tells of, or does not.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use overlaybd::lsmt::upper::{create, open_as_layer, CreateOptions};
 use overlaybd::lsmt::Upper;
+use overlaybd::sys::fault::FaultDisk;
 use overlaybd::sys::{Disk, Mode};
+use overlaybd::Kind;
 
 use crate::disk::MemDisk;
 use crate::support::*;
@@ -69,4 +72,40 @@ fn a_write_that_a_loss_of_power_took_does_not_come_back_under_the_next_boot() {
     for time in ["first", "second"] {
         assert_eq!(pages(&reopen(&disk).unwrap()), [7, 9, 9], "opened for the {time} time");
     }
+}
+
+#[test]
+fn a_sparse_layer_is_not_made_where_the_file_system_does_not_tell_its_holes() {
+    let disk = MemDisk::default();
+    let hiding = FaultDisk::hiding_holes(Arc::new(disk.clone()));
+    for size in [0, 3 * PAGE] {
+        assert_eq!(new(&hiding, size, true).unwrap_err().kind(), Kind::Unsupported, "{size} bytes");
+    }
+    new(&hiding, 3 * PAGE, false).unwrap();
+    assert_eq!(pages(&reopen(&hiding).unwrap()), [9, 9, 9]);
+}
+
+#[test]
+fn a_sparse_layer_is_not_opened_where_the_file_system_does_not_tell_its_holes() {
+    let disk = MemDisk::default();
+    let hiding = FaultDisk::hiding_holes(Arc::new(disk.clone()));
+    new(&disk, 3 * PAGE, true).unwrap();
+    let refused = || {
+        let before = [disk.content(&files().0), disk.content(&files().1)];
+        assert_eq!(reopen(&hiding).err().unwrap().kind(), Kind::Unsupported);
+        let commit = open_as_layer(&hiding, &files().0, &files().1);
+        assert_eq!(commit.err().unwrap().kind(), Kind::Unsupported);
+        assert!([disk.content(&files().0), disk.content(&files().1)] == before);
+    };
+    refused();
+    let upper = reopen(&disk).unwrap();
+    upper.write_at(&[7; PAGE as usize], PAGE, nothing_below).unwrap();
+    drop(upper);
+    refused();
+    let upper = reopen(&disk).unwrap();
+    assert_eq!(pages(&upper), [9, 7, 9]);
+    // One that is data from end to end, as its log says, takes no harm.
+    upper.write_at(&[8; 3 * PAGE as usize], 0, nothing_below).unwrap();
+    drop(upper);
+    assert_eq!(pages(&reopen(&hiding).unwrap()), [8, 8, 8]);
 }

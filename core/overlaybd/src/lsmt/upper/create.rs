@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::derive::holes_unknown;
 use super::directory;
 use crate::error::{Error, Kind, Result};
 use crate::lsmt::header::{Header, BLOCK_BYTES, DATA, HEADER, SPARSE};
@@ -36,7 +37,8 @@ pub struct CreateOptions {
 /// The index file of a sparse layer stays empty until the layer is first opened for writing.
 ///
 /// # Errors
-/// `Exists`, `OutOfBounds` for an odd size, `Limit` for too large a one and for a long message, `NoSpace`, `Io`.
+/// `Exists`, `OutOfBounds` for an odd size, `Limit` for too large a one and for a long message, `NoSpace`, `Io`;
+/// `Unsupported` for a sparse layer on a file system that does not tell where holes are.
 pub fn create(disk: &dyn Disk, data: &Path, index: &Path, options: &CreateOptions) -> Result<()> {
     let CreateOptions { size, sparse, warp, uuid, parent_uuid, tag } = options;
     let sparse = *sparse && !warp;
@@ -61,7 +63,11 @@ pub fn create(disk: &dyn Disk, data: &Path, index: &Path, options: &CreateOption
             disk.sync_dir(directory(index))?;
         }
         if sparse {
-            set_len(size + BLOCK_BYTES as u64)?;
+            let len = size + BLOCK_BYTES as u64;
+            // A layer without a size yet is to find out too.
+            set_len(len.max(2 * BLOCK_BYTES as u64))?;
+            needs_holes(&*data_file)?;
+            set_len(len)?;
         }
         if *warp {
             set_len(*size)?;
@@ -72,6 +78,15 @@ pub fn create(disk: &dyn Disk, data: &Path, index: &Path, options: &CreateOption
     };
     // The error that led there says more than one from tidying up.
     fill().inspect_err(|_| drop(remove_new(disk, data, index)))
+}
+
+/// Refuses a file system that says data where an empty file has none: the layer would hide all that lies below.
+fn needs_holes(data: &dyn File) -> Result<()> {
+    match data.next_data(BLOCK_BYTES as u64) {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(holes_unknown(data)),
+        Err(e) => Err(Error::io("look for data", e).in_file(data.path())),
+    }
 }
 
 /// Removes the files of a layer that nothing has been written to; whoever is killed meanwhile leaves an unfinished one.

@@ -9,6 +9,8 @@
 //!    later without a log (or the range shares a block with data, and reads zeros all the same): data.
 //! 3. Data that the log does not mention was written without a log: data.
 //!
+//! A file system that does not tell where holes are makes all of the file data: that is refused.
+//!
 //! Rule 3 is right because a block of the file either has no room, or all its sectors belong to the
 //! layer: who writes to a part of a block (see `sparse`) fills in the rest.
 
@@ -45,6 +47,9 @@ pub(super) fn entries(range: Range<u64>, zeroed: bool) -> impl Iterator<Item = S
 /// Puts log and holes together (see above); writes nothing. `boot` is that of the system, 0 if unknown.
 pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File, boot: u64) -> Result<Derived> {
     let mut extents = extents(&**data)?;
+    let len = file_len(&**data)?;
+    let end = (len / SECTOR).saturating_sub(FIRST_DATA_SECTOR);
+    let solid = matches!(&extents[..], [all] if *all == (0..end));
     if header.virtual_size > 0 {
         // Behind the device are index and trailer, if the layer has been sealed and is written to all the same.
         let whole = 0..header.virtual_size.div_ceil(SECTOR);
@@ -58,7 +63,6 @@ pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File, bo
         survey = survey::survey(index, true, 0, judge)?;
         // Those of an earlier boot that had not arrived are not in a log that notes this one: see `sparse::open`.
         let certain = if boot != 0 && survey.boot == boot { survey.records } else { survey.durable };
-        let end = (file_len(&**data)? / SECTOR).saturating_sub(FIRST_DATA_SECTOR);
         // Logs of old say more than the device has, where it ends within a block.
         let whole = 0..if header.virtual_size > 0 { end.min(header.virtual_size.div_ceil(SECTOR)) } else { end };
         survey::scan(index, 0..survey.records, |number, record| {
@@ -81,10 +85,21 @@ pub(super) fn derive(data: &Arc<dyn File>, header: &Header, index: &dyn File, bo
     }
     let gaps = extents.into_iter().flat_map(|extent| not_data(&map, extent));
     let unlogged: Vec<Segment> = gaps.flat_map(|gap| entries(gap, false)).collect();
+    let allocated = data.allocated_bytes().map_err(|e| Error::io("allocated bytes", e).in_file(data.path()))?;
+    if solid && !unlogged.is_empty() && allocated < len {
+        return Err(holes_unknown(&**data));
+    }
     for segment in &unlogged {
         map.insert(*segment);
     }
     Ok(Derived { replay: Replay { map, survey }, unlogged, unproven, current })
+}
+
+/// What is to be said where a file system takes holes for data, as Linux has it for those that do not know.
+pub(super) fn holes_unknown(data: &dyn File) -> Error {
+    let what = "the file system does not tell where files have holes, which a sparse layer needs: take another file \
+                system, or a log-structured layer";
+    Error::new(Kind::Unsupported, what).in_file(data.path())
 }
 
 /// Refuses an index file that is no log of this data file.

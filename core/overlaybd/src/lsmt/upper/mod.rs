@@ -72,7 +72,7 @@ impl Upper {
     /// # Errors
     /// `Corrupt` for what no crash explains and for a data file without a header, which turboOCI's are;
     /// `Denied` if the layer is open elsewhere; `Limit` for too long an index; `Unsupported` for an
-    /// index file in place of the data file.
+    /// index file in place of the data file, and for a sparse layer whose file system does not tell its holes.
     pub fn open(disk: &dyn Disk, data: &Path, index: &Path) -> Result<Upper> {
         // Who made the files, or exchanged the log, may have died before their names were durable.
         disk.sync_dir(directory(data))?;
