@@ -16,6 +16,7 @@
 //!
 //! [`finish_snapshot`]: super::finish_snapshot
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use super::Image;
 use crate::blob::FileBlob;
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
-use crate::limits::{CUT_DEADLINE, CUT_REST, CUT_WAIT, MAX_LAYERS};
+use crate::limits::{CUT_DEADLINE, CUT_REST, CUT_WAIT, MAX_LAYERS, SECTOR};
 use crate::lsmt::upper::{clear_unfinished, create, remove_new, CreateOptions};
 use crate::lsmt::{Layer, Stack, Upper};
 use crate::sync::Instant;
@@ -212,7 +213,8 @@ impl Image {
     ///
     /// # Errors
     /// `ReadOnly` without an upper; `Invalid` for a smaller size; `OutOfBounds` for one that is no multiple of 512;
-    /// `Limit` for one beyond `limits::MAX_DEVICE_BYTES`; `NoSpace`, `Io`.
+    /// `Limit` for one beyond `limits::MAX_DEVICE_BYTES`; `Unsupported` if the upper is sparse and ends in a block of
+    /// its file of which a lower has more; `NoSpace`, `Io`.
     pub fn resize(&self, size_bytes: u64) -> Result<()> {
         let mut changing = self.changing.lock();
         self.finish(&mut changing)?;
@@ -222,10 +224,30 @@ impl Image {
             let what = format!("a size of {size_bytes} bytes would cut the device of {present}: it can only grow");
             return Err(Error::new(Kind::Invalid, what));
         }
+        if size_bytes > present {
+            self.check_behind(&upper, size_bytes)?;
+        }
         // Also to the present size: it may be one that a process wrote which died before it was durable.
         upper.resize(size_bytes)?;
         self.size.store(size_bytes, Ordering::Release);
         Ok(())
+    }
+
+    /// Refuses growth that an upper would hide a part of once it is opened again.
+    fn check_behind(&self, upper: &Upper, size_bytes: u64) -> Result<()> {
+        let Range { start, end } = upper.shares_behind();
+        let mut hides = false;
+        if let Some(lowers) = self.lowers() {
+            lowers.index().lookup(start..end.min(size_bytes / SECTOR), |piece| hides |= !piece.zeroed);
+        }
+        if !hides {
+            return Ok(());
+        }
+        let what = format!(
+            "the sparse upper ends at sector {start}, within a block up to {end} of which a lower has more, and would \
+             hide that: take a snapshot onto a log-structured upper first"
+        );
+        Err(Error::new(Kind::Unsupported, what).in_file(upper.data().path()))
     }
 }
 

@@ -126,3 +126,43 @@ fn growth_to_the_present_size_is_durable_too() {
         assert_eq!(image(&disk, &[]).size(), 2 * SIZE, "sparse: {sparse}");
     }
 }
+
+#[test]
+fn a_sparse_upper_does_not_grow_over_what_it_would_hide_when_it_is_opened_again() {
+    let disk = MemDisk::default();
+    lower(&disk, "base", 24 * 512);
+    new_pair(&disk, "u0", 10 * 512, true);
+    let present = image(&disk, &["base"]);
+    present.write_at(&[7; 512], 9 * 512).unwrap();
+    for size in [11, 24] {
+        assert_eq!(present.resize(size * 512).unwrap_err().kind(), Kind::Unsupported, "{size} sectors");
+    }
+    assert_eq!(present.size(), 10 * 512);
+    snapshot(&present, &disk, false).unwrap();
+    present.resize(24 * 512).unwrap();
+    let read = |image: &Image| {
+        let mut device = [0; 24 * 512];
+        image.read_at(&mut device, 0).unwrap();
+        device.chunks(512).map(|sector| sector[0]).collect::<Vec<u8>>()
+    };
+    let expected: Vec<u8> = (0..24).map(|sector| if sector == 9 { 7 } else { 9 }).collect();
+    assert_eq!(read(&present), expected);
+    drop(present);
+    let lowers = ["base", "u0"].map(|name| Arc::new(FileBlob::open(&disk, &files(name).0).unwrap()) as Arc<dyn Blob>);
+    let (data, index) = files("u1");
+    assert_eq!(read(&open(&disk, lowers.into(), Some((&data, &index))).unwrap()), expected, "after a restart");
+}
+
+#[test]
+fn a_sparse_upper_that_fills_its_last_block_grows_over_a_larger_lower() {
+    let disk = MemDisk::default();
+    lower(&disk, "base", 24 * 512);
+    new_pair(&disk, "u0", 8 * 512, true);
+    let present = image(&disk, &["base"]);
+    present.write_at(&[7; 8 * 512], 0).unwrap();
+    present.resize(24 * 512).unwrap();
+    drop(present);
+    let mut behind = [0; 16 * 512];
+    image(&disk, &["base"]).read_at(&mut behind, 8 * 512).unwrap();
+    assert!(behind == [9; 16 * 512]);
+}

@@ -124,6 +124,16 @@ fn make_log(
 }
 
 impl Upper {
+    /// The sectors behind the device that share a block of the data file with its end: where the block has data a
+    /// sparse layer that has grown holds them too, once it is opened again. None in other layers.
+    pub fn shares_behind(&self) -> Range<u64> {
+        let end = self.virtual_size() / SECTOR;
+        match &self.layout {
+            Layout::Sparse(blocks) => end..blocks.widen(&(end.saturating_sub(1)..end)).end,
+            _ => end..end,
+        }
+    }
+
     /// Writes one piece: bytes, then what they change in the map.
     pub(super) fn write_in_place(&self, blocks: &Blocks, buf: &[u8], offset: u64, below: &mut Below<'_>) -> Result<()> {
         let range = offset / SECTOR..(offset + buf.len() as u64) / SECTOR;
