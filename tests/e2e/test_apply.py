@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import tarfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,23 @@ def test_links_on_the_way_are_followed_inside_the_root(tmp_path: Path, name: str
     ok("overlaybd-apply", "--raw", "--mkfs", archive(tmp_path, name), image)
     with mounted(image) as root:
         assert sorted(tree(root)) == [".", "etc", "etc/in-link", "sl"]
+
+
+@needs_loop
+@pytest.mark.parametrize("flags", [0, 2])
+def test_names_are_found_however_the_file_system_hashes_them(tmp_path: Path, flags: int) -> None:
+    image, layer = raw(tmp_path / "raw.img"), tmp_path / "layer.tar"
+    ok("overlaybd-apply", "--raw", "--mkfs", archive(tmp_path, "empty"), image)
+    # Nothing said, and characters without sign.
+    subprocess.run(["debugfs", "-w", "-R", f"set_super_value flags {flags}", image], check=True)
+    names = [f"d/{number:05}-é" for number in range(2000)]
+    with tarfile.open(layer, "w") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+    ok("overlaybd-apply", "--raw", layer, image)
+    assert_clean(image)
+    with mounted(image) as root:
+        assert not [name for name in names if not (root / name).exists()]
 
 
 @needs_loop

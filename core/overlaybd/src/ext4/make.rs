@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::handle::Handle;
 use super::pages::reads_zero;
-use super::{share, Ext4, LOST_AND_FOUND, ROOT};
+use super::{share, Ext4, FLAGS, LOST_AND_FOUND, ROOT, SIGNED_HASH};
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
 
@@ -58,6 +58,8 @@ impl Ext4 {
         let mut handle = Handle::create(share(device), wanted(blocks))?;
         handle.set_super_block(0x68, &UUID);
         handle.set_super_block(0xFC, &[HALF_MD4]);
+        // The library has what characters are on this machine.
+        handle.set_super_block(FLAGS, &SIGNED_HASH.to_le_bytes());
         // When it was made and checked.
         handle.set_super_block(0x108, &[0; 4]);
         handle.set_super_block(0x40, &[0; 4]);

@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
+use crate::fs::bytes::u32_at;
 use crate::lsmt::RemoteMap;
 use dir::{Directory, Format};
 use handle::Handle;
@@ -44,6 +45,10 @@ pub(crate) const LOST_AND_FOUND: u32 = 11;
 
 /// A feature bit of the super block: checksums of metadata.
 const CHECKSUMS: u32 = 0x400;
+/// Where the super block says whether characters have a sign when names are hashed, and how.
+const FLAGS: usize = 0x160;
+const SIGNED_HASH: u32 = 1;
+const UNSIGNED_HASH: u32 = 2;
 
 /// An ext4 file system on a device that can be written.
 ///
@@ -88,6 +93,7 @@ impl Ext4 {
         accept::geometry(&block, device.size())?;
         let mut handle = Handle::open(share(device))?;
         correct_totals(&mut handle);
+        say_how_hashed(&mut handle);
         Self::with(handle)
     }
 
@@ -96,8 +102,7 @@ impl Ext4 {
         let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
         let block_bytes = 1024usize << word(0x18).min(2);
         let inode_bytes = usize::from(u16::from_le_bytes([block[0x58], block[0x59]]));
-        // The three ways of hashing have a second form each, for characters without sign.
-        let unsigned = if word(0x160) & 2 != 0 { 3 } else { 0 };
+        let unsigned = if word(FLAGS) & UNSIGNED_HASH != 0 { dir::UNSIGNED } else { 0 };
         let hash_version = block[0xFC].min(2) + unsigned;
         let format = Format { block_bytes, checksums: word(0x64) & CHECKSUMS != 0 };
         let hash_seed = [word(0xEC), word(0xF0), word(0xF4), word(0xF8)];
@@ -269,5 +274,15 @@ fn correct_totals(handle: &mut Handle) {
     put(0x10, inodes as u32);
     if is_64bit {
         put(0x158, (blocks >> 32) as u32);
+    }
+}
+
+/// Says that characters have a sign when names are hashed, where nothing is said of that: there, each kernel decides
+/// for itself, and finds no names that were hashed otherwise.
+fn say_how_hashed(handle: &mut Handle) {
+    let block = handle.super_block();
+    let flags = u32_at(&block, FLAGS);
+    if flags & (SIGNED_HASH | UNSIGNED_HASH) == 0 {
+        handle.set_super_block(FLAGS, &(flags | SIGNED_HASH).to_le_bytes());
     }
 }

@@ -314,6 +314,43 @@ fn a_directory_of_two_levels_and_one_that_shrank() {
     assert_eq!(listed(&*device, b"d"), [(names[0].clone(), number.into())].into());
 }
 
+/// e2fsck holds the order of a tree to what the super block says of characters.
+#[test]
+fn names_are_hashed_as_the_kernel_will() {
+    let names: Vec<Vec<u8>> = (0..2000).map(|n| format!("{n:05}-é").into_bytes()).collect();
+    for (flags, then, version) in [(1, 1, 1), (2, 2, 4), (0, 1, 1)] {
+        let device = new(SIZE);
+        assert_eq!(bytes(&*device)[1024 + 0x160], 1, "a new one is the same whatever machine makes it");
+        device.write_at(&[flags], 1024 + 0x160).unwrap();
+        let mut ext4 = Ext4::open(device.clone()).unwrap();
+        let (directory, mut inode) = ext4.make_directory(ROOT, b"d", 0o755).unwrap();
+        ext4.set_inode(directory, &mut inode).unwrap();
+        let (number, mut inode) = ext4.new_inode(FILE | 0o644).unwrap();
+        inode.set_links(2000);
+        ext4.set_inode(number, &mut inode).unwrap();
+        names.iter().try_for_each(|name| ext4.add_name(directory, name, number, FILE)).unwrap();
+        ext4.close().unwrap();
+        check(&*device);
+        assert_eq!(bytes(&*device)[1024 + 0x160], then);
+
+        let mut ext4 = Ext4::open(device.clone()).unwrap();
+        assert!(names.iter().all(|name| ext4.lookup(directory, name).unwrap().is_some()));
+        let there = &ext4.directories[&directory].directory;
+        assert_eq!((there.hash_version(), there.is_dirty()), (version, false), "it is as it was stored");
+        let mut inode = ext4.inode(directory).unwrap();
+        let place = ext4.handle.block_of(directory, &mut inode, 0).unwrap() * 4096;
+        assert_eq!(bytes(&*device)[place as usize + 0x1C], 1, "half MD4, whatever characters are");
+
+        // What earlier versions of this program have said of unsigned ones, for which the kernel takes no tree.
+        device.write_at(&[4], place + 0x1C).unwrap();
+        let mut ext4 = Ext4::open(device.clone()).unwrap();
+        ext4.lookup(directory, b"nothing").unwrap();
+        ext4.close().unwrap();
+        check(&*device);
+        assert_eq!(bytes(&*device)[place as usize + 0x1C], 1);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

@@ -1,6 +1,6 @@
 //! Blocks of a directory as they lie on disk: leaves, and the nodes of the tree over them.
 
-use super::{Entry, Format, Leaf, NODE_ENTRIES, ROOT_ENTRIES, TAIL};
+use super::{Entry, Format, Leaf, NODE_ENTRIES, ROOT_ENTRIES, TAIL, UNSIGNED};
 use crate::error::{Error, Result};
 
 /// What is read of a directory's block: its entries, without `.` and `..`, and where `..` leads if it says so.
@@ -14,6 +14,7 @@ pub(super) const DIRECTORY: u8 = 2;
 
 /// A hash tree as it lies on disk: each leaf's lowest hash and block.
 pub(super) struct Tree {
+    /// Of signed characters: that they have none is up to the file system.
     pub version: u8,
     leaves: Vec<(u32, u32)>,
     pub nodes: Vec<u32>,
@@ -24,7 +25,7 @@ impl Tree {
     pub fn parse(format: Format, blocks: &[Vec<u8>]) -> Option<Self> {
         let root = &blocks[0];
         let (version, info, levels) = (root[0x1C], root[0x1D], root[0x1E]);
-        if info != 8 || levels > 1 || get32(root, 0x18) != 0 {
+        if version >= UNSIGNED || info != 8 || levels > 1 || get32(root, 0x18) != 0 {
             return None;
         }
         let top = children(format, root, ROOT_ENTRIES)?;

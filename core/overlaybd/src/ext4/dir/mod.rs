@@ -18,6 +18,9 @@ const NODE_TAIL: usize = 8;
 /// Where entries begin in the root of a tree, and in its other nodes.
 const ROOT_ENTRIES: usize = 32;
 const NODE_ENTRIES: usize = 8;
+/// Versions of hashing that take characters for unsigned are so much above those that do not. Trees never say them: the
+/// super block does, for all.
+pub(super) const UNSIGNED: u8 = 3;
 
 /// How blocks of directories look in a file system.
 #[derive(Clone, Copy, Debug)]
@@ -109,15 +112,14 @@ impl Directory {
     ) -> Result<Self> {
         let root = blocks.first().ok_or_else(|| Error::corrupt("a directory without content"))?;
         let tree = if indexed && blocks.len() > 1 { Tree::parse(format, blocks) } else { None };
-        let version = tree.as_ref().map_or(default_version, |tree| tree.version);
-        let known = tree.filter(|_| hash(version, b"x").is_some());
-        let version = if known.is_some() { version } else { default_version };
+        let unsigned = if default_version < UNSIGNED { 0 } else { UNSIGNED };
+        let version = tree.as_ref().map_or(default_version, |tree| tree.version + unsigned);
         let hash = |name: &[u8]| hash(version, name).unwrap_or(0) & !1;
         let mut found = Directory::new(format, 0, version);
         found.blocks = blocks.len() as u32;
         let first = read(root, &hash)?;
         found.parent = first.parent.ok_or_else(|| Error::corrupt("a directory that does not say where it is"))?;
-        if let Some(tree) = known {
+        if let Some(tree) = tree {
             if let Some(leaves) = tree.leaves(blocks, &hash)? {
                 (found.leaves, found.nodes) = (leaves, tree.nodes);
                 found.len = found.leaves.iter().map(|leaf| leaf.entries.len()).sum();
@@ -343,7 +345,7 @@ impl Directory {
         let mut root = vec![0; self.format.block_bytes];
         write_entry(&mut root[..12], inode, DIRECTORY, b".");
         write_entry(&mut root[12..], self.parent, DIRECTORY, b"..");
-        root[0x1C] = self.hash_version;
+        root[0x1C] = self.hash_version % UNSIGNED;
         root[0x1D] = 8;
         root[0x1E] = u8::from(!self.nodes.is_empty());
         self.write_children(&mut root, ROOT_ENTRIES, &top);
