@@ -226,7 +226,8 @@ impl<R: Read> Archive<R> {
             }
         };
         let stored = match (kind, block.kind()) {
-            (EntryKind::File, _) | (_, b'D') => pax.size.map_or_else(|| block.size(), Ok)?,
+            // A name that ends in a slash makes a file a directory, but whoever wrote it wrote its content too.
+            (EntryKind::File, _) | (_, b'0' | b'D') => pax.size.map_or_else(|| block.size(), Ok)?,
             // Some writers repeat the size of the file here; no content follows.
             _ => 0,
         };

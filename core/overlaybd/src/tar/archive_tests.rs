@@ -181,6 +181,21 @@ fn absurd_headers_are_refused() {
 }
 
 #[test]
+fn what_follows_a_file_that_is_named_like_a_directory_is_its_content() {
+    let evil = header(b"evil", b'0', 0, b"", b"ustar\x0000", |block| block[100..107].copy_from_slice(b"0004755"));
+    for kind in [b'0', b'D', b'7'] {
+        let first = header(b"x/", kind, 512, b"", b"ustar\x0000", |_| ());
+        let found = read(&[first, evil, [0; 512], [0; 512]].concat()[..]).unwrap();
+        assert_eq!(found.iter().map(|(entry, _)| &entry.path[..]).collect::<Vec<_>>(), [b"x/"], "{}", char::from(kind));
+    }
+    // In archives of the first kind, and behind what is one by its type, nothing follows.
+    for kind in [0, b'5'] {
+        let first = header(b"x/", kind, 512, b"", b"ustar\x0000", |_| ());
+        assert_eq!(read(&[first, evil].concat()[..]).unwrap().len(), 2);
+    }
+}
+
+#[test]
 fn sparse_files_of_pax_have_holes() {
     let file = |records: &[(&str, &str)], stored: &[u8]| {
         let body: Vec<u8> = records.iter().flat_map(|(key, value)| record(key, value.as_bytes())).collect();
