@@ -9,6 +9,10 @@ pub(super) type Pieces = Vec<(u64, u64)>;
 /// Where headers that are kept alone say where the content is: what the major number of a device is elsewhere.
 pub(super) const PLACE: std::ops::Range<usize> = 329..337;
 
+/// Pieces that fit the header of an old GNU sparse member, and each block that continues it.
+pub(super) const HEADER_PIECES: usize = 4;
+pub(super) const BLOCK_PIECES: usize = 21;
+
 /// A header block whose checksum is right.
 pub(super) struct Block([u8; BLOCK as usize]);
 
