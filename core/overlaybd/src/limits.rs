@@ -319,8 +319,11 @@ pub const MAX_QCOW2_L1_BYTES: u64 = 32 << 20;
 /// least, which is up to 2 MiB.
 pub const MAX_QCOW2_KEPT_BYTES: u64 = 4 << 20;
 
-/// Files that a layer on an EROFS adds or changes: some 500 MiB of memory.
+/// Files that a layer on an EROFS adds or changes: some 500 MiB of memory, and what follows.
 pub const MAX_EROFS_FILES: usize = 4 << 20;
+
+/// Bytes of memory for attributes and targets of symbolic links that a layer on an EROFS adds or changes.
+pub const MAX_EROFS_HELD_BYTES: usize = 512 << 20;
 
 /// Names in directories of an EROFS that a layer changes, or that are kept: some 600 MiB.
 pub const MAX_EROFS_ENTRIES: usize = 8 << 20;

@@ -17,6 +17,10 @@ const NAMESPACES: [(u8, &[u8]); 5] = [
     (6, b"security."),
 ];
 
+/// What the map has in memory: names and values in nodes, which have room for so many and may be half empty.
+const IN_NODE: usize = 5;
+const NODE_BYTES: usize = 512;
+
 const HEADER: usize = 12;
 const ENTRY: usize = 4;
 /// Bytes that an inode can say that its attributes have.
@@ -69,6 +73,11 @@ pub(super) fn len(attributes: &Attributes) -> usize {
     } else {
         HEADER + each.sum::<usize>()
     }
+}
+
+/// Bytes that they take in memory, about.
+pub(super) fn held(attributes: &Attributes) -> usize {
+    attributes.len().div_ceil(IN_NODE) * NODE_BYTES + len(attributes)
 }
 
 /// Their bytes, filled up to `room` with what is nothing: entries of no namespace.

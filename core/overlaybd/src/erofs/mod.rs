@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use crate::device::BlockDevice;
 use crate::error::{Error, Kind, Result};
+use crate::limits::MAX_EROFS_HELD_BYTES;
 use crate::lsmt::RemoteMap;
 use append::Appender;
 use attributes::Attributes;
@@ -50,6 +51,7 @@ pub struct Erofs {
     directories: HashMap<u64, Directory>,
     /// Names in all of them.
     entries: usize,
+    held: Held,
 }
 
 /// A file in memory: one that is new or has changed.
@@ -62,6 +64,32 @@ struct File {
     link: Box<[u8]>,
     /// Where it lies; None for what is new.
     slot: Option<Slot>,
+}
+
+impl File {
+    /// Bytes that it has in memory beside itself.
+    fn held(&self) -> usize {
+        self.link.len() + self.attributes.as_ref().map_or(0, |all| attributes::held(all))
+    }
+}
+
+/// Bytes that all files have in memory beside themselves.
+#[derive(Default)]
+struct Held(usize);
+
+impl Held {
+    /// Counts `after` bytes of a file in the place of `before`.
+    ///
+    /// # Errors
+    /// `Limit` if those of all files are too many.
+    fn change(&mut self, before: usize, after: usize) -> Result<()> {
+        self.0 = self.0 - before + after;
+        if self.0 > MAX_EROFS_HELD_BYTES {
+            let what = format!("a layer with {} bytes of attributes and symbolic links", self.0);
+            return Err(Error::new(Kind::Limit, what));
+        }
+        Ok(())
+    }
 }
 
 impl Erofs {
@@ -92,6 +120,7 @@ impl Erofs {
             changed: BTreeMap::new(),
             directories: HashMap::new(),
             entries: 0,
+            held: Held::default(),
         };
         if erofs.lower.is_none() {
             erofs.begin();

@@ -46,9 +46,11 @@ impl Erofs {
         for number in numbers {
             let Some(lower) = &self.lower else { break };
             let file = self.changed.get_mut(&number).ok_or_else(|| Error::corrupt("a file that was lost"))?;
+            let before = file.held();
             if file.fit(time).is_none() && file.attributes.is_none() {
                 file.attributes = Some(Box::new(lower.attributes(number)?));
             }
+            self.held.change(before, file.held())?;
             if file.fit(time).is_some() {
                 continue;
             }
@@ -59,7 +61,10 @@ impl Erofs {
             file.slot = None;
             match file.inode.kind() {
                 DIR => self.directory(number)?.changed = true,
-                LINK => (file.link, file.inode.layout) = (lower.link(number)?.into(), INLINE),
+                LINK => {
+                    (file.link, file.inode.layout) = (lower.link(number)?.into(), INLINE);
+                    self.held.change(0, file.link.len())?;
+                }
                 FILE if file.inode.layout != PLAIN => self.copy(number)?,
                 FILE => {}
                 // Devices and the like have no content, whatever a damaged inode says.

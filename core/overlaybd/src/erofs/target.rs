@@ -123,6 +123,7 @@ impl Erofs {
     /// Has `change` change the attributes of a file, and say whether it did.
     fn change_attributes(&mut self, number: u64, change: impl FnOnce(&mut Attributes) -> Result<bool>) -> Result<()> {
         let file = self.file(number)?;
+        let before = file.held();
         let (was_there, known) = (file.slot.is_some(), file.attributes.take());
         let was_known = known.is_some();
         let mut all = match (known, &self.lower) {
@@ -132,7 +133,10 @@ impl Erofs {
         };
         // What did not change need not be written.
         if change(&mut all)? || was_known {
-            self.file(number)?.attributes = Some(all);
+            let file = self.file(number)?;
+            file.attributes = Some(all);
+            let after = file.held();
+            self.held.change(before, after)?;
         }
         Ok(())
     }

@@ -440,6 +440,36 @@ fn directories_that_did_not_change_make_room_for_others() {
 }
 
 #[test]
+fn attributes_and_links_have_a_bound_in_memory() {
+    use crate::limits::MAX_EROFS_HELD_BYTES;
+
+    let layer = |xattrs: usize, link: usize| {
+        let xattrs = vec![("user.x".to_owned(), vec![b'v'; xattrs])];
+        let files =
+            [Member { xattrs, ..Member::new("f", b'0') }, Member { link: vec![b'x'; link], ..Member::new("l", b'2') }];
+        build(&files, Dialect::Pax)
+    };
+    let apply = |erofs: &mut Erofs, layer: Vec<u8>| {
+        apply(erofs, &mut Archive::new(&layer[..]), &mut |_, _| Ok(())).map(drop).map_err(|e| e.kind())
+    };
+    let mut erofs = Erofs::open(new()).unwrap();
+    // The same once more takes the place of the first.
+    for _ in 0..2 {
+        apply(&mut erofs, layer(1000, 500)).unwrap();
+        assert!((1500..3000).contains(&erofs.held.0), "{}", erofs.held.0);
+    }
+    for (xattrs, link) in [(1000, 1), (1, 1000)] {
+        let mut erofs = Erofs::open(new()).unwrap();
+        erofs.held.0 = MAX_EROFS_HELD_BYTES - 1000;
+        assert_eq!(apply(&mut erofs, layer(1, 1)), Ok(()));
+        assert_eq!(apply(&mut erofs, layer(xattrs, link)), Err(Kind::Limit));
+    }
+    let gone = ["f", "l"].map(|name| Member::new(name, b'5'));
+    apply(&mut erofs, build(&gone, Dialect::Pax)).unwrap();
+    assert_eq!(erofs.held.0, 0);
+}
+
+#[test]
 fn names_that_no_file_can_have_are_refused() {
     let mut erofs = Erofs::open(new()).unwrap();
     let root = erofs.block.root();

@@ -44,6 +44,7 @@ impl Erofs {
     /// A new file.
     pub(super) fn add_file(&mut self, file: File) -> Result<u64> {
         self.has_room_for_file()?;
+        self.held.change(0, file.held())?;
         self.new.push(file);
         self.block.set_inodes(self.block.inodes().saturating_add(1));
         Ok(NEW + self.new.len() as u64 - 1)
@@ -102,11 +103,12 @@ impl Erofs {
 
     /// Drops what is in memory of something that is no more.
     fn forget(&mut self, number: u64) {
-        match number.checked_sub(NEW) {
+        let gone = match number.checked_sub(NEW) {
             // Without links it is passed over later.
-            Some(index) => drop(self.new.get_mut(index as usize).map(std::mem::take)),
-            None => drop(self.changed.remove(&number)),
-        }
+            Some(index) => self.new.get_mut(index as usize).map(std::mem::take),
+            None => self.changed.remove(&number),
+        };
+        self.held.0 -= gone.map_or(0, |file| file.held());
         if let Some(gone) = self.directories.remove(&number) {
             self.entries -= gone.entries.len() + ENTRIES_PER_DIRECTORY;
         }
