@@ -1,6 +1,6 @@
 //! An archive that Python hands over by descriptor: opened, read with progress to its end, and checked.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::RawFd;
@@ -42,9 +42,13 @@ impl Job {
         let of_source = |e: Error| e.in_file(&name);
         let raw = if self.turbo { raw(file, &name)? } else { Box::new(file) };
         let progress = RefCell::new(progress);
-        // A pipe that says nothing does not keep signals from being heard.
-        let waiting = || (progress.borrow_mut())(0, 0);
-        let input = Input::open(raw, self.sha256.is_some(), waiting).map_err(|e| of_source(Error::io("read", e)))?;
+        // Neither a pipe that says nothing nor a member that does not end keeps signals from being heard.
+        let told = Cell::new((0, 0));
+        let going_on = || {
+            let (done, total) = told.get();
+            (progress.borrow_mut())(done, total)
+        };
+        let input = Input::open(raw, self.sha256.is_some(), going_on).map_err(|e| of_source(Error::io("read", e)))?;
         let mut archive = if self.imported { Archive::of_headers(input) } else { Archive::new(input) };
         let mut tell = |at: u64, input: &Input<'_>| {
             if self.turbo && !self.imported && input.compression() == Some(Compression::Zstd) {
@@ -53,7 +57,9 @@ impl Job {
             }
             // How long it is when it is unpacked is not known.
             let total = if input.is_compressed() { 0 } else { stored };
-            (progress.borrow_mut())(at.min(total.saturating_sub(1)), total)
+            let done = at.min(total.saturating_sub(1));
+            told.set((done, total));
+            (progress.borrow_mut())(done, total)
         };
         let done = work(&mut archive, &mut tell).map_err(of_source)?;
         if archive.input().is_checked() {

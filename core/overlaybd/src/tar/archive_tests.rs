@@ -231,14 +231,6 @@ fn sparse_files_of_pax_have_holes() {
     assert_eq!(file(&newest, b"99999999\n").unwrap_err().kind(), Kind::Corrupt);
 }
 
-#[test]
-fn whoever_waits_for_a_pipe_can_give_up() {
-    let (reader, _writer) = io::pipe().unwrap();
-    let stop = || Err(Error::new(Kind::Interrupted, "enough"));
-    let error = read(Input::open(reader, false, stop).unwrap()).unwrap_err();
-    assert_eq!((error.kind(), error.what()), (Kind::Interrupted, "enough"));
-}
-
 fn exported(tar: &[u8]) -> Vec<u8> {
     let mut sink = MemorySink::default();
     super::export(&mut Archive::new(tar), &mut sink, &mut |_, _| Ok(())).unwrap();

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flate2::bufread::GzDecoder;
 use ring::digest::{Context, SHA256};
@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 /// Bytes handed over at a time, and how many such pieces may wait.
 const PIECE: usize = 256 << 10;
 const WAITING: usize = 4;
-/// Time after which whoever waits is asked whether to go on.
+/// Time after which whoever reads is asked whether to go on.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// How compressed archives begin.
@@ -38,20 +38,22 @@ pub struct Input<'a> {
     digest: Option<[u8; 32]>,
     compressed: Option<Compression>,
     checked: bool,
-    waiting: Box<dyn FnMut() -> Result<()> + 'a>,
+    going_on: Box<dyn FnMut() -> Result<()> + 'a>,
+    /// When that was asked last.
+    asked: Instant,
 }
 
 impl<'a> Input<'a> {
     /// Looks at the first bytes of `raw` to tell how it is compressed. With `digest` the SHA-256 of the plain bytes is
-    /// known at their end. `waiting` is called now and then while there is nothing to read, as with a pipe; what it
-    /// fails with, reading fails with.
+    /// known at their end. `going_on` is called now and then while bytes are read, or waited for, as with a pipe; what
+    /// it fails with, reading fails with.
     ///
     /// # Errors
     /// Those of starting a thread.
     pub fn open(
         raw: impl Read + Send + 'static,
         digest: bool,
-        waiting: impl FnMut() -> Result<()> + 'a,
+        going_on: impl FnMut() -> Result<()> + 'a,
     ) -> io::Result<Self> {
         let (say, said) = sync_channel(WAITING);
         // It ends at the end of the input, or when nobody listens any more. It is not waited for: it may wait for a
@@ -67,8 +69,9 @@ impl<'a> Input<'a> {
                 Err(e) => drop(say.send(Said::Failed(e))),
             }
         })?;
-        let (piece, waiting) = (Vec::new(), Box::new(waiting));
-        Ok(Input { said, piece, at: 0, ended: false, digest: None, compressed: None, checked: digest, waiting })
+        let (piece, going_on, asked) = (Vec::new(), Box::new(going_on), Instant::now());
+        let (at, ended, compressed) = (0, false, None);
+        Ok(Input { said, piece, at, ended, digest: None, compressed, checked: digest, going_on, asked })
     }
 
     /// SHA-256 of all plain bytes, if it was wanted and all were read.
@@ -98,12 +101,16 @@ impl Read for Input<'_> {
             if self.ended {
                 return Ok(0);
             }
+            if self.asked.elapsed() >= PATIENCE {
+                (self.going_on)().map_err(io::Error::other)?;
+                self.asked = Instant::now();
+            }
             match self.said.recv_timeout(PATIENCE) {
                 Ok(Said::Compressed(how)) => self.compressed = Some(how),
                 Ok(Said::Bytes(piece)) => (self.piece, self.at) = (piece, 0),
                 Ok(Said::End(digest)) => (self.digest, self.ended) = (digest, true),
                 Ok(Said::Failed(e)) => return Err(e),
-                Err(RecvTimeoutError::Timeout) => (self.waiting)().map_err(io::Error::other)?,
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(io::Error::other("the thread that decodes the archive is gone"));
                 }
@@ -287,5 +294,26 @@ pub(super) fn error_of(e: io::Error) -> Error {
             Error::new(Kind::Corrupt, "the compressed archive is damaged").because(e)
         }
         _ => Error::io("read of the archive", e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_for_a_pipe_can_give_up() {
+        let (reader, _writer) = io::pipe().unwrap();
+        let stop = || Err(Error::new(Kind::Interrupted, "enough"));
+        let error = Input::open(reader, false, stop).unwrap().read(&mut [0]).map_err(error_of).unwrap_err();
+        assert_eq!((error.kind(), error.what()), (Kind::Interrupted, "enough"));
+    }
+
+    #[test]
+    fn whoever_reads_what_does_not_end_can_give_up() {
+        let stop = || Err(Error::new(Kind::Interrupted, "enough"));
+        let mut input = Input::open(io::repeat(0), false, stop).unwrap();
+        let error = io::copy(&mut input, &mut io::sink()).map_err(error_of).unwrap_err();
+        assert_eq!(error.kind(), Kind::Interrupted);
     }
 }
