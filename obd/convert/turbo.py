@@ -12,16 +12,15 @@ from obd.convert.build import Build, Layer, of_layer
 from obd.convert.chain import key_of
 from obd.convert.layer import Applied, Lower, full
 from obd.convert.record import Made
+from obd.oci.media import OCI_LAYER_GZIP, OCI_LAYER_ZSTD, layer_type
 from obd.turbo.pack import pack
 from obd.turbo_meta import unpack
 
 if TYPE_CHECKING:
     from obd.convert.plan import Step
 
-_GZIP: Final = b"\x1f\x8b"
 # Less than what a file of any file system can have, all of it a hole.
 _LONGEST: Final = 8 << 40
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
 
 
 class TurboBuild(Build):
@@ -53,9 +52,9 @@ class TurboBuild(Build):
         assert layer.fetch is not None
         archive = layer.fetch.open()
         try:
-            start = os.pread(archive, 4, 0)
-            layer.turbo = start != _ZSTD
-            if not start.startswith(_GZIP):
+            kind = layer_type(os.pread(archive, 4, 0))
+            layer.turbo = kind != OCI_LAYER_ZSTD
+            if kind != OCI_LAYER_GZIP:
                 return
             index = self._file(layer, "gzip")
             with open(index, "xb") as file:

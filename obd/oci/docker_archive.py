@@ -16,14 +16,13 @@ from obd.oci.layout import INDEX, MARK, REF_NAME, blob_name, find, read_index
 from obd.oci.layout_source import LayoutSource
 from obd.oci.limits import MAX_LAYERS, MAX_MANIFESTS
 from obd.oci.manifest import Manifest, parse_manifest
-from obd.oci.media import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD
+from obd.oci.media import OCI_CONFIG, OCI_LAYER, layer_type
 from obd.oci.protocols import ImageSource
 
 if TYPE_CHECKING:
     from obd.oci.tar import Tar
 
 MANIFEST: Final = "manifest.json"
-_MAGIC: Final = {b"\x1f\x8b": OCI_LAYER_GZIP, b"\x28\xb5\x2f\xfd": OCI_LAYER_ZSTD}
 _PIECE_BYTES: Final = 1 << 20
 
 
@@ -115,7 +114,7 @@ class DockerArchive(ImageSource):
             fields.corrupt(f"{fields.shown(member)} is no name of a layer")
         with contextlib.closing(self._store.open(member)) as file:
             start = file.read(4)
-            media_type = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), OCI_LAYER)
+            media_type = layer_type(start)
             digest = diff_id
             if media_type != OCI_LAYER:
                 found = hasher("sha256:")

@@ -43,3 +43,12 @@ def compression(media_type: str) -> str:
         if media_type.endswith((f"+{name}", f".{name}")):
             return name
     return ""
+
+
+def layer_type(start: bytes) -> str:
+    """The media type of a layer of which these are the first four bytes, or all if it has fewer."""
+    if start.startswith(b"\x1f\x8b"):
+        return OCI_LAYER_GZIP
+    # A file of zstd may begin with a frame that is to be skipped: there are 16 numbers for such.
+    is_skipped = start[1:] == b"\x2a\x4d\x18" and start[0] & 0xF0 == 0x50
+    return OCI_LAYER_ZSTD if is_skipped or start == b"\x28\xb5\x2f\xfd" else OCI_LAYER

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from obd.errors import ObdError
 from obd.oci import Descriptor, ImageSource, Index, Manifest, limits, media, parse_manifest
@@ -127,13 +128,24 @@ def test_names_of_any_type_are_none(tmp_path: Path, names: Any) -> None:
         assert contents(source)[2] == LAYER
 
 
-def test_compressed_layers_of_docker_have_digests_of_their_own(tmp_path: Path) -> None:
-    packed = gzip.compress(LAYER, mtime=0)
+@pytest.mark.parametrize(
+    ("packed", "kind"),
+    [
+        (gzip.compress(LAYER, mtime=0), media.OCI_LAYER_GZIP),
+        (zstandard.compress(LAYER), media.OCI_LAYER_ZSTD),
+        # What decoders are to skip, as parallel packers begin with.
+        (b"\x50\x2a\x4d\x18\x01\0\0\0x" + zstandard.compress(LAYER), media.OCI_LAYER_ZSTD),
+    ],
+    ids=["gzip", "zstd", "skipped"],
+)
+def test_compressed_layers_of_docker_have_digests_of_their_own(
+    tmp_path: Path, packed: bytes, kind: str
+) -> None:
     path = tar(tmp_path / "a.tar", [OLD[0], ("layer.tar", packed), OLD[2]])
     with open_docker_archive(Tar(str(path)), "") as source:
         found = parse_manifest(source.root()[1])
         assert isinstance(found, Manifest)
-        assert found.layers == (Descriptor(media.OCI_LAYER_GZIP, digest_of(packed), len(packed)),)
+        assert found.layers == (Descriptor(kind, digest_of(packed), len(packed)),)
         assert contents(source)[2] == packed
 
 

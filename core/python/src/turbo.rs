@@ -9,6 +9,7 @@ use overlaybd::engine;
 use overlaybd::gzip::{Index, View};
 use overlaybd::image::{Stored, UpperFiles};
 use overlaybd::sys::os::OsDisk;
+use overlaybd::tar::Compression;
 use overlaybd::{Error, Kind, Result};
 use pyo3::prelude::*;
 
@@ -16,9 +17,6 @@ use crate::cache::ChunkCache;
 use crate::image::Source;
 use crate::merkle::MerkleTree;
 use crate::remote::RemoteBlob;
-
-/// First bytes of files that are no uncompressed tar.
-const COMPRESSED: [(&[u8], &str); 2] = [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd")];
 
 /// A lower that is stored in two blobs.
 #[pyclass(name = "TurboLayer", module = "obdcore", frozen)]
@@ -92,13 +90,13 @@ fn refuse_compressed(blob: &dyn Blob) -> Result<()> {
     let mut start = [0; 4];
     let len = blob.len().min(4) as usize;
     blob.read_at(&mut start[..len], 0)?;
-    match COMPRESSED.iter().find(|(magic, _)| start.starts_with(magic)) {
-        Some((_, name)) => {
-            let what = format!("the target is compressed with {name}: a gzip index is needed, of a gzip file");
-            Err(Error::new(Kind::Unsupported, what).in_file(blob.name()))
-        }
-        None => Ok(()),
-    }
+    let name = match Compression::of(&start[..len]) {
+        Some(Compression::Gzip) => "gzip",
+        Some(Compression::Zstd) => "zstd",
+        None => return Ok(()),
+    };
+    let what = format!("the target is compressed with {name}: a gzip index is needed, of a gzip file");
+    Err(Error::new(Kind::Unsupported, what).in_file(blob.name()))
 }
 
 /// A lower as Python gives it.

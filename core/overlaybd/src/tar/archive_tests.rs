@@ -64,14 +64,12 @@ fn same(found: &[(Entry, Vec<u8>)], members: &[Member], dialect: Dialect) {
 }
 
 /// Gives few bytes at a time.
-struct Slow<'a>(&'a [u8], usize);
+struct Slow<R>(R, usize);
 
-impl Read for Slow<'_> {
+impl<R: Read> Read for Slow<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = buf.len().min(self.1).min(self.0.len());
-        buf[..n].copy_from_slice(&self.0[..n]);
-        self.0 = &self.0[n..];
-        Ok(n)
+        let n = buf.len().min(self.1);
+        self.0.read(&mut buf[..n])
     }
 }
 
@@ -92,7 +90,7 @@ proptest! {
     fn what_is_written_is_read(members in members(), step in 1..2000usize) {
         for dialect in [Dialect::Gnu, Dialect::Pax] {
             let archive = build(&members, dialect);
-            same(&read(Slow(&archive, step)).unwrap(), &members, dialect);
+            same(&read(Slow(&archive[..], step)).unwrap(), &members, dialect);
         }
     }
 
@@ -367,12 +365,21 @@ fn inputs_say_how_they_are_compressed() {
     use super::input::Compression;
 
     let tar = build(&[Member::new("f", b'0')], Dialect::Gnu);
-    let cases = [(tar.clone(), None), (gzip(&tar), Some(Compression::Gzip)), (zstd(&tar), Some(Compression::Zstd))];
+    // What a decoder is to skip, as parallel ones begin with.
+    let skipped = [b"\x5A\x2A\x4D\x18\x03\0\0\0abc".to_vec(), zstd(&tar)].concat();
+    let (of_gzip, of_zstd) = (Some(Compression::Gzip), Some(Compression::Zstd));
+    let cases = [(tar.clone(), None), (gzip(&tar), of_gzip), (zstd(&tar), of_zstd), (skipped, of_zstd)];
     for (bytes, how) in cases {
-        let mut input = Input::open(io::Cursor::new(bytes), false, || Ok(())).unwrap();
-        assert_eq!(read(&mut input).unwrap().len(), 1);
-        assert!(input.compression() == how && input.is_compressed() == how.is_some());
-        assert_eq!(input.is_checked(), how.is_some());
+        // A pipe may give a byte at a time.
+        for step in [1, usize::MAX] {
+            let mut input = Input::open(Slow(io::Cursor::new(bytes.clone()), step), false, || Ok(())).unwrap();
+            assert_eq!(read(&mut input).unwrap().len(), 1);
+            assert!(input.compression() == how && input.is_compressed() == how.is_some());
+            assert_eq!(input.is_checked(), how.is_some());
+        }
+    }
+    for (short, how) in [(&b""[..], None), (b"\x1F", None), (b"\x1F\x8B", of_gzip), (b"\x50\x2A\x4D", None)] {
+        assert_eq!(Compression::of(short), how);
     }
 }
 

@@ -16,10 +16,6 @@ const WAITING: usize = 4;
 /// Time after which whoever reads is asked whether to go on.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// How compressed archives begin.
-const GZIP: &[u8] = &[0x1F, 0x8B];
-const ZSTD: &[u8] = &[0x28, 0xB5, 0x2F, 0xFD];
-
 /// How an archive is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
@@ -27,6 +23,18 @@ pub enum Compression {
     Gzip,
     /// zstd, of any number of frames.
     Zstd,
+}
+
+impl Compression {
+    /// How a file is compressed that begins with `head`, four bytes or all that it has; None if it is not.
+    pub fn of(head: &[u8]) -> Option<Self> {
+        match head {
+            [0x1F, 0x8B, ..] => Some(Compression::Gzip),
+            // The second are frames that are to be skipped.
+            [0x28, 0xB5, 0x2F, 0xFD] | [0x50..=0x5F, 0x2A, 0x4D, 0x18] => Some(Compression::Zstd),
+            _ => None,
+        }
+    }
 }
 
 /// Plain bytes of an archive, which a thread reads, decodes and digests ahead of their use, within a bound.
@@ -60,10 +68,8 @@ impl<'a> Input<'a> {
         // pipe whose writer is gone for good.
         std::thread::Builder::new().name("tar-input".into()).spawn(move || {
             let mut raw = BufReader::with_capacity(PIECE, raw);
-            let decoder = match head(&mut raw) {
-                Ok(head) => decoder(head, raw, &say),
-                Err(e) => Err(e),
-            };
+            let mut head = Vec::with_capacity(4);
+            let decoder = raw.by_ref().take(4).read_to_end(&mut head).and_then(|_| decoder(head, raw, &say));
             match decoder {
                 Ok((decoder, compressed)) => decode(decoder, compressed, digest, &say),
                 Err(e) => drop(say.send(Said::Failed(e))),
@@ -129,35 +135,16 @@ fn decoder(
     raw: BufReader<impl Read + Send + 'static>,
     say: &SyncSender<Said>,
 ) -> io::Result<(Box<dyn Read + Send>, bool)> {
-    let (decoder, how): (Box<dyn Read + Send>, _) = match head.as_slice() {
-        GZIP => (Box::new(Gzip { member: Some(GzDecoder::new(raw)) }), Compression::Gzip),
-        ZSTD => (Box::new(Zstd::new(head, raw)?), Compression::Zstd),
-        _ => return Ok((Box::new(io::Cursor::new(head).chain(raw)), false)),
+    let compression = Compression::of(&head);
+    let all = io::Cursor::new(head).chain(raw);
+    let (decoder, how): (Box<dyn Read + Send>, _) = match compression {
+        Some(Compression::Gzip) => (Box::new(Gzip { member: Some(GzDecoder::new(all)) }), Compression::Gzip),
+        Some(Compression::Zstd) => (Box::new(Zstd::new(all)?), Compression::Zstd),
+        None => return Ok((Box::new(all), false)),
     };
     // If nobody listens any more the next word will tell.
     let _ = say.send(Said::Compressed(how));
     Ok((decoder, true))
-}
-
-/// The first four bytes, or fewer if there are no more. Those of gzip, whose decoder wants them itself, stay in `raw`.
-fn head(raw: &mut BufReader<impl Read>) -> io::Result<Vec<u8>> {
-    let mut head = Vec::with_capacity(4);
-    loop {
-        let there = match raw.fill_buf() {
-            Ok(there) => there,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        };
-        if head.is_empty() && there.starts_with(GZIP) {
-            return Ok(GZIP.to_vec());
-        }
-        let n = there.len().min(4 - head.len());
-        head.extend_from_slice(&there[..n]);
-        raw.consume(n);
-        if n == 0 || head.len() == 4 {
-            return Ok(head);
-        }
-    }
 }
 
 /// What the thread says: how the input is compressed, bytes, the digest of all at the end, or why it cannot go on.
@@ -241,15 +228,15 @@ impl<R: BufRead> Read for Gzip<R> {
 /// All frames of a zstd file.
 struct Zstd<R> {
     context: DCtx<'static>,
-    input: io::Chain<io::Cursor<Vec<u8>>, R>,
+    input: R,
     /// Whether a frame has begun that has not ended.
     inside: bool,
 }
 
 impl<R: BufRead> Zstd<R> {
-    fn new(head: Vec<u8>, rest: R) -> io::Result<Self> {
+    fn new(input: R) -> io::Result<Self> {
         let context = DCtx::try_create().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        Ok(Zstd { context, input: io::Cursor::new(head).chain(rest), inside: false })
+        Ok(Zstd { context, input, inside: false })
     }
 }
 
