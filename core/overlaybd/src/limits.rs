@@ -303,6 +303,10 @@ pub const MAX_EXT4_ENTRIES: usize = 1 << 19;
 /// Longest path of a member of an archive: that of the kernel, many times over.
 pub const MAX_PATH_BYTES: usize = 64 << 10;
 
+/// Names that are looked at while a layer removes what it hides or replaces: each goes but once, but what the layer has
+/// itself stays and is looked at again. Some minutes' work at most.
+pub const MAX_APPLY_LISTED: u64 = 1 << 27;
+
 /// Things passed over while a layer is applied that are said one by one.
 pub const MAX_APPLY_NOTES: usize = 20;
 

@@ -63,7 +63,7 @@ pub fn apply<T: Target, R: Read>(
     progress: &mut dyn FnMut(u64, &R) -> Result<()>,
 ) -> Result<Applied> {
     archive.limit(target.capacity().saturating_mul(2).saturating_add(MAX_APPLY_EXTRA_BYTES));
-    let mut layer = Layer { target, unpacked: HashSet::new(), last_parent: None, done: Applied::default() };
+    let mut layer = Layer { target, unpacked: HashSet::new(), last_parent: None, listed: 0, done: Applied::default() };
     let mut buf = vec![0; PIECE];
     while let Some(entry) = archive.next_entry()? {
         layer.done.entries += 1;
@@ -80,6 +80,8 @@ struct Layer<'a, T: Target> {
     unpacked: HashSet<u64>,
     /// The directory that the last member was in, as its name was spelled; members mostly have neighbours.
     last_parent: Option<(Vec<u8>, T::Number)>,
+    /// Names looked at so far to remove them.
+    listed: u64,
     done: Applied,
 }
 

@@ -1,17 +1,19 @@
 //! Random layers on top of one another against a plain model; and members that mean harm.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::apply;
 use super::model::{members, members_of_all_kinds, Model};
+use super::{apply, Applied, Layer};
 use crate::device::{BlockDevice, MemoryDevice};
 use crate::error::{Kind, Result};
 use crate::ext4::testing::{bytes, check, SIZE};
 use crate::ext4::{Ext4, DIR, ROOT};
 use crate::fs::FileSystem;
+use crate::limits::MAX_APPLY_LISTED;
 use crate::tar::testing::{build, Dialect, Member};
 use crate::tar::Archive;
 
@@ -97,6 +99,30 @@ fn a_tree_as_deep_as_names_allow_can_be_hidden() {
     run(&device, &build(&[Member::new(&deep, b'0')], Dialect::Gnu)).unwrap();
     run(&device, &build(&[Member::new(".wh.d", b'0')], Dialect::Gnu)).unwrap();
     compare(&device, &Model::default());
+}
+
+#[test]
+fn hiding_what_stays_over_and_over_has_a_bound() {
+    for hide in [Member::new("d/.wh..wh..opq", b'0'), Member::new(".wh.d", b'0')] {
+        let mut ext4 = Ext4::open(new()).unwrap();
+        let mut layer = Layer {
+            target: &mut ext4,
+            unpacked: HashSet::new(),
+            last_parent: None,
+            listed: MAX_APPLY_LISTED - 5,
+            done: Applied::default(),
+        };
+        let mut take = |member: Member| {
+            let tar = build(&[member], Dialect::Pax);
+            let mut archive = Archive::new(&tar[..]);
+            let entry = archive.next_entry().unwrap().unwrap();
+            layer.take(&entry, &mut archive, &mut []).map_err(|e| e.kind())
+        };
+        for member in [Member::new("d", b'5'), Member::new("d/a", b'0'), Member::new("d/b", b'0')] {
+            take(member).unwrap();
+        }
+        assert_eq!([take(hide.clone()), take(hide.clone()), take(hide)], [Ok(()), Ok(()), Err(Kind::Limit)]);
+    }
 }
 
 #[test]

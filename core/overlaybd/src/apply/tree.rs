@@ -6,8 +6,9 @@ use std::hash::{Hash, Hasher};
 
 use super::target::{Named, Target};
 use super::Layer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ext4::DIR;
+use crate::limits::MAX_APPLY_LISTED;
 use crate::tar::shown;
 
 /// A directory that is being emptied.
@@ -120,6 +121,11 @@ impl<T: Target> Layer<'_, T> {
     /// The entries of a directory, in an order that does not depend on how they came there.
     fn sorted(&mut self, directory: T::Number) -> Result<Vec<Named<T::Number>>> {
         let mut entries = self.target.list(directory)?;
+        self.listed += entries.len() as u64;
+        if self.listed > MAX_APPLY_LISTED {
+            let what = format!("a layer that hides its own files over and over: {} names were looked at", self.listed);
+            return Err(Error::new(Kind::Limit, what));
+        }
         entries.sort_unstable();
         Ok(entries)
     }
