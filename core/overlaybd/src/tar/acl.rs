@@ -12,10 +12,11 @@ const NOBODY: u32 = u32::MAX;
 const VERSION: u32 = 2;
 
 /// The value of the attribute that `user::rw-,user:7:r--,…` stands for; entries are divided by commas or newlines, and
-/// a number may follow for a name. An empty one if the list says no more than permissions do.
+/// a number may follow for a name. `list` is `access` or `default`. An empty value if the first says no more than
+/// permissions do; for what a directory gives to new files there are no permissions.
 ///
 /// None if it is no list, or has names without numbers: who they are is known to another machine.
-pub(super) fn attribute(text: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn attribute(list: &[u8], text: &[u8]) -> Option<Vec<u8>> {
     let mut entries = Vec::new();
     for line in text.split(|b| matches!(b, b',' | b'\n')) {
         let line = line.split(|b| *b == b'#').next().unwrap_or_default().trim_ascii();
@@ -31,7 +32,7 @@ pub(super) fn attribute(text: &[u8]) -> Option<Vec<u8>> {
     if [OWNER, OWNING_GROUP, OTHER].iter().any(|tag| count(*tag) != 1) || twice || (named && count(MASK) == 0) {
         return None;
     }
-    if entries.len() == 3 {
+    if list == b"access" && entries.len() == 3 {
         return Some(Vec::new());
     }
     let mut value = VERSION.to_le_bytes().to_vec();
@@ -86,13 +87,16 @@ mod tests {
     #[test]
     fn lists_become_attributes() {
         let hex = |text: &str| {
-            attribute(text.as_bytes()).map(|value| value.iter().map(|b| format!("{b:02x}")).collect::<String>())
+            let value = attribute(b"access", text.as_bytes());
+            value.map(|value| value.iter().map(|b| format!("{b:02x}")).collect::<String>())
         };
         let wanted = "0200000001000600ffffffff02000400e803000004000400ffffffff10000600ffffffff20000000ffffffff";
         assert_eq!(hex("user::rw-,user:1000:r--,group::r--,mask::rw-,other::---").as_deref(), Some(wanted));
         let lines = "# a remark\nother:---\nuser:somebody:r--:1000\nu::rw-\ngroup::r-- #effective\nmask:rw-\n";
         assert_eq!(hex(lines).as_deref(), Some(wanted));
         assert_eq!(hex("user::rw-,group::r--,other::r--").as_deref(), Some(""));
+        let wanted = b"\x02\0\0\0\x01\0\x07\0\xFF\xFF\xFF\xFF\x04\0\x05\0\xFF\xFF\xFF\xFF\x20\0\0\0\xFF\xFF\xFF\xFF";
+        assert_eq!(attribute(b"default", b"user::rwx,group::r-x,other::---").as_deref(), Some(&wanted[..]));
         let all = "0200000001000700ffffffff02000100e803000004000200ffffffff10000700ffffffff20000500ffffffff";
         assert_eq!(hex("user::rwx,user:1000:--x,group::-w-,mask::rwx,other::r-x").as_deref(), Some(all));
         for bad in [

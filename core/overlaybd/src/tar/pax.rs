@@ -124,7 +124,7 @@ impl Pax {
     /// Takes an access control list. One that cannot be read stays under its own name, for somebody to say so.
     fn set_list(&mut self, key: &[u8], list: &[u8], text: &[u8]) {
         let name = [b"system.posix_acl_".as_slice(), list].concat();
-        match acl::attribute(text) {
+        match acl::attribute(list, text) {
             Some(value) if value.is_empty() => {}
             Some(value) if self.xattrs.iter().all(|(known, _)| *known != name) => self.set_xattr(&name, value),
             Some(_) => {}
