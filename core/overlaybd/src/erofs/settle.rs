@@ -40,12 +40,16 @@ impl Erofs {
         for number in changed {
             self.file(number)?;
         }
-        let time = self.block.time();
+        let (time, root) = (self.block.time(), self.block.root());
         let mut moved = HashSet::new();
         let numbers: Vec<u64> = self.changed.keys().copied().collect();
         for number in numbers {
             let Some(lower) = &self.lower else { break };
             let file = self.changed.get_mut(&number).ok_or_else(|| Error::corrupt("a file that was lost"))?;
+            if number == root && file.fit(time).is_none() {
+                // It cannot move: one that is compact keeps the time of the file system.
+                file.inode.mtime = time;
+            }
             let before = file.held();
             if file.fit(time).is_none() && file.attributes.is_none() {
                 file.attributes = Some(Box::new(lower.attributes(number)?));
@@ -54,8 +58,11 @@ impl Erofs {
             if file.fit(time).is_some() {
                 continue;
             }
-            if number == self.block.root() {
-                let what = "attributes of the root that do not fit the place that the first layer has left for them";
+            if number == root {
+                let what = match file.slot.is_some_and(|slot| slot.extended) || file.inode.is_compact(time) {
+                    true => "attributes of the root that do not fit the place that the first layer has left for them",
+                    false => "an owner or links of the root that do not fit the compact inode that it has below",
+                };
                 return Err(Error::new(Kind::Limit, what));
             }
             file.slot = None;

@@ -469,6 +469,27 @@ fn attributes_and_links_have_a_bound_in_memory() {
     assert_eq!(erofs.held.0, 0);
 }
 
+/// It cannot move to where there would be room for one of its own: all layers have its number.
+#[test]
+fn a_compact_root_keeps_the_time_of_its_file_system() {
+    let device = new();
+    device.write_at(&foreign().1[0], 0).unwrap();
+    let lower = Lower::open(device.clone()).unwrap().unwrap();
+    let (before, slot) = lower.inode(lower.block.root()).unwrap();
+    assert!(!slot.extended);
+    let root = |uid| Member { mode: 0o711, uid, ..Member::new("./", b'5') };
+    run(&device, &build(&[root(7)], Dialect::Pax)).unwrap();
+    check(&device);
+    let after = Lower::open(device.clone()).unwrap().unwrap().inode(lower.block.root()).unwrap().0;
+    assert_eq!((after.mode, after.uid, after.mtime), (DIR | 0o711, 7, before.mtime));
+
+    let xattrs = vec![("user.x".to_owned(), vec![1; 100])];
+    for (root, why) in [(root(70_000), "owner"), (Member { xattrs, ..root(7) }, "attributes")] {
+        let refused = run(&device, &build(&[root], Dialect::Pax)).unwrap_err();
+        assert!(refused.kind() == Kind::Limit && refused.what().contains(why), "{refused}");
+    }
+}
+
 #[test]
 fn names_that_no_file_can_have_are_refused() {
     let mut erofs = Erofs::open(new()).unwrap();
