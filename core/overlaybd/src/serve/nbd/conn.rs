@@ -84,10 +84,13 @@ impl Connection<'_> {
     fn run(&mut self) {
         let mut deadline = None;
         loop {
-            self.take_input();
+            let held = self.take_input();
             self.flush_batch();
             let closing = matches!(self.state, State::Closing);
             let status = self.session.out.status(|s| closing || s.full);
+            if held && !status.full {
+                continue; // what it was held for has gone meanwhile, and nobody announces that again
+            }
             if status.dead {
                 self.state = State::Closing;
             }
@@ -145,19 +148,19 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Acts on what was received, as far as it is complete and no limit is reached.
-    fn take_input(&mut self) {
+    /// Acts on what was received, as far as it is complete and no limit is reached. True if a limit is.
+    fn take_input(&mut self) -> bool {
         loop {
             let bytes = self.input.bytes();
             match &mut self.state {
-                State::Closing => return,
+                State::Closing => return false,
                 State::Skip { left } => {
                     let n = bytes.len().min(*left);
                     *left -= n;
                     let done = *left == 0;
                     self.input.consume(n);
                     if !done {
-                        return;
+                        return false;
                     }
                     self.state = State::Requests;
                 }
@@ -167,16 +170,20 @@ impl Connection<'_> {
                     *filled += n;
                     self.input.consume(n);
                     if *filled < request.len as usize {
-                        return;
+                        return false;
                     }
                     let (request, payload) = (*request, std::mem::take(payload));
                     self.state = State::Requests;
                     self.hand_on(request, payload);
                 }
                 State::Requests => {
-                    let Some(request) = self.next_request() else { return };
-                    if !self.take_request(request) || self.session.out.status(|_| false).full {
-                        return;
+                    // Before each: thousands of requests may be there, and what is under way be finished one by one.
+                    if self.session.out.status(|_| false).full {
+                        return true;
+                    }
+                    let Some(request) = self.next_request() else { return false };
+                    if !self.take_request(request) {
+                        return false;
                     }
                 }
             }

@@ -1,13 +1,14 @@
 //! A device that waits: it must hold up only the requests that touch what it waits for.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
-use super::super::proto::command;
+use super::super::proto::{command, Request};
 use super::super::server::{Options, Server};
-use super::client::Client;
-use super::{pattern, server, Device};
+use super::client::{take, Client};
+use super::{pattern, server, Device, SIZE};
 use crate::device::BlockDevice;
+use crate::limits::{NBD_MAX_IN_FLIGHT, NBD_MAX_IN_FLIGHT_BYTES};
 
 const MIB: u64 = 1 << 20;
 
@@ -90,6 +91,44 @@ fn a_client_that_does_not_read_its_replies_holds_up_nobody() {
         assert_eq!(answer.bytes(cookie - 1, 4 << 20, true).unwrap(), pattern(cookie - 1, 4 << 20));
     }
     greedy.leave();
+}
+
+#[test]
+fn no_more_is_read_for_a_client_than_may_be_under_way_however_much_it_asks_for() {
+    let device = Arc::new(Device { cold: 0..SIZE, ..Device::new() });
+    let server = server(&device);
+    let mut greedy = Client::new(&server, true);
+    for _ in 0..100 {
+        greedy.send(command::READ, 0, 0, 4 << 20, &[]);
+    }
+    device.gate.open();
+    // Behind what the workers are given to do meanwhile.
+    let mut other = Client::new(&server, true);
+    for _ in 0..500 {
+        assert_eq!(other.call(command::FLUSH, 0, 0, 0, &[]).error, 0);
+    }
+    other.leave();
+    // A request of the largest size excepted, and what is in the socket.
+    let most = NBD_MAX_IN_FLIGHT_BYTES as u64 + (8 << 20);
+    assert!(server.stats.get(0).read_bytes <= most, "{:?}", server.stats.get(0));
+    for _ in 0..100 {
+        assert_eq!(greedy.receive().1.error, 0);
+    }
+    greedy.leave();
+}
+
+#[test]
+fn requests_beyond_what_may_be_under_way_are_answered_though_the_client_sends_no_more() {
+    let device = Arc::new(Device { cold: 0..SIZE, ..Device::new() });
+    let mut c = Client::new(&server(&device), false);
+    let asked = 6 * NBD_MAX_IN_FLIGHT;
+    let request = |cookie| Request { flags: 0, command: command::READ, cookie, offset: 0, len: 512 };
+    let requests: Vec<_> = (0..asked as u64).flat_map(|cookie| request(cookie).encode()).collect();
+    c.stream.write_all(&requests).unwrap();
+    device.gate.wait_for(4);
+    device.gate.open();
+    take(&mut c.stream, asked * (16 + 512));
+    c.leave();
 }
 
 #[test]
