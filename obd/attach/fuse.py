@@ -9,7 +9,7 @@ from typing import Final
 import obdcore
 from obd.attach import loop
 from obd.attach.users import PATIENCE_S, claim
-from obd.attach.ways import OnError, Way, certainly, load_module
+from obd.attach.ways import OnError, Way, certainly, load_module, write_back
 from obd.errors import ObdError
 from obd.mount.filesystem import is_mount_point, unmount_lazily
 from obd.state import State, StateDirectory
@@ -32,6 +32,7 @@ class FuseWay(Way):
         self._transient = transient
         self._connection = connection
         self._resume = resume
+        self._serves = False
 
     def missing(self, service: str | None = None) -> str:
         """What FUSE or loop devices lack here."""
@@ -56,7 +57,11 @@ class FuseWay(Way):
         fd = claim(path, patience_s=patience_s)
         try:
             if self.is_ours(place, path):
-                loop.detach(fd)
+                try:
+                    if self._serves:  # else nobody would answer
+                        write_back(fd, path)
+                finally:
+                    loop.detach(fd)
         finally:
             os.close(fd)
         wait_until(lambda: not self.is_ours(place, path), path, CLOSE_TIMEOUT_S)
@@ -106,6 +111,7 @@ class FuseWay(Way):
             raise
         if path and not self._resume:
             _clear(os.path.dirname(other))
+        self._serves = True
         return ServedFile(file, fuse, device, self._transient)
 
 

@@ -78,6 +78,8 @@ class Keeper:
         self._device: Any = None
         self._served: Any = None
         self.warning = ""
+        # Why what was acknowledged may not be on disk.
+        self._failures: list[str] = []
 
     def set_up(self, undo: ExitStack) -> None:
         """Opens, serves, attaches and mounts; how to take it back is put into `undo`."""
@@ -145,18 +147,19 @@ class Keeper:
                     self._way.take_away(self._place, self.path)
                 except OSError as error:
                     _log.warning("asked to end, but %s", line_of(error))
+                    if isinstance(error, ObdError) and error.kind == "io":
+                        self._failures.append(line_of(error))
 
     def end(self) -> int:
         """The last steps, each of which must happen whatever the one before said. Returns the exit status."""
-        failures = []
+        failures = self._failures
         for step in (self._served.stop, self._device.close):
             try:
                 step()
             except OSError as error:
                 failures.append(line_of(error))
         if failures:
-            # What was acknowledged may not be on disk: leave that where it is found when the device is taken
-            # away.
+            # Where it is found when the device is taken away.
             _log.error("closing %s: %s", self._request.config, "; ".join(failures))
             self._write("; ".join(failures))
             return 1

@@ -12,7 +12,7 @@ from typing import Final
 import obdcore
 from obd.attach.nbd_link import SECTOR_BYTES, NbdLink, backend_of
 from obd.attach.users import PATIENCE_S, claim
-from obd.attach.ways import OnError, Way, load_module
+from obd.attach.ways import OnError, Way, load_module, write_back
 from obd.errors import ObdError
 from obd.state import State, StateDirectory
 
@@ -63,10 +63,12 @@ class NbdWay(Way):
         fd = claim(path, patience_s=patience_s)
         try:
             if self.is_ours(place, path):
-                if self._serves:  # else nobody would answer
-                    os.fsync(fd)
-                with NbdLink() as link:
-                    link.disconnect(path)
+                try:
+                    if self._serves:  # else nobody would answer
+                        write_back(fd, path)
+                finally:
+                    with NbdLink() as link:
+                        link.disconnect(path)
         finally:
             os.close(fd)
 

@@ -10,7 +10,7 @@ from typing import Final
 import tcmu
 from obd.attach.names import name_of
 from obd.attach.users import PATIENCE_S, claim
-from obd.attach.ways import Way, load_module
+from obd.attach.ways import Way, load_module, write_back
 from obd.config import DEFAULT_SERVICE_FILE, load_image
 from obd.daemon.lock import running
 from obd.errors import ObdError
@@ -27,7 +27,6 @@ DATA_AREA_MIB: Final = 4
 _LONGEST_CONFIG_BYTES: Final = 255
 _CONFIGFS: Final = Path("/sys/kernel/config/target")
 _BLKROSET: Final = 0x125D
-_BLKFLSBUF: Final = 0x1261
 
 
 class TcmuWay(Way):
@@ -93,10 +92,10 @@ class TcmuWay(Way):
         _need_daemon(place)
         fd = claim(path, patience_s=patience_s)
         try:
-            # The kernel would throw away what was written and is in its cache. Closing the image makes it
-            # durable.
-            fcntl.ioctl(fd, _BLKFLSBUF)
-            self.clear(place)
+            try:
+                write_back(fd, path)
+            finally:
+                self.clear(place)
         finally:
             os.close(fd)
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import obdcore
 from obd.attach.users import PATIENCE_S, claim
-from obd.attach.ways import OnError, Way, load_module
+from obd.attach.ways import OnError, Way, load_module, write_back
 from obd.errors import ObdError
 from obd.state import State, StateDirectory
 
@@ -79,10 +79,12 @@ class UblkWay(Way):
             info = info_of(path)
             if info is None or not self.is_ours(place, path):
                 return
-            # Without a server nobody would answer; nor was anything acknowledged that is not written yet.
-            if info["state"] == "live":
-                os.fsync(fd)
-            obdcore.ublk_stop(number_of(path))
+            try:
+                # Without a server nobody would answer; nor was anything acknowledged that is not written yet.
+                if info["state"] == "live":
+                    write_back(fd, path)
+            finally:
+                obdcore.ublk_stop(number_of(path))
         finally:
             os.close(fd)
         if self._served is None:

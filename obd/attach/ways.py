@@ -1,5 +1,6 @@
 """What all ways to a block device have in common, and which there are."""
 
+import os
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from obd.attach.users import PATIENCE_S
+from obd.errors import ObdError
 from obd.state import State, StateDirectory
 
 if TYPE_CHECKING:
@@ -22,6 +24,19 @@ def certainly(true: Callable[[], bool]) -> bool:
         return true()
     except OSError:
         return False
+
+
+def write_back(fd: int, path: str) -> None:
+    """Makes durable what was written to the device `path`, which `fd` is open on.
+
+    Raises `ObdError` of kind "io" if that fails; the kernel tells of each failure once, so asking again is
+    no use.
+    """
+    try:
+        os.fsync(fd)  # BLKFLSBUF would say nothing of a failure
+    except OSError as error:
+        what = f"what was written to it could not be made durable: {error.strerror}"
+        raise ObdError("io", what, path) from error
 
 
 class Served(Protocol):
@@ -73,6 +88,7 @@ class Way(ABC):
     def take_away(self, place: StateDirectory, path: str, *, patience_s: float = PATIENCE_S) -> None:
         """Takes the device from the kernel. Raises `ObdError`, "busy" if it is in use; then it stays.
 
+        Raises that of `write_back` when it has taken it away: what is lost does not come back if it stays.
         `patience_s`: how long it may be open for a look only.
         """
 

@@ -122,6 +122,25 @@ def test_a_keeper_that_writes_back_for_long_is_no_user(
     assert obd.attach.detach(config)
 
 
+def test_detaching_tells_of_what_could_not_be_written_back(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    tool("mount", "-t", "tmpfs", "-o", "size=1m", "small", small)
+    try:
+        pair = (str(small / "data"), str(small / "index"))
+        ok("overlaybd-create", *pair, str(64))
+        config = tmp_path / "image.json"
+        config.write_text(json.dumps({"lowers": [], "upper": {"data": pair[0], "index": pair[1]}}))
+        device = obd.attach.attach(config, via="fuse", rw=True).path
+        Path(device).write_bytes(os.urandom(8 * MIB))  # all is well so far: it stays in memory
+        with pytest.raises(ObdError, match=r"the last writes may be lost: .* not be made durable") as caught:
+            obd.attach.detach(config)
+        assert caught.value.kind == "io"
+        assert listed() == [], "it is gone nevertheless"
+    finally:
+        tool("umount", small)
+
+
 def test_what_is_in_use_stays_and_its_user_is_named(tmp_path: Path) -> None:
     with (tmp_path / "raw").open("wb") as file:
         file.truncate(SIZE)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,6 +17,7 @@ import obd.attach
 from obd.attach import keeper, process
 from obd.attach.fuse import FuseWay
 from obd.attach.process import Request
+from obd.attach.ways import Way
 from obd.convert.layer import digest_of_file
 from obd.errors import ObdError
 from obd.mount.control import unmount_image
@@ -145,6 +147,28 @@ def test_who_takes_a_device_away_waits_for_the_end_of_its_process(config: Path) 
         place.remove()
     assert os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG) is not None
     os.close(ends)
+
+
+def test_a_flush_that_failed_once_is_told_when_the_device_is_taken_away(config: Path) -> None:
+    """The kernel tells of it once: the next attempt goes well."""
+    place = StateDirectory("attach", str(config))
+    assert place.acquire()
+    place.write(State(str(config), "nbd", False, path="/dev/nbd0", pid=os.getpid()))
+    by, served = Mock(spec=Way), Mock(path="/dev/nbd0")
+    there = [True, True]
+    by.is_ours.side_effect = lambda *_: bool(there) and there.pop()
+    by.take_away.side_effect = [ObdError("io", "not durable", "/dev/nbd0"), None]
+    stops = Mock(fd=os.open("/dev/zero", os.O_RDONLY))  # asked to end whenever it looks
+    request = Request("attach", str(config), str(config), None, "nbd", read_only=False)
+    one = keeper.Keeper(request, place, stops, by)
+    one.observer, one._served, one._device = Mock(), served, Mock()
+    one.wait()
+    assert one.end() == 1
+    known = place.read()
+    assert known is not None and known.error == "io: /dev/nbd0: not durable"
+    served.stop.assert_called_once()
+    os.close(stops.fd)
+    place.release()
 
 
 def test_an_error_of_reading_says_of_which_file() -> None:
