@@ -107,7 +107,8 @@ class FuseWay(Way):
                 else loop.attach(file, read_only=read_only, transient=self._transient)
             )
         except BaseException:
-            fuse.stop(force=True)
+            if not self._resume:  # else it waits for another attempt
+                fuse.stop(force=True)
             raise
         if path and not self._resume:
             _clear(os.path.dirname(other))

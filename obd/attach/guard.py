@@ -78,7 +78,7 @@ class _Guard:
             if not _is_good(said) or known is None or not self._is_there():
                 return self._reap()
             # In this order: while it is known by its number, that is no other process's.
-            self._place.write(replace(known, pid=os.getpid()))
+            self._name(os.getpid(), known)
             status = self._reap()
             _log.error("the process that served %s has died (%s)", known.path, _in_words(status))
             if self._is_hopeless(known.path) or not self._restart(known.path, known.read_only):
@@ -91,6 +91,13 @@ class _Guard:
         except OSError as error:
             _log.warning("%s", line_of(error))
             return before
+
+    def _name(self, pid: int, known: State) -> None:
+        """Notes which process is to be asked to end. If the disk is full, say, `_wait` tries again."""
+        try:
+            self._place.write(replace(known, pid=pid))
+        except OSError as error:
+            _log.warning("%s", line_of(error))
 
     def _is_hopeless(self, path: str) -> bool:
         """Counts a death; whether there were too many."""
@@ -150,6 +157,9 @@ class _Guard:
             found = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, LOOK_S)
             if found is None:
                 self._free()
+                known = self._known(None)
+                if known is not None and known.pid != self._child:
+                    self._name(self._child, known)
             elif found.si_signo == signal.SIGTERM:
                 self._ask_to_end()
 

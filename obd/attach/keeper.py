@@ -110,7 +110,13 @@ class Keeper:
             from obd.mount.hold import mount
 
             self.warning = mount(served, request, device, undo)
-        self._write()
+        try:
+            self._write()
+        except OSError as error:
+            # Users wait: they are served, and the guard names this process as soon as that can be written.
+            if not (request.again and request.via == "fuse"):
+                raise
+            _log.warning("%s", line_of(error))
         served.let_go()
         observer.overview.add(request.directory or request.config, device, served.path)
 
@@ -206,10 +212,14 @@ def keep(request: Request, place: StateDirectory, report_fd: int, by: Way) -> in
             stops.hold()
         except BaseException as error:
             _log.error("%s", line_of(error))
-            _undo(undo)  # before the report, so that the starter finds nothing left
+            if not request.again:
+                _undo(undo)  # before the report, so that the starter finds nothing left
             with contextlib.suppress(OSError):
                 kind = kind_of(error) if isinstance(error, OSError) else "io"
                 report(kind=kind, error=line_of(error).removeprefix(f"{kind}: "))
+            if request.again:
+                # As if killed: users wait for another one, and would get errors of an image that is closed.
+                os._exit(1)
             return 1
         undo.pop_all()
     os.chdir("/")  # not before: a configuration's relative paths are the starter's

@@ -19,6 +19,7 @@ from obd.attach import guard
 from obd.attach.ways import way
 from obd.state import StateDirectory
 from tests.e2e.commands import end, kill_with_guard, ok
+from tests.e2e.disks import tool
 from tests.rigs.attached import lack_of_guards, until
 
 MIB = 1 << 20
@@ -154,6 +155,29 @@ def test_an_image_that_cannot_be_opened_is_tried_again(image: Path) -> None:
     until(lambda: log.read_text().count("cannot be served again yet") > 1, "nobody tries")
     assert obd.attach.detach(image), "also while nobody serves it"
     shutil.move(image.parent / "away", layer)
+
+
+def test_no_room_for_the_state_is_no_reason_to_give_it_up(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run := tmp_path / "full").mkdir()
+    tool("mount", "-t", "tmpfs", "-o", "size=256k", "full", run)
+    try:
+        monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(run))
+        path = obd.attach.attach(image, via="fuse").path
+        with (run / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
+            while True:
+                filler.write(bytes(4096))
+        pid = server(image)
+        end(pid, signal.SIGKILL)
+        assert Path(path).read_bytes() == DATA
+        assert server(image) == pid, "it could not say otherwise"
+        (run / "filler").unlink()
+        until(lambda: server(image) != pid, "nobody says who serves it")
+        assert obd.attach.detach(image)
+        assert not obd.attach.attachments()
+    finally:
+        tool("umount", "--lazy", run)  # the guard is just ending
 
 
 def test_servers_that_die_all_the_time_are_not_started_for_ever(image: Path) -> None:

@@ -107,6 +107,33 @@ def test_a_failure_is_told_though_undoing_fails_too(config: Path, monkeypatch: p
     place.release()
 
 
+def test_who_cannot_take_the_place_of_a_dead_keeper_ends_as_if_killed(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users wait for another one; they would get errors of an image that is closed under them."""
+
+    def set_up(_: object, undo: ExitStack) -> None:
+        undo.callback((config.parent / "closed").touch)
+        raise ObdError("io", "no more files")
+
+    monkeypatch.setattr(keeper.Keeper, "set_up", set_up)
+    monkeypatch.setattr(keeper, "Stops", lambda: None)
+    place = StateDirectory("attach", str(config))
+    assert place.acquire()
+    read, write = os.pipe()
+    request = Request("attach", str(config), str(config), None, "fuse", read_only=True, again=True)
+    child = os.fork()
+    if child == 0:
+        keeper.keep(request, place, write, FuseWay())
+        os._exit(2)
+    os.close(write)
+    with open(read, "rb") as report:
+        assert json.loads(report.read()) == {"kind": "io", "error": "no more files"}
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert not (config.parent / "closed").exists() and os.path.exists(place.path)
+    place.release()
+
+
 def test_who_hears_of_a_keepers_death_finds_its_lock_free(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
