@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from obd.attach import WAYS, Attachment
@@ -214,11 +215,27 @@ def _ask_to_end(place: StateDirectory, pid: int) -> None:
     with suppress(ProcessLookupError):
         fd = os.pidfd_open(pid)
         try:
-            if place.acquire_existing() is False:  # it lives, so the number is its own
+            if _has_lock(place, pid):
                 signal.pidfd_send_signal(fd, signal.SIGTERM)
         finally:
-            place.release()
             os.close(fd)
+
+
+def _has_lock(place: StateDirectory, pid: int) -> bool:
+    """Whether it is that process who holds the lock, and not one who looks at what another left."""
+    name = os.path.join(place.path, "lock")
+    try:
+        for link in Path("/proc", str(pid), "fd").iterdir():
+            with suppress(OSError):  # other files are not looked at: that may hang (a dead file server)
+                if os.readlink(link).endswith("/lock") and os.path.samestat(os.stat(link), os.stat(name)):
+                    return True
+    except FileNotFoundError:
+        pass  # it has just ended
+    except PermissionError:  # root without CAP_SYS_PTRACE: then whoever it is
+        held = place.acquire_existing() is False
+        place.release()
+        return held
+    return False
 
 
 def list_attachments() -> list[Attachment]:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 
 import obd.attach
-from obd.attach import keeper, process
+from obd.attach import control, keeper, process
 from obd.attach.fuse import FuseWay
 from obd.attach.process import Request
 from obd.attach.ways import Way
@@ -195,6 +196,18 @@ def test_a_flush_that_failed_once_is_told_when_the_device_is_taken_away(config: 
     assert known is not None and known.error == "io: /dev/nbd0: not durable"
     served.stop.assert_called_once()
     os.close(stops.fd)
+    place.release()
+
+
+def test_who_has_the_number_of_a_dead_keeper_is_not_asked_to_end(config: Path) -> None:
+    place = StateDirectory("attach", str(config))
+    assert place.acquire(), "as one who just looks at what the keeper left"
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as bystander:
+        control._ask_to_end(StateDirectory("attach", str(config)), bystander.pid)
+    assert bystander.returncode == 0
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(place.lock,)) as its_own:
+        control._ask_to_end(StateDirectory("attach", str(config)), its_own.pid)
+    assert its_own.returncode == -signal.SIGTERM
     place.release()
 
 
