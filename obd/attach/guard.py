@@ -5,6 +5,7 @@ the dead one had taken and not answered (Linux 6.9). It has no threads and loads
 fork of it.
 """
 
+import glob
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -168,7 +170,7 @@ class _Guard:
 
         For as long as it does its loop device, and maybe all of them, are locked. Its users get errors.
         """
-        self._looks = self._looks + 1 if _cannot_die(self._child) else 0
+        self._looks = self._looks + 1 if _cannot_die(f"/proc/{self._child}") else 0
         if self._looks >= LOOKS:
             self._looks = 0
             _log.error("process %d was killed while it waited for itself: it is cut off", self._child)
@@ -196,13 +198,17 @@ def _is_good(said: bytes) -> bool:
     return bool(said) and "error" not in json.loads(said)
 
 
-def _cannot_die(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/status") as file:
+def _cannot_die(process: str) -> bool:
+    """Whether a thread of the process with that directory in /proc waits in the kernel though it was killed.
+
+    The first one may have ended before, and waits for the others.
+    """
+    for status in glob.glob(f"{process}/task/*/status"):
+        with suppress(OSError), open(status) as file:
             found = dict(line.split(":", 1) for line in file if line.startswith(("State:", "SigPnd:")))
-    except OSError:
-        return False
-    return found["State"].split()[0] == "D" and bool(int(found["SigPnd"], 16) & 1 << signal.SIGKILL - 1)
+            if found["State"].split()[0] == "D" and int(found["SigPnd"], 16) & 1 << signal.SIGKILL - 1:
+                return True
+    return False
 
 
 def _in_words(status: int) -> str:

@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 
 import obd.attach
-from obd.attach import control, keeper, process
+from obd.attach import control, guard, keeper, process
 from obd.attach.fuse import FuseWay
 from obd.attach.process import Request
 from obd.attach.ways import Way
@@ -209,6 +209,19 @@ def test_who_has_the_number_of_a_dead_keeper_is_not_asked_to_end(config: Path) -
         control._ask_to_end(StateDirectory("attach", str(config)), its_own.pid)
     assert its_own.returncode == -signal.SIGTERM
     place.release()
+
+
+def test_a_server_that_cannot_die_is_known_by_any_of_its_threads(tmp_path: Path) -> None:
+    for thread, state in (("7", "State:\tZ (zombie)\nSigPnd:\t0000000000000100\n"), ("8", None)):
+        (tmp_path / "task" / thread).mkdir(parents=True)
+        if state:
+            (tmp_path / "task" / thread / "status").write_text(state)
+    assert not guard._cannot_die(str(tmp_path)), "a thread may have ended since the look at which there are"
+    held = tmp_path / "task" / "8" / "status"
+    held.write_text("State:\tD (disk sleep)\nSigPnd:\t0000000000000000\n")
+    assert not guard._cannot_die(str(tmp_path)), "it was not killed"
+    held.write_text("State:\tD (disk sleep)\nSigPnd:\t0000000000000100\n")
+    assert guard._cannot_die(str(tmp_path))
 
 
 def test_an_error_of_reading_says_of_which_file() -> None:
