@@ -75,7 +75,7 @@ def remove_disk(number: int, force: bool) -> None:
         obdcore.ublk_stop(number)
         _wait_for_keeper(place)
     if os.path.exists(place.path):
-        detach_image(path)
+        detach_image(place.key)  # not by its path, by which a stopped disk is nobody's
 
 
 def _wait_for_keeper(place: StateDirectory) -> None:

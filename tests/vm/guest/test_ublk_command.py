@@ -14,6 +14,7 @@ import pytest
 import obd.attach
 import obd.ublk
 import obdcore
+from obd.attach.ublk import info_of
 from obd.errors import ObdError
 from tests.e2e.commands import ok, run
 from tests.e2e.disks import MIB, content, layer, tool
@@ -174,6 +175,10 @@ def test_a_disk_without_a_server_waits_or_goes(tmp_path: Path) -> None:
     with open(path, "rb") as disk:
         obd.ublk.remove(number(path), force=True)
         assert os.pread(disk.fileno(), 4096, MIB) == b"", "of a disk that is gone"
+    path = obd.ublk.add(config)
+    kill(path)
+    obd.ublk.remove(number(path), force=True)
+    assert info_of(path) is None, "no server was there to remove it"
     left = Path("/run/overlaybd/attach").iterdir()
     assert not [place for place in left if place.suffix != ".gone"], (
         "its server may still be removing its own"
