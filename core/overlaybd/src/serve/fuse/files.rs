@@ -80,6 +80,11 @@ impl File {
             Kind::Unsupported => Errno::EOPNOTSUPP,
             _ => Errno::EIO,
         });
+        self.tell(error);
+    }
+
+    /// Tells of an error.
+    pub fn tell(&self, error: Error) {
         self.reporter.report(&self.name, error);
     }
 

@@ -37,14 +37,14 @@ impl Default for Options {
 }
 
 /// A mounted directory and the threads that serve it. Dropping it stops it by force.
-pub struct Mount(Place);
+pub struct Mount(Arc<Place>);
 
 /// Where something is mounted; unmounts it by force when dropped.
 struct Place {
     directory: PathBuf,
     names: Vec<String>,
     device: Device,
-    end: Arc<End>,
+    end: End,
 }
 
 /// How serving ended, once it has.
@@ -108,7 +108,7 @@ impl Mount {
         let placed = |directory: &Path| {
             let device = mount::device(directory).map_err(failed)?;
             let names = files.iter().map(|file| file.name().to_owned()).collect();
-            Ok(Place { directory: directory.to_path_buf(), names, device, end: Arc::default() })
+            Ok(Arc::new(Place { directory: directory.to_path_buf(), names, device, end: End::default() }))
         };
         let (place, session) = match connection {
             // What cannot be served now stays as it is, for another attempt.
@@ -123,17 +123,29 @@ impl Mount {
             }
         };
         mount::set_readahead(place.device, FUSE_MAX_IO);
-        let end = Arc::clone(&place.end);
+        let served = Arc::clone(&place);
         let serve = move || {
-            let outcome = session.run();
-            end.deaf.store(true, Ordering::SeqCst);
+            let outcome = match session.run() {
+                // A thread that was just about to ask the kernel for a request when the mount was forced to go.
+                Err(e) if e.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+                outcome => outcome,
+            };
+            if let Err(e) = &outcome {
+                served.give_up(e, &files);
+            }
+            served.end.deaf.store(true, Ordering::SeqCst);
             for file in files {
                 file.pool.close();
             }
-            *end.outcome.lock() = Some(outcome);
-            end.reached.notify_all();
+            *served.end.outcome.lock() = Some(outcome);
+            served.end.reached.notify_all();
         };
-        std::thread::Builder::new().name("fuse".into()).spawn(serve).map_err(failed)?;
+        if let Err(e) = std::thread::Builder::new().name("fuse".into()).spawn(serve) {
+            if resumed {
+                std::mem::forget(place); // as above: else it is unmounted
+            }
+            return Err(failed(e));
+        }
         Ok(Mount(place))
     }
 
@@ -151,7 +163,7 @@ impl Mount {
 
     /// Returns when the file system has been unmounted, by `stop` or from outside, and all requests have ended.
     ///
-    /// Errors: `Io` if serving ended for another reason.
+    /// Errors: `Io` if serving ended for another reason; then it has been unmounted by force.
     pub fn wait(&self) -> Result<()> {
         while !self.wait_for(Duration::from_secs(3600))? {}
         Ok(())
@@ -164,8 +176,6 @@ impl Mount {
         match &*outcome {
             None => Ok(false),
             Some(Ok(())) => Ok(true),
-            // A thread that was just about to ask the kernel for a request when the mount was forced to go.
-            Some(Err(e)) if e.raw_os_error() == Some(libc::ECONNABORTED) => Ok(true),
             Some(Err(e)) => Err(Error::new(Kind::Io, format!("serving FUSE: {e}")).in_file(self.directory())),
         }
     }
@@ -192,17 +202,30 @@ impl Drop for Mount {
 impl Place {
     /// Unmounts, unless that has been done; never what someone else mounted here since.
     fn unmount(&self, force: bool) -> Result<()> {
-        let still_there = || {
-            mount::device(&self.directory).is_ok_and(|now| now == self.device)
-                // Once serving has ended the number may have a new owner.
-                && (!self.end.deaf.load(Ordering::SeqCst) || mount::is_dead(&self.directory))
-        };
-        if !still_there() {
+        if !self.is_there() {
             return Ok(());
         }
         match mount::unmount(&self.directory, self.device, force) {
-            Err(_) if !still_there() => Ok(()),
+            Err(_) if !self.is_there() => Ok(()),
             done => done,
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        mount::device(&self.directory).is_ok_and(|now| now == self.device)
+            // Once serving has ended the number may have a new owner.
+            && (!self.end.deaf.load(Ordering::SeqCst) || mount::is_dead(&self.directory))
+    }
+
+    /// Unmounts by force what a session failed to serve: for want of a thread, say. What is left of its threads may
+    /// answer still, so that it looks like being served; without any, whoever uses it would wait for ever.
+    fn give_up(&self, cause: &io::Error, files: &[Arc<File>]) {
+        if self.is_there() {
+            let _ = self.unmount(true); // an error would be that of `stop`
+            for file in files {
+                let what = format!("not served any more, since FUSE has failed ({cause}): attach or mount it again");
+                file.tell(Error::new(Kind::Io, what).in_file(&self.directory));
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{Mount, Options};
+use super::{mount, Mount, Options};
 use crate::device::{BlockDevice, MemoryDevice};
 use crate::error::Kind;
 use crate::serve::test_device::{pattern, Device, SIZE};
@@ -186,6 +186,28 @@ fn busy_is_an_error_unless_forced() {
     device.gate.open();
     stopping.join().unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_session_that_fails_leaves_no_mount_behind_that_nobody_serves() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let hear = Arc::clone(&told);
+    let report = move |name: &str, e: crate::Error| {
+        assert_ne!(e.kind(), Kind::Corrupt, "expected by this test");
+        hear.lock().push((name.to_string(), e.to_string()));
+    };
+    let options = Options { report: Some(Arc::new(report)), ..Options::default() };
+    let device = Arc::new(Device { bad: 0..512, ..Device::new() });
+    let Some((dir, mount)) = mounted(&device, &options) else { return };
+    let shown = mount::device(dir.path()).unwrap();
+    let disk = open(dir.path().join("disk"));
+    // Each is the end of one of its threads; that of the first is seen.
+    while mount.wait_for(Duration::from_millis(10)).is_ok() {
+        assert!(disk.read_at(&mut [0; 512], 0).is_err());
+    }
+    assert_ne!(mount::device(dir.path()).unwrap(), shown, "unmounted");
+    let told = told.lock();
+    assert!(told.iter().any(|(name, line)| name == "disk" && line.contains("not served any more")), "{told:?}");
 }
 
 #[test]
