@@ -269,7 +269,10 @@ impl Filesystem for Files {
     ) {
         let Some(file) = self.find(inode) else { return reply.error(Errno::EBADF) };
         let len = u64::from(size).min(file.device.size().saturating_sub(offset)) as usize;
-        if len == 0 || is_ready(&*file.device, offset, len as u64) {
+        if len == 0 {
+            return reply.data(&[]); // beyond the end too, where the device has no such place
+        }
+        if is_ready(&*file.device, offset, len as u64) {
             return file.read(&self.buffers, offset, len, reply);
         }
         let (worker, buffers) = (Arc::clone(file), Arc::clone(&self.buffers));

@@ -81,6 +81,7 @@ fn files_behave_like_disks() {
 
     assert_eq!(disk.read_at(&mut buf, SIZE - 5).unwrap(), 5, "short only at the end");
     assert_eq!(disk.read_at(&mut buf, SIZE).unwrap(), 0);
+    assert_eq!(disk.read_at(&mut buf, SIZE + 4096).unwrap(), 0, "nor is it an error beyond it");
     assert_eq!(disk.write_at(&[1; 10], SIZE - 5).unwrap(), 5);
     assert_eq!(disk.write_at(&[1], SIZE).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
     assert_eq!(disk.set_len(0).unwrap_err().raw_os_error(), Some(libc::EINVAL));
