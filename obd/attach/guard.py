@@ -199,16 +199,19 @@ def _is_good(said: bytes) -> bool:
 
 
 def _cannot_die(process: str) -> bool:
-    """Whether a thread of the process with that directory in /proc waits in the kernel though it was killed.
+    """Whether a thread of the process, `process` in /proc, waits in the kernel though it was killed."""
+    state, killed = _look_at(f"{process}/status")
+    if state == "Z":  # the first thread has ended, and waits for the others
+        return ("D", True) in map(_look_at, glob.glob(f"{process}/task/*/status"))
+    return (state, killed) == ("D", True)
 
-    The first one may have ended before, and waits for the others.
-    """
-    for status in glob.glob(f"{process}/task/*/status"):
-        with suppress(OSError), open(status) as file:
-            found = dict(line.split(":", 1) for line in file if line.startswith(("State:", "SigPnd:")))
-            if found["State"].split()[0] == "D" and int(found["SigPnd"], 16) & 1 << signal.SIGKILL - 1:
-                return True
-    return False
+
+def _look_at(status: str) -> tuple[str, bool]:
+    """The state of a thread, and whether it was killed; "" if it is gone."""
+    with suppress(OSError), open(status) as file:
+        found = dict(line.split(":", 1) for line in file if line.startswith(("State:", "SigPnd:")))
+        return found["State"].split()[0], bool(int(found["SigPnd"], 16) & 1 << signal.SIGKILL - 1)
+    return "", False
 
 
 def _in_words(status: int) -> str:

@@ -69,29 +69,38 @@ def unmount_image(directory: str) -> bool:
     state = StateDirectory(KIND, point)
     if not os.path.exists(state.path):
         return False
+    lost: list[str] = []
+    there = True  # unless neither keeper nor state is
     with until_ended(state):
-        if not _take_over(state, point):
-            return True  # the keeper has done it all
-    try:
-        known = state.read()
-        _clean_up(state, point)
-    finally:
-        state.release()
-    if known is not None and known.error:
-        raise ObdError("io", f"the last writes may be lost: {known.error}", directory)
-    return known is not None
+        mine = _take_over(state, point, lost)
+    if mine:
+        try:
+            known = state.read()
+            _clean_up(state, point)
+        finally:
+            state.release()
+        there = known is not None
+        lost += [known.error] if known is not None and known.error else []
+    if lost:
+        raise ObdError("io", f"the last writes may be lost: {'; '.join(lost)}", directory)
+    return there
 
 
-def _take_over(state: StateDirectory, point: str) -> bool:
-    """Unmounts, waits until no keeper holds the lock, and takes it. False if the state is gone by then.
+def _take_over(state: StateDirectory, point: str, lost: list[str]) -> bool:
+    """Unmounts, waits until no keeper holds the lock, and takes it. False if the keeper has done it all.
 
-    A mount that is being set up meanwhile is unmounted as soon as it is there.
+    A mount that is being set up meanwhile is unmounted as soon as it is there. What is `lost` is added.
     """
     deadline = time.monotonic() + FLUSH_TIMEOUT_S
     pause_s = 0.002
     while True:
         if filesystem.is_mount_point(point) and state.read() is not None:
-            filesystem.unmount(point)
+            try:
+                filesystem.unmount(point)
+            except ObdError as error:
+                if error.kind == "busy" or filesystem.is_mount_point(point):
+                    raise
+                lost.append(error.what)
         acquired = state.acquire_existing()
         if acquired is not False:
             return acquired is True

@@ -54,10 +54,19 @@ def mount(device: str, directory: str, head: bytes, *, read_only: bool, options:
 
 
 def unmount(directory: str) -> None:
-    """Unmounts what is at `directory`. Raises `ObdError`, of kind "busy" if it is in use."""
+    """Unmounts what is at `directory`. Raises `ObdError`, of kind "busy" if it is in use; then it stays.
+
+    Of kind "io" if what was written could not be made durable: it is unmounted nevertheless, since what is
+    lost does not come back if it stays.
+    """
+    # Before, and by a process of its own, as this one may serve the device: umount(8) tells of nothing lost.
+    lost = _run("sync", ["--file-system", "--", directory]) if _is_writable(directory) else None
     failure = _run("umount", ["--", directory])
-    if failure is not None:
-        raise ObdError("busy" if "busy" in failure else "io", f"cannot unmount: {failure}", directory)
+    what = [] if failure is None else [f"cannot unmount: {failure}"]
+    if lost is not None:
+        what.append(f"what was written there could not be made durable: {lost}")
+    if what:
+        raise ObdError("busy" if "busy" in (failure or "") else "io", "; ".join(what), directory)
 
 
 def unmount_lazily(directory: str) -> None:
@@ -86,7 +95,7 @@ def _run(program: str, words: list[str]) -> str | None:
         return None
     said = " ".join(done.stderr.decode("utf-8", "replace").split())
     # "mount: /the/directory: reason" repeats what the message says anyway; dmesg hints are for nobody.
-    said = re.sub(r"^u?mount: [^:]*: ", "", said).replace(
+    said = re.sub(r"^(u?mount: [^:]*|sync: error syncing .*): ", "", said).replace(
         "dmesg(1) may have more information after failed mount system call.", ""
     )
     return said.strip() or f"{program} ended with status {done.returncode}"
@@ -101,6 +110,11 @@ def mounts() -> Iterator[tuple[str, str]]:
 def is_mount_point(directory: str) -> bool:
     """True if something is mounted at the absolute path `directory`, even if it does not answer any more."""
     return any(point == directory for _, point in mounts())
+
+
+def _is_writable(directory: str) -> bool:
+    at = [words[5] for words in _mountinfo() if unescape(words[4]) == directory]
+    return bool(at) and "rw" in at[-1].split(",")
 
 
 def type_at(directory: str) -> str:

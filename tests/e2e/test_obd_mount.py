@@ -78,6 +78,20 @@ def wait_for(what: str, condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_unmounting_tells_of_what_could_not_be_written_back(tmp_path: Path, base: Path, point: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "small", small], check=True)
+    try:
+        ok("obd", "mount", "--rw", config(small, base, writable=True), point)
+        (point / "new").write_bytes(os.urandom(8 << 20))  # all is well so far: it stays in memory
+        done = run("obd", "umount", point)
+        assert (done.status, "the last writes may be lost" in done.err) == (255, True), done
+        assert not filesystem.is_mount_point(str(point)), "what is lost does not come back if it stays"
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
 def test_read_only(tmp_path: Path, base: Path, point: Path) -> None:
     done = ok("obd", "mount", config(tmp_path, base), point)
     assert (point / "hello").read_text() == "from the base\n"

@@ -212,16 +212,19 @@ def test_who_has_the_number_of_a_dead_keeper_is_not_asked_to_end(config: Path) -
 
 
 def test_a_server_that_cannot_die_is_known_by_any_of_its_threads(tmp_path: Path) -> None:
-    for thread, state in (("7", "State:\tZ (zombie)\nSigPnd:\t0000000000000100\n"), ("8", None)):
+    for thread in ("7", "8"):
         (tmp_path / "task" / thread).mkdir(parents=True)
-        if state:
-            (tmp_path / "task" / thread / "status").write_text(state)
+    for first in (tmp_path, tmp_path / "task" / "7"):
+        (first / "status").write_text("State:\tZ (zombie)\nSigPnd:\t0000000000000100\n")
     assert not guard._cannot_die(str(tmp_path)), "a thread may have ended since the look at which there are"
     held = tmp_path / "task" / "8" / "status"
     held.write_text("State:\tD (disk sleep)\nSigPnd:\t0000000000000000\n")
     assert not guard._cannot_die(str(tmp_path)), "it was not killed"
     held.write_text("State:\tD (disk sleep)\nSigPnd:\t0000000000000100\n")
     assert guard._cannot_die(str(tmp_path))
+    (tmp_path / "status").write_text(held.read_text())
+    held.unlink()
+    assert guard._cannot_die(str(tmp_path)), "the first thread itself"
 
 
 def test_an_error_of_reading_says_of_which_file() -> None:
