@@ -113,14 +113,19 @@ class _Guard:
         """Has another server take over. False if that is not to be."""
         deadline, pause_s = time.monotonic() + PATIENCE_S, 0.1
         while self._is_there():
-            said = self._start(-1, again=True)
-            if _is_good(said):
-                _log.warning("%s is served again", path)
-                return True
-            status = self._reap()
-            if not said and self._is_hopeless(path):
-                return False
-            what = json.loads(said)["error"] if said else _in_words(status)
+            said = b""
+            try:
+                said = self._start(-1, again=True)
+            except OSError as error:  # no process or descriptor is to be had just now
+                what = line_of(error)
+            else:
+                if _is_good(said):
+                    _log.warning("%s is served again", path)
+                    return True
+                status = self._reap()
+                if not said and self._is_hopeless(path):
+                    return False
+                what = json.loads(said)["error"] if said else _in_words(status)
             if time.monotonic() > deadline or b'"unsupported"' in said:
                 _log.error("%s cannot be served again, and is given up: %s", path, what)
                 return False
@@ -134,8 +139,14 @@ class _Guard:
         """Starts a server and waits until it serves; its report, "" if it died before."""
         read, write = os.pipe2(os.O_CLOEXEC)
         _reopen_log()
-        self._child = os.fork()
-        if not self._child:
+        try:
+            child = os.fork()
+        except OSError:
+            os.close(read)
+            os.close(write)
+            raise
+        self._child = child
+        if not child:
             status = 1
             try:
                 os.close(read)

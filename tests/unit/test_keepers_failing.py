@@ -211,6 +211,29 @@ def test_who_has_the_number_of_a_dead_keeper_is_not_asked_to_end(config: Path) -
     place.release()
 
 
+def test_another_server_is_started_as_soon_as_there_may_be_a_process(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, fork, refusals = StateDirectory("attach", str(config)), os.fork, [errno.EAGAIN] * 2
+
+    def limited() -> int:
+        if refusals:
+            raise BlockingIOError(refusals.pop(), "Resource temporarily unavailable")
+        return fork()
+
+    def serve(_connection: int, report: int, again: bool) -> int:
+        return 0 if again and os.write(report, b"{}") else 1
+
+    monkeypatch.setattr(os, "fork", limited)
+    monkeypatch.setattr(guard._Guard, "_is_there", lambda _: True)
+    monkeypatch.setattr(guard, "_reopen_log", lambda: None)
+    one = guard._Guard(place, -1, serve)
+    before = os.listdir("/proc/self/fd")
+    assert one._restart("/dev/loop0", False)
+    assert (one._reap(), refusals) == (0, [])
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_a_server_that_cannot_die_is_known_by_any_of_its_threads(tmp_path: Path) -> None:
     for thread in ("7", "8"):
         (tmp_path / "task" / thread).mkdir(parents=True)
