@@ -95,12 +95,7 @@ def _take_over(state: StateDirectory, point: str, lost: list[str]) -> bool:
     pause_s = 0.002
     while True:
         if filesystem.is_mount_point(point) and state.read() is not None:
-            try:
-                filesystem.unmount(point)
-            except ObdError as error:
-                if error.kind == "busy" or filesystem.is_mount_point(point):
-                    raise
-                lost.append(error.what)
+            lost += filter(None, [filesystem.unmount(point)])
         acquired = state.acquire_existing()
         if acquired is not False:
             return acquired is True

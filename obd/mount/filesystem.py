@@ -53,20 +53,20 @@ def mount(device: str, directory: str, head: bytes, *, read_only: bool, options:
     raise ObdError("io", f"cannot mount {device}: {failure}", directory)
 
 
-def unmount(directory: str) -> None:
+def unmount(directory: str) -> str:
     """Unmounts what is at `directory`. Raises `ObdError`, of kind "busy" if it is in use; then it stays.
 
-    Of kind "io" if what was written could not be made durable: it is unmounted nevertheless, since what is
-    lost does not come back if it stays.
+    Returns why what was written could not be made durable, "" if it could: it is unmounted all the same, as
+    what is lost does not come back if it stays.
     """
     # Before, and by a process of its own, as this one may serve the device: umount(8) tells of nothing lost.
-    lost = _run("sync", ["--file-system", "--", directory]) if _is_writable(directory) else None
+    failure = _run("sync", ["-f", "--", directory]) if _is_writable(directory) else None
+    lost = f"{directory}: what was written could not be made durable: {failure}" if failure else ""
     failure = _run("umount", ["--", directory])
-    what = [] if failure is None else [f"cannot unmount: {failure}"]
-    if lost is not None:
-        what.append(f"what was written there could not be made durable: {lost}")
-    if what:
-        raise ObdError("busy" if "busy" in (failure or "") else "io", "; ".join(what), directory)
+    if failure is not None and is_mount_point(directory):  # else another has done it
+        what = "; ".join(filter(None, [f"cannot unmount: {failure}", lost]))
+        raise ObdError("busy" if "busy" in failure else "io", what, directory)
+    return lost
 
 
 def unmount_lazily(directory: str) -> None:

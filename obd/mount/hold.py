@@ -53,7 +53,8 @@ def wait_until_unused(directory: str, served: ServedFile, stops: "Stops") -> Non
                 if fd == stops.fd:
                     stops.taken()
                     try:
-                        filesystem.unmount(directory)
+                        if lost := filesystem.unmount(directory):
+                            _log.error("%s", lost)
                     except ObdError as error:
                         _log.warning("asked to end, but %s", error)
     served.wait_until_detached()

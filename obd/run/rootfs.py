@@ -66,12 +66,15 @@ def unmount(container: Container) -> None:
 def take_away(directory: str, config: str) -> None:
     """Unmounts what is at `directory`, and detaches the image `config` ("": none). Raises `OSError`."""
     deadline = time.monotonic() + _PATIENCE_S
+    lost = ""
     while True:
         try:
             if filesystem.is_mount_point(directory):
-                filesystem.unmount(directory)
+                lost = filesystem.unmount(directory)
             if config:
                 attachments.detach(config)
+            if lost:
+                raise ObdError("io", f"the last writes may be lost: {lost}")
             return
         except ObdError as error:
             if error.kind != "busy" or time.monotonic() > deadline:

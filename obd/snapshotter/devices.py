@@ -246,12 +246,20 @@ class Devices:
             raise SnapshotError(UNAVAILABLE, line_of(error)) from error
 
     def release(self, number: int) -> bool:
-        """Unmounts and detaches. False if there was no device. Raises `SnapshotError` if it is in use."""
-        point = self._layout.mount_point(number)
+        """Unmounts and detaches. False if there was no device. Raises `SnapshotError` if it is in use.
+
+        What was written and could not be made durable is noted for `check_whole`.
+        """
+        point, done = self._layout.mount_point(number), True
         try:
-            if filesystem.is_mount_point(point):
-                filesystem.unmount(point)
-            done = attachments.detach(self._layout.config(number))
+            if filesystem.is_mount_point(point) and (lost := filesystem.unmount(point)):
+                self._note(number, lost)
+            try:
+                done = attachments.detach(self._layout.config(number))
+            except ObdError as error:
+                if error.kind != "io":
+                    raise
+                self._note(number, line_of(error))  # the device is gone all the same
         except OSError as error:
             busy = getattr(error, "kind", "") == "busy" or error.errno == errno.EBUSY
             code = FAILED_PRECONDITION if busy else UNAVAILABLE
@@ -259,6 +267,17 @@ class Devices:
         with suppress(FileNotFoundError):
             os.unlink(self._layout.mark(number))
         return done
+
+    def _note(self, number: int, lost: str) -> None:
+        _log.error("snapshot %d: %s", number, lost)
+        with suppress(FileNotFoundError):  # it was renamed already
+            os.rename(self._layout.mark(number), self._layout.lost(number))  # the disk may be full
+
+    def check_whole(self, number: int) -> None:
+        """Raises `SnapshotError` if something was lost of what was written to a snapshot."""
+        if os.path.exists(self._layout.lost(number)):
+            what = f"snapshot {number} lacks what could not be made durable: the log says why"
+            raise SnapshotError(FAILED_PRECONDITION, what)
 
 
 def _is_formatted(path: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 # What annotations of layers say too: containerd hands them on as labels.
@@ -18,7 +17,7 @@ TARGET: Final = f"{_PREFIX}.ref"
 IMAGE_REFERENCE: Final = f"{_PREFIX}/image-ref"
 """The image, as those say who pull it (`rpull`)."""
 IMAGE_REFERENCES: Final = (f"{_PREFIX}/cri.image-ref", IMAGE_REFERENCE)
-"""The same with Kubernetes' label, which is its own whenever it is there: the other may be an annotation."""
+"""That, and what Kubernetes says."""
 TYPE: Final = f"{_PREFIX}/type"
 REMOTE: Final = f"{_PREFIX}/remote"
 RECORD_TRACE: Final = f"{_OVERLAYBD}/record-trace"
@@ -28,8 +27,3 @@ QUOTA: Final = f"{_PREFIX}/disk_quota"
 SIZE_GIB: Final = f"{_OVERLAYBD}/vsize"
 WRITABLE: Final = f"{_OVERLAYBD}.writable"
 COMMIT_PATH: Final = f"{_OVERLAYBD}.localcommitpath"
-
-
-def first(labels: Mapping[str, str], names: tuple[str, ...]) -> str:
-    """The value of the first label that is there, "" if none is."""
-    return next((labels[name] for name in names if labels.get(name)), "")

@@ -24,7 +24,7 @@ class Layout:
 
     def __init__(self, root: str) -> None:
         if os.path.exists(os.path.join(root, _UPSTREAMS)):
-            what = "snapshots of upstream's snapshotter: remove them by containerd, or use another root"
+            what = "snapshots of upstream's snapshotter: move the root away, or use another one"
             raise ObdError("unsupported", f"{_UPSTREAMS} is there, so these are {what}", root)
         self.root: Final = root
         self.snapshots: Final = os.path.join(root, "snapshots")
@@ -62,6 +62,10 @@ class Layout:
     def mark(self, number: int) -> str:
         """The file that names its device."""
         return os.path.join(self.block(number), "backstore_mark")
+
+    def lost(self, number: int) -> str:
+        """The same once something of what was written to it was lost."""
+        return os.path.join(self.block(number), "lost")
 
     def wish(self, number: int) -> str:
         """The file that marks an unpacked image as used, and so to be converted."""

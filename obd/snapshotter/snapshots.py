@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from obd.oci.digest import chain_ids
+from obd.oci.digest import chain_ids, is_digest
 from obd.snapshotter import labels as L
 from obd.snapshotter import mounts, quota, writable
 from obd.snapshotter.devices import Devices
@@ -160,8 +160,9 @@ class Snapshots:
             return False
         lower = remote_lower(labels, self.layout.fs(made.id))
         # Other images with that chain ID get this snapshot. What is downloaded, containerd checks itself.
-        below = [made.parent.rpartition("/")[2]] if made.parent else []
-        if labels[L.TARGET] != chain_ids([*below, lower["digest"]])[-1]:
+        # Upstream's convertor has names of its own.
+        target, below = labels[L.TARGET], [made.parent.rpartition("/")[2]] if made.parent else []
+        if is_digest(target) and target != chain_ids([*below, lower["digest"]])[-1]:
             _log.warning("%s is not the layer that its image says: it is downloaded", lower["digest"])
             return False
         self.images.write(made.id, above, url=blobs_url(reference, self.config.mirrors), lower=lower)
@@ -176,8 +177,14 @@ class Snapshots:
 
     def _image(self, labels: Mapping[str, str], caller: Caller) -> str:
         """The image that a layer is of, or its repository; "" if nobody knows."""
-        told, digest = L.first(labels, L.IMAGE_REFERENCES), labels.get(L.BLOB_DIGEST, "")
-        return told or (repository_of(digest, self.config.containerd, caller.namespace) if digest else "")
+        # Who pulls says it by one label. Another is an annotation of the image: nobody can tell which.
+        told = {labels[name] for name in L.IMAGE_REFERENCES if labels.get(name)}
+        digest = labels.get(L.BLOB_DIGEST, "")
+        return (
+            told.pop()
+            if len(told) == 1
+            else (repository_of(digest, self.config.containerd, caller.namespace) if digest else "")
+        )
 
     # Root file systems.
 
@@ -298,6 +305,7 @@ class Snapshots:
         above = self.records.get(found.parent).id if found.parent else None
         if os.path.exists(self.layout.upper(number)[0]) or writable.is_sealed(self.layout, number):
             self.devices.release(number)
+            self.devices.check_whole(number)
             kept[L.COMMIT_PATH] = writable.seal(self.layout, number)
             kept.pop(L.WRITABLE, None)
             self.images.write(number, above, lower={"dir": self.layout.fs(number)})

@@ -17,6 +17,9 @@ from obd.secret import without_secrets
         ("http://alice:s3cr@3t@proxy:3128/", "http://…@proxy:3128/"),
         ("http://alice:s3cr3t/pw@proxy:3128", "http://…"),
         ("http://alice:s3cr?3t@proxy:3128", "http://…"),
+        ("http://alice:12/s3cr3t@proxy:3128", "http://…"),
+        ("http://alice:/s3cr3t@proxy", "http://…"),
+        ("http://alice:12?s3cr3t@proxy", "http://…"),
     ],
 )
 def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:

@@ -14,9 +14,10 @@ import pytest
 import obdcore
 from obd.attach import Attachment
 from obd.errors import ObdError
+from obd.mount import filesystem
 from obd.snapshotter import devices, process, writable
 from obd.snapshotter.config import SnapshotterConfig
-from obd.snapshotter.errors import SnapshotError
+from obd.snapshotter.errors import FAILED_PRECONDITION, SnapshotError
 from obd.snapshotter.layout import Layout
 from obd.snapshotter.reconcile import reconcile
 from obd.snapshotter.snapshots import Caller, Snapshots
@@ -278,3 +279,28 @@ def test_a_directory_whose_device_stays_keeps_its_name(
     reconcile(snapshots)
     assert os.listdir(snapshots.layout.snapshots) == []
     snapshots.close()
+
+
+def test_what_lacks_what_was_written_to_it_is_not_committed(
+    made: devices.Devices, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provide(made, QUICK)
+    made.check_whole(QUICK)
+    monkeypatch.setattr(filesystem, "is_mount_point", lambda _: True)
+    monkeypatch.setattr(filesystem, "unmount", lambda _: "not durable")
+    assert made.release(QUICK) and not machine.attached, "it goes all the same"
+    for _ in range(2):  # who was told so tries again
+        with pytest.raises(SnapshotError, match="lacks what could not be made durable") as caught:
+            made.check_whole(QUICK)
+        assert caught.value.code == FAILED_PRECONDITION
+    machine.go.set()
+    provide(made, SLOW)
+    monkeypatch.setattr(filesystem, "is_mount_point", lambda _: False)
+
+    def lossy(config: str) -> bool:
+        raise ObdError("io", "the last writes may be lost", config)
+
+    monkeypatch.setattr(machine, "detach", lossy)
+    assert made.release(SLOW)
+    with pytest.raises(SnapshotError):
+        made.check_whole(SLOW)

@@ -23,13 +23,14 @@ def snapshots(tmp_path: Path) -> Iterator[Snapshots]:
     made.close()
 
 
-def stays_remote(snapshots: Snapshots, digest: str, target: str, parent: str = "") -> bool:
+def stays_remote(snapshots: Snapshots, digest: str, target: str, parent: str = "", **others: str) -> bool:
     """Whether a layer that is pulled as `target` need not be fetched."""
     labels = {
         L.TARGET: target,
         L.BLOB_DIGEST: digest,
         L.BLOB_SIZE: "4096",
         L.IMAGE_REFERENCE: "registry.example/app:x",
+        **others,
     }
     try:
         snapshots.prepare(f"extract-{os.urandom(4).hex()} {target}", parent, labels, Caller())
@@ -59,11 +60,12 @@ def test_a_layer_is_not_taken_for_another(snapshots: Snapshots) -> None:
     assert {each.name for each in snapshots.select([]) if each.kind == COMMITTED} == {A}
 
 
-def test_an_image_does_not_say_where_kubernetes_has_it_read_from(snapshots: Snapshots) -> None:
-    of_image = {L.IMAGE_REFERENCE: "elsewhere.example/app:x"}
-    of_kubernetes = {"containerd.io/snapshot/cri.image-ref": "registry.example/app:x"}
-    pulled = {L.TARGET: A, L.BLOB_DIGEST: A, L.BLOB_SIZE: "4096"}
-    with pytest.raises(SnapshotError):
-        snapshots.prepare("extract", "", pulled | of_image | of_kubernetes, Caller())
-    [made] = snapshots.select([])
-    assert "//registry.example/" in str(snapshots.images.read(made.id))
+def test_who_pulls_says_where_a_layer_is_read_from_and_not_the_image(snapshots: Snapshots) -> None:
+    kubernetes = {"containerd.io/snapshot/cri.image-ref": "registry.example/app:x"}
+    assert stays_remote(snapshots, A, A, **kubernetes), "both say the same"
+    kubernetes = {"containerd.io/snapshot/cri.image-ref": "elsewhere.example/app:x"}
+    assert not stays_remote(snapshots, B, B, **kubernetes)
+
+
+def test_names_of_upstreams_convertor_are_no_chain_ids(snapshots: Snapshots) -> None:
+    assert stays_remote(snapshots, A, f"overlaybd-conv-{B}")

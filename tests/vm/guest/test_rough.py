@@ -76,7 +76,8 @@ def test_ten_deaths_under_load_lose_no_byte(tmp_path: Path, daemon: Daemon) -> N
         before = [sectors(disk.name, WRITTEN) for disk in disks]
         more = numbers.randrange(256, 2048)
         while all(sectors(disk.name, WRITTEN) < was + more for disk, was in zip(disks, before, strict=True)):
-            assert any(one.poll() is None for one in load), "the load is too small for this test"
+            ended = [one.poll() for one in load]
+            assert None in ended, f"the load is too small for this test, or failed: {ended}"
             time.sleep(0.005)
         daemon.end(signal.SIGKILL)
         began = time.monotonic()

@@ -282,7 +282,8 @@ impl Source {
         let first = task.buffer.at();
         let last = (task.buffer.end() - 1).saturating_add(task.ahead);
         FetchStats::add(&self.stats.requests, 1);
-        let _urgent = urgent();
+        // A registry that has just failed may be silent now, too.
+        let at_once = task.failing_since.is_none().then(urgent);
         let response = self.http.get(&Request {
             url: &target.url,
             headers: &target.headers,
@@ -292,6 +293,7 @@ impl Source {
             timeout: target.limit.map_or(left, |limit| limit.min(left)),
             patience: task.patience,
         })?;
+        let _urgent = at_once.unwrap_or_else(urgent);
         let status = response.status;
         let what = || format!("GET {}: {status}", public_url(&target.url));
         let head = match status {

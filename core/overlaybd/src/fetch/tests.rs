@@ -199,15 +199,20 @@ fn nobody_waits_for_a_registry_any_more_once_that_was_said() {
 
 #[test]
 fn nobody_gives_way_to_who_waits_for_a_registry_that_is_away() {
-    let server = Server::with(pattern(LEN), (0..9).map(|_| Fault::Fail(Kind::Io)));
-    let source = source(&server);
-    source.outage().endure(Duration::from_secs(600));
-    let idle = Arc::new(AtomicBool::new(false));
-    let found = Arc::clone(&idle);
-    // Other tests fetch, too, but none for so long.
-    server.clock.at(Duration::from_secs(3), move || found.store(LANE.give_way(Duration::from_secs(20)), SeqCst));
-    RemoteBlob::open(source, Some(LEN as u64)).unwrap().read_at(&mut [0; 10], 0).unwrap();
-    assert!(server.clock.now() >= Duration::from_secs(3) && idle.load(SeqCst));
+    // It refuses at once; or it is silent, for most of the time.
+    for (silent, at) in [(0, 3), (5, 8)].map(|(silent, at)| (Duration::from_secs(silent), Duration::from_secs(at))) {
+        let server = Server::with(pattern(LEN), (0..9).map(|_| Fault::Fail(Kind::Io)));
+        let source = source(&server);
+        source.outage().endure(Duration::from_secs(600));
+        let clock = Arc::clone(&server.clock);
+        *server.gate.lock() = Some(Arc::new(move || clock.sleep(silent)));
+        let idle = Arc::new(AtomicBool::new(false));
+        let found = Arc::clone(&idle);
+        // Other tests fetch, too, but none for so long.
+        server.clock.at(at, move || found.store(LANE.give_way(Duration::from_secs(20)), SeqCst));
+        RemoteBlob::open(source, Some(LEN as u64)).unwrap().read_at(&mut [0; 10], 0).unwrap();
+        assert!(server.clock.now() >= at && idle.load(SeqCst), "silent for {silent:?}");
+    }
 }
 
 #[test]
