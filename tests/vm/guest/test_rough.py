@@ -65,7 +65,7 @@ def test_ten_deaths_under_load_lose_no_byte(tmp_path: Path, daemon: Daemon) -> N
     ]
     load = [
         subprocess.Popen(
-            [*verified(disk), "--iodepth=8", "--fsync=64", "--rate=,3m", "--output-format=terse"],
+            [*verified(disk), "--iodepth=8", "--fsync=64", "--rate=,2m", "--output-format=terse"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
