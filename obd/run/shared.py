@@ -9,7 +9,7 @@ import time
 from typing import Any, Final
 
 from obd import attach as attachments
-from obd.errors import ObdError
+from obd.errors import ObdError, about
 from obd.mount import filesystem
 from obd.run.locks import open_lock, try_lock
 from obd.run.rootfs import take_away
@@ -45,7 +45,7 @@ class SharedImage:
             if place.is_dead():
                 place.abandon()
             if attachments.find(place.config) is None:
-                with open(place.config, "w") as file:
+                with about(place.config), open(place.config, "w") as file:
                     file.write(self._text)
                 attachments.attach(place.config, via=via, service=service)
             if not filesystem.is_mount_point(place.mount_point):
@@ -90,8 +90,15 @@ class _Place:
             if time.monotonic() > deadline:
                 raise ObdError("timed-out", "another process is still attaching this image", self.config)
             time.sleep(_LOOK_S)
-        os.makedirs(self.mount_point, mode=0o700, exist_ok=True)
-        self._state.write(State(self.config, "run", read_only=True, directory=self.mount_point))
+        try:
+            os.makedirs(self.mount_point, mode=0o700, exist_ok=True)
+            self._state.write(State(self.config, "run", read_only=True, directory=self.mount_point))
+        except BaseException:
+            try:
+                self.release()
+            finally:
+                self.unlock()  # or this process would wait for itself
+            raise
 
     def unlock(self) -> None:
         """Gives the lock back; does nothing if it is gone with its directory."""

@@ -64,7 +64,7 @@ class Contained(OnMachine):
             self._read()
             self._run_writable()
             self._remove()
-        if listed := self._obd_run("--list"):
+        if listed := self._obd_run("--list") + self.obd("list"):
             self._say("wrong", f"is still listed: {listed!r}")
         self.look()
 
@@ -73,10 +73,13 @@ class Contained(OnMachine):
         self._say("made", "new")
 
     def _read(self) -> None:
-        self._in_container(_LOOK, "--again", CONTAINER)
+        made = "new" in self._model.made
+        self._in_container(_LOOK if made else _CHECK.format("kept"), "--again", CONTAINER)
 
     def _run_writable(self) -> None:
-        self._in_container(f"{_MAKE}; {_LOOK}", "--rm", "--rw", self._path("config.json"))
+        self._in_container(
+            f"{_MAKE}; {_LOOK}", "--rm", "--rw", "--name", f"{CONTAINER}-rw", self._path("config.json")
+        )
 
     def _remove(self) -> None:
         self._say("removing", "new")
