@@ -40,6 +40,7 @@ def origin(url: str) -> str:
 
 def follow(url: str, location: str, blob_url: str) -> Redirect | None:
     """The target of a redirect answered to `url`; None if it is no http(s) URL, or not for it to name."""
+    location = location.strip(" ")  # urlsplit passes over what urljoin keeps
     try:
         target = urldefrag(urljoin(url, location)).url
         parts = urlsplit(target)

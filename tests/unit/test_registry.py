@@ -353,6 +353,8 @@ def test_links_end_when_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "sig" not in repr(redirect).lower()
 
 
-def test_a_link_whose_scheme_is_in_capitals_is_followed() -> None:
+def test_links_are_followed_with_capitals_in_the_scheme_and_spaces_around() -> None:
     found = follow(BLOB, "HTTPS://cdn.example/X?sign=", BLOB)
     assert found is not None and found.url == "https://cdn.example/X?sign="
+    spaced = follow(BLOB, " http://cdn.example/X ", BLOB)
+    assert spaced is not None and spaced.url == "http://cdn.example/X"
