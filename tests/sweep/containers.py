@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Final
 
-import obdcore
-from tests.sweep.devices import OnMachine
+from tests.sweep.devices import OnMachine, make_ext4, make_lower
 from tests.sweep.script import CONTAINER
 
-_DISK_BYTES: Final = 4 << 20
 # What the command ends with if it finds other bytes than those that belong there.
 _WRONG: Final = 77
 _CHECK: Final = f'exec 2>/dev/null; [ "$(cat /{{0}})" = {{0}} ] || exit {_WRONG}'
@@ -29,13 +26,9 @@ def make_contained(home: Path, _: str) -> Path:
     for name in ("sh", "cat"):
         (tree / "bin" / name).symlink_to("busybox")
     (tree / "kept").write_text("kept")
-    words = ["-q", "-t", "ext4", "-b", "1024", "-E", "lazy_itable_init=0", "-d", str(tree), str(raw)]
-    subprocess.run(["mke2fs", *words, str(_DISK_BYTES >> 10)], check=True, capture_output=True)
-    with raw.open("rb") as source, (template / "lower").open("xb") as target:
-        compress = {"algorithm": "lz4"}
-        obdcore.lsmt_import(source.fileno(), _DISK_BYTES, target.fileno(), compress=compress, tar=True)
+    make_ext4(tree, raw)
+    make_lower(template, raw)
     (template / "config.json").write_text(json.dumps({"lowers": [{"file": "@/lower"}]}))
-    (template / "service.json").write_text(json.dumps({"enableAudit": False}))
     return template
 
 

@@ -37,20 +37,30 @@ def make_mounted(home: Path, _: str) -> Path:
     (template / "point").mkdir(parents=True)
     tree.mkdir()
     (tree / "kept").write_bytes(_KEPT)
-    words = ["-q", "-t", "ext4", "-b", "1024", "-E", "lazy_itable_init=0", "-d", str(tree), str(raw)]
-    subprocess.run(["mke2fs", *words, str(_DISK_BYTES >> 10)], check=True, capture_output=True)
+    make_ext4(tree, raw)
     return _make(template, raw, _DISK_BYTES)
 
 
-def _make(template: Path, raw: Path, size_bytes: int) -> Path:
+def make_ext4(tree: Path, raw: Path) -> None:
+    """A file system with these files."""
+    words = ["-q", "-t", "ext4", "-b", "1024", "-E", "lazy_itable_init=0", "-d", str(tree), str(raw)]
+    subprocess.run(["mke2fs", *words, str(_DISK_BYTES >> 10)], check=True, capture_output=True)
+
+
+def make_lower(template: Path, raw: Path) -> None:
+    """The layer of a disk, and a service that opens it."""
     with raw.open("rb") as source, (template / "lower").open("xb") as target:
         size = raw.stat().st_size
         obdcore.lsmt_import(source.fileno(), size, target.fileno(), compress={"algorithm": "lz4"}, tar=True)
+    (template / "service.json").write_text(json.dumps({"enableAudit": False}))
+
+
+def _make(template: Path, raw: Path, size_bytes: int) -> Path:
+    make_lower(template, raw)
     obdcore.lsmt_create(str(template / "u.data"), str(template / "u.index"), size=size_bytes)
     upper = {"data": "@/u.data", "index": "@/u.index"}
     document = {"lowers": [{"file": "@/lower"}], "upper": upper, "resultFile": "@/result"}
     (template / "config.json").write_text(json.dumps(document))
-    (template / "service.json").write_text(json.dumps({"enableAudit": False}))
     return template
 
 
