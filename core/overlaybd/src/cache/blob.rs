@@ -142,7 +142,7 @@ impl CachedBlob {
         if bytes.len() == self.store.shape.bytes(0, end) {
             if let Step::Lead(flight) = self.store.step(0, end, bytes.len(), self.id, false) {
                 if flight.end == end {
-                    self.landed(&flight, Arc::new(bytes));
+                    self.landed(&flight, Arc::new(bytes), false);
                 } else {
                     self.store.land(&flight);
                     flight.finish(Err(Error::new(Kind::Io, "given up for another")));
@@ -166,13 +166,8 @@ impl CachedBlob {
             }
         }
         let bytes = Arc::new(bytes);
-        if filling {
-            // Several fillings write at the same time, each what its own processor has just received.
-            flight.finish(Ok(Arc::clone(&bytes)));
-            self.job(flight, Arc::clone(&bytes)).run();
-        } else {
-            self.landed(flight, Arc::clone(&bytes));
-        }
+        // Several fillings write at the same time, each what its own processor has just received.
+        self.landed(flight, Arc::clone(&bytes), filling);
         Ok(bytes)
     }
 
@@ -220,13 +215,12 @@ impl CachedBlob {
         Ok(rest)
     }
 
-    fn landed(&self, flight: &Arc<Flight>, bytes: Arc<Vec<u8>>) {
+    /// Answers who waits, then keeps the bytes: `here`, or behind their backs.
+    fn landed(&self, flight: &Arc<Flight>, bytes: Arc<Vec<u8>>, here: bool) {
+        let when = self.cache.writer.expect(bytes.len(), here);
         flight.finish(Ok(Arc::clone(&bytes)));
-        self.cache.writer.run(self.job(flight, bytes));
-    }
-
-    fn job(&self, flight: &Arc<Flight>, bytes: Arc<Vec<u8>>) -> Job {
-        Job { store: Arc::clone(&self.store), flight: Arc::clone(flight), bytes }
+        let job = Job { store: Arc::clone(&self.store), flight: Arc::clone(flight), bytes };
+        self.cache.writer.run(job, when);
     }
 
     /// A read that the media alone cannot answer.

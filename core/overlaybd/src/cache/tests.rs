@@ -524,7 +524,7 @@ fn two_processes_on_one_directory() {
 }
 
 #[test]
-fn opening_a_million_chunks_takes_little_time_and_memory() {
+fn what_an_earlier_process_has_of_a_million_chunks_is_known_at_once() {
     let bench = Bench::new();
     let server = Server::new(pattern(CHUNK));
     let len = 1_000_000 * CHUNK as u64;
@@ -534,9 +534,7 @@ fn opening_a_million_chunks_takes_little_time_and_memory() {
     let shape = map::Shape::new(CHUNK as u32, len).unwrap();
     let map = Map::existing(Arc::new(crate::sys::os::OsFile::new(map, "map")), shape);
     map.record(0, &vec![77; 1_000_000]).unwrap();
-    let start = std::time::Instant::now();
     let blob = CachedBlob::open(&cache, DIGEST, source(&server), None).unwrap().blob;
-    let took = start.elapsed();
     assert!(blob.is_ready(0, len));
-    assert!(took < std::time::Duration::from_secs(1), "{took:?}");
+    assert_eq!(server.requests(), 0);
 }

@@ -44,11 +44,20 @@ impl Job {
     }
 }
 
+/// When a job is run.
+#[derive(Clone, Copy)]
+pub(super) enum When {
+    Soon,
+    Here,
+}
+
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    /// Bytes of the jobs, that which is being run included.
+    /// Bytes of the jobs, that which is being run and those that are expected included.
     bytes: usize,
+    /// Jobs that are run where they come from, or will be.
+    here: usize,
     closed: bool,
 }
 
@@ -77,25 +86,37 @@ impl Writer {
         self.limit > 0 && self.thread.get_or_init(|| start(&self.shared, &self.state)).is_some()
     }
 
-    /// Has a job run: soon, or here and now if too much is waiting.
-    pub fn run(&self, job: Job) {
-        let len = job.bytes.len();
-        let started = self.limit >= len && self.start();
+    /// Expects a job of `len` bytes, for which `flush` waits from now on: who is told that the bytes are here may call
+    /// it before [`Writer::run`] is. Returns whether the job is to be run soon, by the thread; here if it must be
+    /// `here`, or if too much is waiting.
+    pub fn expect(&self, len: usize, here: bool) -> When {
+        let started = !here && self.limit >= len && self.start();
         let mut queue = self.state.queue.lock();
-        if !started || queue.bytes + len > self.limit {
-            drop(queue);
-            return job.run();
+        if started && queue.bytes + len <= self.limit {
+            queue.bytes += len;
+            When::Soon
+        } else {
+            queue.here += 1;
+            When::Here
         }
-        queue.bytes += len;
-        queue.jobs.push_back(job);
-        drop(queue);
+    }
+
+    /// Has the expected job run, when it was said to be.
+    pub fn run(&self, job: Job, when: When) {
+        match when {
+            When::Soon => self.state.queue.lock().jobs.push_back(job),
+            When::Here => {
+                job.run();
+                self.state.queue.lock().here -= 1;
+            }
+        }
         self.state.changed.notify_all();
     }
 
-    /// Returns when all jobs given before have been run.
+    /// Returns when all jobs expected before have been run.
     pub fn flush(&self) {
         let mut queue = self.state.queue.lock();
-        self.state.changed.wait_while(&mut queue, |queue| queue.bytes > 0);
+        self.state.changed.wait_while(&mut queue, |queue| queue.bytes > 0 || queue.here > 0);
     }
 }
 

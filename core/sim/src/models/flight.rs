@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use overlaybd::blob::Blob;
+use overlaybd::cache::ChunkCache;
 use overlaybd::sync::thread;
 
 use crate::source::{check, Remote, CHUNK};
@@ -14,6 +15,7 @@ use crate::Model;
 pub const MODELS: &[&Model] = &[
     &Model { name: "flight", story: shared, quick: 1, deep: 3 },
     &Model { name: "flight-behind", story: behind, quick: 1, deep: 2 },
+    &Model { name: "flight-flush", story: flush, quick: 1, deep: 2 },
     &Model { name: "flight-fails", story: fails, quick: 1, deep: 3 },
     &Model { name: "flight-fill", story: fill, quick: 2, deep: 3 },
 ];
@@ -43,6 +45,22 @@ fn two_readers(behind: usize) {
     assert!(fetches <= 2, "{fetches} fetches");
     check(&*blob, 0..2);
     assert_eq!(remote.fetches(), fetches, "what is kept is not fetched again");
+}
+
+/// Two readers of the same, each of whom flushes the cache: what it has read is kept then, whoever fetched it.
+fn flush() {
+    let remote = Remote::new(1);
+    let (cache, blob) = remote.cached(ROOM, 1 << 20);
+    let kept = |cache: &ChunkCache, blob: &dyn Blob| {
+        check(blob, 0..1);
+        cache.flush();
+        blob.is_ready(0, CHUNK as u64)
+    };
+    let (its, other) = (Arc::clone(&cache), Arc::clone(&blob));
+    let thread = thread::Builder::new().spawn(move || kept(&its, &*other)).expect("a thread");
+    let first = kept(&cache, &*blob);
+    let second = thread.join().expect("a reader that ends well");
+    assert!(first && second, "what was read before a flush is kept after it");
 }
 
 /// The first fetch fails: whose it was is told, others get their bytes.

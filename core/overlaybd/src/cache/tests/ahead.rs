@@ -73,17 +73,18 @@ fn a_sequential_reader_needs_few_requests_and_others_fetch_no_more_than_they_rea
     let bench = reading_ahead();
     let server = Server::new(pattern(300 * CHUNK));
     let cache = bench.cache();
-    let blob = open(&cache, &server);
+    let len = Some(server.bytes.len() as u64);
+    let blob = CachedBlob::open(&cache, DIGEST, source(&server), len).unwrap().cached.unwrap();
     for i in 0..300 {
+        // The reader is never faster than the threads that read ahead, as it may be on a busy machine.
+        wait_for(|| blob.store.flights.lock().is_empty());
         check(&*blob, &server, i * CHUNK, CHUNK);
     }
-    // About 15; the reader makes some itself where it is faster than the threads that read ahead, as on a busy machine.
-    assert!(server.requests() < 120, "{} requests", server.requests());
+    assert!(server.requests() < 40, "{} requests", server.requests());
     assert_eq!(cache.stats().fetched_bytes.load(Relaxed), 300 * CHUNK as u64);
     // All of it was wanted, which is known of each fetch when it has been written.
     wait_for(|| ahead(&cache).0 == ahead(&cache).1);
     assert!(ahead(&cache).0 > 150 * CHUNK as u64);
-    let len = Some(server.bytes.len() as u64);
     let other = CachedBlob::open(&cache, "sha256:ff", source(&server), len).unwrap().blob;
     server.seen.lock().clear();
     for i in (0..300).rev().step_by(3) {
