@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -137,10 +138,10 @@ class Node:
             check=False,
         )
 
-    def ok(self, *words: str) -> str:
-        """Runs `ctr`, which must succeed; what it printed."""
+    def ok(self, *words: str, status: int = 0) -> str:
+        """Runs `ctr`, which must succeed, or end with that status; what it printed."""
         done = self.ctr(*words)
-        assert done.returncode == 0, f"ctr {words}: {done.stderr}\n{self.log.read_text()[-4000:]}"
+        assert done.returncode == status, f"ctr {words}: {done.stderr}\n{self.log.read_text()[-4000:]}"
         return done.stdout
 
     def pull(self, name: str, *options: str) -> dict[str, int]:
@@ -158,11 +159,21 @@ class Node:
         words = ["--snapshotter", "overlaybd", self.image(name), container, *command]
         if "--detach" in options:
             return self.ok("run", *options, *words)
-        # Not through ctr, which may lose the end of what a container prints as that ends.
-        said = self.directory / "said"
-        said.unlink(missing_ok=True)
-        self.ok("run", *options, "--log-uri", f"file://{said}", *words)
-        return said.read_text()
+        return self._said("run", *options, words=words)
+
+    def exec(self, container: str, name: str, *command: str, status: int = 0) -> str:
+        """Runs a command, under a name of its own, in a container that runs; what it printed to stdout.
+
+        It must succeed, or end with that status.
+        """
+        return self._said("task", "exec", "--exec-id", name, words=[container, *command], status=status)
+
+    def _said(self, *ctr: str, words: list[str], status: int = 0) -> str:
+        # Not through ctr, which may lose the end of what a program prints as that ends. In this way only
+        # stderr may be lost: containerd may close the file for both when stdout ends.
+        with tempfile.NamedTemporaryFile("r", dir=self.directory, prefix="said-") as said:
+            self.ok(*ctr, "--log-uri", f"file://{said.name}", *words, status=status)
+            return said.read()
 
     def snapshots(self) -> set[str]:
         """The names of all snapshots, as containerd has them."""

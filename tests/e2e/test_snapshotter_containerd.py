@@ -74,7 +74,7 @@ def test_containers_share_a_device_and_nothing_else(node: Node) -> None:
     for name in ("one", "two"):
         said = ""
         while said != f"{name}\n":
-            said = node.ok("task", "exec", "--exec-id", "look", name, "/bin/cat", "/etc/name")
+            said = node.exec(name, "look", "/bin/cat", "/etc/name")
     for name in ("one", "two"):
         node.ok("task", "kill", "--signal", "KILL", name)
         node.ok("task", "delete", "--force", name)
@@ -123,18 +123,18 @@ def test_what_runs_survives_all_who_serve_it(node: Node) -> None:
     wanted = node.run(APP, "first", "/bin/md5sum", "/big")
     node.run(APP, "long", "/bin/sleep", "1000", options=("--detach",))
     node.end("snapshotter", signal.SIGKILL)
-    assert node.ok("task", "exec", "--exec-id", "a", "long", "/bin/md5sum", "/big") == wanted
+    assert node.exec("long", "a", "/bin/md5sum", "/big") == wanted
     node.start("snapshotter")
     assert len(node.attached()) == 1
     node.end("containerd", signal.SIGKILL)
     node.start("containerd")
-    assert node.ok("task", "exec", "--exec-id", "b", "long", "/bin/md5sum", "/big") == wanted
+    assert node.exec("long", "b", "/bin/md5sum", "/big") == wanted
     assert node.run(APP, "second", "/bin/cat", "/etc/name") == "two\n"
     if not lack_of_guards():
         (known,) = obd.attach.attachments()
         end(known.pid, signal.SIGKILL)
         subprocess.run(["blockdev", "--flushbufs", known.path], check=True)
-        assert node.ok("task", "exec", "--exec-id", "c", "long", "/bin/md5sum", "/big") == wanted
+        assert node.exec("long", "c", "/bin/md5sum", "/big") == wanted
     node.ok("task", "kill", "--signal", "KILL", "long")
     node.ok("task", "delete", "--force", "long")
     node.ok("container", "delete", "long")

@@ -81,7 +81,7 @@ def test_later_containers_use_the_device_and_earlier_ones_stay(node: Node) -> No
     assert len(converted(node)) == 3
     assert node.attached() == [], "nobody has been made to use it"
     look = ("/bin/sh", "-c", LOOK)
-    said = node.ok("task", "exec", "--exec-id", "a", early, *look)
+    said = node.exec(early, "a", *look)
     late = node.run("app:v1", "late", *look)
     assert len(node.attached()) == 1
     assert late.endswith("one\nnew\n")

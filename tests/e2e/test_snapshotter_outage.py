@@ -1,9 +1,9 @@
 """A registry that is away while an image is pulled, started, read and changed under containerd."""
 
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ pytestmark = CONTAINERS
 
 APP = "app:v1-obd"
 # runc has one directory for the containers of all nodes that tests make.
+SUM = ("/bin/sh", "-c", 'exec /bin/md5sum "$0" 2>&1')
 LONG, OTHER = f"long-{os.getpid()}", f"other-{os.getpid()}"
 
 
@@ -47,7 +48,7 @@ def container(registry: Registry, home: Path, outage_s: int) -> Iterator[Node]:
         node.run(APP, LONG, "/bin/sleep", "1000", options=("--detach",))
         try:
             # The programs themselves shall not have to be read any more.
-            node.ok(*map(str, read(node, 0, "/etc/name")[3:]))
+            node.exec(LONG, "first", *SUM, "/etc/name")
             yield node
         finally:
             node.ctr("task", "kill", "--signal", "KILL", LONG)
@@ -56,11 +57,6 @@ def container(registry: Registry, home: Path, outage_s: int) -> Iterator[Node]:
         node.ok("images", "rm", "--sync", node.image(APP))
         left = (node.snapshots(), node.attached(), node.mounts(), os.listdir(node.root / "snapshots"))
         assert left == (set(), [], [], [])
-
-
-def read(node: Node, number: int, file: str = "/big") -> list[str | Path]:
-    words = ("task", "exec", "--exec-id", f"read-{number}", LONG, "/bin/md5sum", file)
-    return ["ctr", "--address", node.socket, *words]
 
 
 def until(true: Callable[[], object], what: str) -> None:
@@ -81,27 +77,23 @@ def failures() -> int:
 def test_what_runs_waits_for_a_registry_that_is_away(registry: Registry, tmp_path: Path) -> None:
     with container(registry, tmp_path, 300) as node:
         node.run(APP, OTHER, "/bin/cat", "/etc/name")
-        with away(registry):
-            reader = subprocess.Popen(read(node, 1), stdout=subprocess.PIPE, text=True)
+        with ThreadPoolExecutor(1) as pool, away(registry):
+            reader = pool.submit(node.exec, LONG, "reader", *SUM, "/big")
             until(failures, "nothing is asked of the registry")
-            assert reader.poll() is None
+            assert not reader.done()
             # Who needs nothing of it goes on meanwhile.
             assert node.run(APP, OTHER, "/bin/cat", "/etc/name") == "two\n"
-        said, _ = reader.communicate(timeout=60)
-        assert reader.returncode == 0
-        assert said == node.ok(*map(str, read(node, 2)[3:]))
+        assert reader.result() == node.exec(LONG, "again", *SUM, "/big")
 
 
 def test_what_runs_gets_an_error_in_the_end_and_reads_again_later(registry: Registry, tmp_path: Path) -> None:
     with container(registry, tmp_path, 1) as node:
         with away(registry):
-            done = subprocess.run(read(node, 1), capture_output=True, text=True, check=False, timeout=60)
-            assert done.returncode
-            assert "Input/output error" in done.stdout + done.stderr
+            assert "Input/output error" in node.exec(LONG, "reader", *SUM, "/big", status=1)
             (log,) = (tmp_path / "run/attach").glob("*/log")
             assert "refused" in log.read_text().lower()
             # Committing needs none of it; what is pulled does, and says so.
             pulled = run("obd", "rpull", "--address", str(node.socket), "--http", node.image("app:other"))
             assert pulled.status
             assert registry.host in pulled.err
-        assert node.ok(*map(str, read(node, 2)[3:])).split()[1] == "/big"
+        assert node.exec(LONG, "again", *SUM, "/big").split()[1] == "/big"
