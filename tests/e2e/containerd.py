@@ -55,6 +55,8 @@ class Node:
         self.root = directory / "root"
         self.socket = directory / "containerd.sock"
         self.log = directory / "log"
+        # Of `ctr run`: otherwise containers of all nodes of the machine share their names and cgroups.
+        self.apart = ("--runc-root", str(directory / "runc"), "--cgroup", "")
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._write(
             "service.json",
@@ -156,7 +158,7 @@ class Node:
 
     def run(self, name: str, container: str, *command: str, options: tuple[str, ...] = ("--rm",)) -> str:
         """Runs a command in a new container; what it printed, unless it is detached."""
-        words = ["--snapshotter", "overlaybd", self.image(name), container, *command]
+        words = [*self.apart, "--snapshotter", "overlaybd", self.image(name), container, *command]
         if "--detach" in options:
             return self.ok("run", *options, *words)
         return self._said("run", *options, words=words)

@@ -113,10 +113,6 @@ class Story:
         assert said is None or said.split()[:1] == [self.sum], f"other bytes: {said}"
         return said is not None
 
-    def _name(self, kind: str, number: int) -> str:
-        """Runc has one directory for the containers of all nodes that tests make."""
-        return f"{kind}-{os.getpid()}-{self.seed}-{number}"
-
     def pull(self, _: int) -> bool:
         words = ["--address", str(self.node.socket), "--http", self.node.image(APP)]
         return run("obd", "rpull", *words).status == 0
@@ -127,15 +123,15 @@ class Story:
 
     def once(self, number: int) -> bool:
         image = self.node.image(self.numbers.choice((APP, APP, PLAIN)))
-        words = ["run", "--rm", "--snapshotter", "overlaybd", image, self._name("once", number)]
+        words = ["run", "--rm", *self.node.apart, "--snapshotter", "overlaybd", image, f"once-{number}"]
         said = self._ctr(*words, "/bin/md5sum", "/big")
         return self._read(said or None)  # without output, whatever the status, it did not run to its end
 
     def start(self, number: int) -> bool:
         if len(self.running) == LONG:
             return True
-        name = self._name("long", number)
-        words = ["run", "--detach", "--snapshotter", "overlaybd", self.node.image(APP), name]
+        name, image = f"long-{number}", self.node.image(APP)
+        words = ["run", "--detach", *self.node.apart, "--snapshotter", "overlaybd", image, name]
         if self._ctr(*words, "/bin/sh", "-c", "sleep 1000") is None:
             return False
         self.running[name] = ""
@@ -267,7 +263,7 @@ class Story:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             name = words[words.index("-id") + 1]
-            runc = ["runc", "--root", "/run/containerd/runc/default", "delete", "--force", name]
+            runc = ["runc", "--root", f"{self.node.directory}/runc/default", "delete", "--force", name]
             subprocess.run(runc, check=False, capture_output=True)
         self.node.end("containerd")
         for line in Path("/proc/mounts").read_text().splitlines():

@@ -75,13 +75,13 @@ def devices(node: Node) -> list[Path]:
 def test_later_containers_use_the_device_and_earlier_ones_stay(node: Node) -> None:
     pull(node, "app:v1")
     assert converted(node) == []
-    keep, early = ("--detach",), f"early-{os.getpid()}"  # names of containers are those of the machine
-    node.run("app:v1", early, "/bin/sh", "-c", "echo early > /tree/a/one; sleep 1000", options=keep)
+    keep = ("--detach",)
+    node.run("app:v1", "early", "/bin/sh", "-c", "echo early > /tree/a/one; sleep 1000", options=keep)
     until(lambda: devices(node), node)
     assert len(converted(node)) == 3
     assert node.attached() == [], "nobody has been made to use it"
     look = ("/bin/sh", "-c", LOOK)
-    said = node.exec(early, "a", *look)
+    said = node.exec("early", "a", *look)
     late = node.run("app:v1", "late", *look)
     assert len(node.attached()) == 1
     assert late.endswith("one\nnew\n")
@@ -91,7 +91,7 @@ def test_later_containers_use_the_device_and_earlier_ones_stay(node: Node) -> No
         assert word not in late
     # Asked for again, the early one's mounts are what they were.
     client = Client(str(node.directory / "snapshotter.sock"))
-    key = next(each for each in client.names("kind==active") if each.endswith(early))
+    key = next(each for each in client.names("kind==active") if each.endswith("early"))
     (mount,) = client.mounts(key)
     assert "mountpoint" not in " ".join(mount.options)
     client.close()
@@ -102,9 +102,9 @@ def test_later_containers_use_the_device_and_earlier_ones_stay(node: Node) -> No
     until(lambda: len(devices(node)) == 2, node)
     assert {path: path.stat().st_mtime_ns for path in converted(node)} == before
     assert "fresh" in node.run("app:v2", "another", "/bin/ls", "/tree/opaque")
-    node.ok("task", "kill", "--signal", "KILL", early)
-    node.ok("task", "delete", "--force", early)
-    node.ok("container", "delete", early)
+    node.ok("task", "kill", "--signal", "KILL", "early")
+    node.ok("task", "delete", "--force", "early")
+    node.ok("container", "delete", "early")
     for tag in ("v1", "v2"):
         node.ok("images", "rm", "--sync", node.image(f"app:{tag}"))
     assert node.snapshots() == set()

@@ -18,9 +18,7 @@ from tests.e2e.servers import Registry
 pytestmark = CONTAINERS
 
 APP = "app:v1-obd"
-# runc has one directory for the containers of all nodes that tests make.
 SUM = ("/bin/sh", "-c", 'exec /bin/md5sum "$0" 2>&1')
-LONG, OTHER = f"long-{os.getpid()}", f"other-{os.getpid()}"
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +43,15 @@ def container(registry: Registry, home: Path, outage_s: int) -> Iterator[Node]:
     """A node with a container `long`, of which little has been read; afterwards nothing is left."""
     with node_of(registry, home, service={"outageTimeout": outage_s}) as node:
         node.pull(APP)
-        node.run(APP, LONG, "/bin/sleep", "1000", options=("--detach",))
+        node.run(APP, "long", "/bin/sleep", "1000", options=("--detach",))
         try:
             # The programs themselves shall not have to be read any more.
-            node.exec(LONG, "first", *SUM, "/etc/name")
+            node.exec("long", "first", *SUM, "/etc/name")
             yield node
         finally:
-            node.ctr("task", "kill", "--signal", "KILL", LONG)
-            node.ok("task", "delete", "--force", LONG)
-            node.ok("container", "delete", LONG)
+            node.ctr("task", "kill", "--signal", "KILL", "long")
+            node.ok("task", "delete", "--force", "long")
+            node.ok("container", "delete", "long")
         node.ok("images", "rm", "--sync", node.image(APP))
         left = (node.snapshots(), node.attached(), node.mounts(), os.listdir(node.root / "snapshots"))
         assert left == (set(), [], [], [])
@@ -76,24 +74,24 @@ def failures() -> int:
 
 def test_what_runs_waits_for_a_registry_that_is_away(registry: Registry, tmp_path: Path) -> None:
     with container(registry, tmp_path, 300) as node:
-        node.run(APP, OTHER, "/bin/cat", "/etc/name")
+        node.run(APP, "other", "/bin/cat", "/etc/name")
         with ThreadPoolExecutor(1) as pool, away(registry):
-            reader = pool.submit(node.exec, LONG, "reader", *SUM, "/big")
+            reader = pool.submit(node.exec, "long", "reader", *SUM, "/big")
             until(failures, "nothing is asked of the registry")
             assert not reader.done()
             # Who needs nothing of it goes on meanwhile.
-            assert node.run(APP, OTHER, "/bin/cat", "/etc/name") == "two\n"
-        assert reader.result() == node.exec(LONG, "again", *SUM, "/big")
+            assert node.run(APP, "other", "/bin/cat", "/etc/name") == "two\n"
+        assert reader.result() == node.exec("long", "again", *SUM, "/big")
 
 
 def test_what_runs_gets_an_error_in_the_end_and_reads_again_later(registry: Registry, tmp_path: Path) -> None:
     with container(registry, tmp_path, 1) as node:
         with away(registry):
-            assert "Input/output error" in node.exec(LONG, "reader", *SUM, "/big", status=1)
+            assert "Input/output error" in node.exec("long", "reader", *SUM, "/big", status=1)
             (log,) = (tmp_path / "run/attach").glob("*/log")
             assert "refused" in log.read_text().lower()
             # Committing needs none of it; what is pulled does, and says so.
             pulled = run("obd", "rpull", "--address", str(node.socket), "--http", node.image("app:other"))
             assert pulled.status
             assert registry.host in pulled.err
-        assert node.exec(LONG, "again", *SUM, "/big").split()[1] == "/big"
+        assert node.exec("long", "again", *SUM, "/big").split()[1] == "/big"

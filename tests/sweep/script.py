@@ -28,8 +28,9 @@ from tools.obd import command as obd_command
 
 # Longest time that a download may take here.
 _PATIENCE_S: Final = 20.0
-# The container of the script that has one.
-CONTAINER: Final = "swept"
+# The container of the script that has one. Cgroups are those of the machine, so sweeps have different ones;
+# `pattern_of` takes so many digits for random.
+CONTAINER: Final = f"swept-{os.getpid():08}"
 # A file, a URL, a layer or a container.
 _WHERE: Final = re.compile(rf"(?<![\w/])/\w|://|sha256:|\b{CONTAINER}\b")
 # Commands that know of no service configuration.
