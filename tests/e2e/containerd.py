@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 
 from obd.attach.ways import way
-from tests.e2e.commands import BIN, ok
+from tests.e2e.commands import BIN, ok, run
 from tests.e2e.oci_images import Layer, Layout
 from tests.e2e.servers import Registry
 
 # Guests are slow: longer than anything takes there on a busy machine.
 START_S = 180.0
 RUN_S = 240.0
+# For so long the kernel may use a device whose last mount is gone.
+GONE_S = 60.0
 PROGRAMS = ("sh", "cat", "echo", "ls", "sleep", "sync", "rm", "md5sum", "true", "head", "mkdir")
 
 
@@ -127,8 +129,10 @@ class Node:
             self.end(name)
         for point in self.mounts():
             subprocess.run(["umount", point], check=True)
+        deadline = time.monotonic() + GONE_S
         for attachment in self.attached():
-            ok("obd", "detach", attachment)
+            while (done := run("obd", "detach", attachment)).status:
+                assert "busy" in done.err and time.monotonic() < deadline, done.err
 
     def ctr(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Runs `ctr`."""
@@ -176,6 +180,28 @@ class Node:
         with tempfile.NamedTemporaryFile("r", dir=self.directory, prefix="said-") as said:
             self.ok(*ctr, "--log-uri", f"file://{said.name}", *words, status=status)
             return said.read()
+
+    def collect(self) -> None:
+        """Has containerd collect its garbage, and try again to remove the snapshots it could not."""
+        # It looks at snapshots only if one has gone.
+        for words in (("prepare", "garbage"), ("rm", "garbage")):
+            self.ok("snapshots", "--snapshotter", "overlaybd", *words)
+        self.ok("leases", "create", "--id", "garbage")
+        self.ok("leases", "rm", "--sync", "garbage")
+
+    def until_nothing_is_left(self) -> None:
+        """Returns when nothing is left of what was removed, for which only a busy device is an excuse."""
+        deadline = time.monotonic() + GONE_S
+        while left := self.left():
+            log = self.log.read_text()
+            assert "busy" in log and time.monotonic() < deadline, f"{left}\n{log[-4000:]}"
+            # The kernel may still use a device whose mount has just gone: it goes with the next garbage.
+            self.collect()
+
+    def left(self) -> list[str]:
+        """Snapshots, devices, mounts and directories of snapshots that there are."""
+        directories = os.listdir(self.root / "snapshots")
+        return [*self.snapshots(), *self.attached(), *self.mounts(), *directories]
 
     def snapshots(self) -> set[str]:
         """The names of all snapshots, as containerd has them."""

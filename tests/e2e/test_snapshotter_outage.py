@@ -1,6 +1,5 @@
 """A registry that is away while an image is pulled, started, read and changed under containerd."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,8 +52,7 @@ def container(registry: Registry, home: Path, outage_s: int) -> Iterator[Node]:
             node.ok("task", "delete", "--force", "long")
             node.ok("container", "delete", "long")
         node.ok("images", "rm", "--sync", node.image(APP))
-        left = (node.snapshots(), node.attached(), node.mounts(), os.listdir(node.root / "snapshots"))
-        assert left == (set(), [], [], [])
+        node.until_nothing_is_left()
 
 
 def until(true: Callable[[], object], what: str) -> None:

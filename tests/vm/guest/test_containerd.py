@@ -3,7 +3,6 @@
 One story for each, since guests are slow; each step needs what the ones before it have left.
 """
 
-import os
 import shlex
 import signal
 from collections.abc import Iterator
@@ -166,11 +165,9 @@ def leases_keep(node: Node) -> None:
 
 def prune(node: Node) -> None:
     """Nothing is left once nothing is wanted any more."""
-    node.ok("leases", "create", "--id", "last")
-    node.ok("leases", "rm", "--sync", "last")  # which has containerd collect what nobody holds
-    left = (node.snapshots(), node.ok("content", "ls", "-q"), node.attached(), node.mounts())
-    assert left == (set(), "", [], [])
-    assert os.listdir(node.root / "snapshots") == []
+    node.collect()
+    node.until_nothing_is_left()
+    assert node.ok("content", "ls", "-q") == ""
 
 
 def listed(node: Node) -> list[str]:
