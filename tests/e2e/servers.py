@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import random
 import shutil
 import socket
 import ssl
@@ -19,15 +20,20 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 START_S = 120.0
+# Below those that Linux gives to connections and to servers without a port of their own.
+OWN_PORTS = (16384, 32768)
 # So long after its end `docker-registry` still takes a token.
 LEEWAY_S = 60
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback that nobody listens on just now, and that the kernel gives to nobody."""
+    # One of those that it gives out could be a connection's before a server has it, or while that is away.
+    ports = random.Random()
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", ports.randrange(*OWN_PORTS)))
+            return int(probe.getsockname()[1])
 
 
 def status(url: str) -> int:
