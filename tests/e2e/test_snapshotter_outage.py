@@ -1,7 +1,6 @@
 """A registry that is away while an image is pulled, started, read and changed under containerd."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from obd.sockets import processes, statistics
 from tests.e2e.commands import run
 from tests.e2e.containerd import CONTAINERS, Node, build, node_of
 from tests.e2e.servers import Registry
+from tests.rigs.attached import until
 
 pytestmark = CONTAINERS
 
@@ -53,13 +53,6 @@ def container(registry: Registry, home: Path, outage_s: int) -> Iterator[Node]:
             node.ok("container", "delete", "long")
         node.ok("images", "rm", "--sync", node.image(APP))
         node.until_nothing_is_left()
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def failures() -> int:

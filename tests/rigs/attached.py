@@ -5,7 +5,7 @@ import platform
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,14 @@ def working(loads: list[Load]) -> Iterator[list[Load]]:
 
 
 def until(true: Any, what: str) -> None:
-    """Returns when something is true. Raises `AssertionError` if that takes too long."""
+    """Returns when something is true. Raises `AssertionError` if that takes too long.
+
+    A process that is asked and does not answer yet, on a busy machine, is asked again.
+    """
     deadline = time.monotonic() + PATIENCE_S
-    while not true():
+    while True:
+        with suppress(TimeoutError, ConnectionError):
+            if true():
+                return
         assert time.monotonic() < deadline, what
         time.sleep(0.01)

@@ -28,7 +28,7 @@ CGROUP = Path("/sys/fs/cgroup/memory")
 
 pytestmark = [
     pytest.mark.skipif(bool(missing := way("fuse").missing()), reason=f"no device here: {missing}"),
-    pytest.mark.timeout(120 * ROUNDS),
+    pytest.mark.timeout(300 * ROUNDS),
 ]
 
 

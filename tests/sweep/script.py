@@ -26,8 +26,8 @@ from tools import commit, zfile
 from tools.main import run as run_command
 from tools.obd import command as obd_command
 
-# Longest time that a download may take here.
-_PATIENCE_S: Final = 20.0
+# Longest time that a download may take here: less than what `children` takes for hanging.
+_PATIENCE_S: Final = 40.0
 # The container of the script that has one. Cgroups are those of the machine, so sweeps have different ones;
 # `pattern_of` takes so many digits for random.
 CONTAINER: Final = f"swept-{os.getpid():08}"

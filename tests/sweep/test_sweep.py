@@ -12,6 +12,8 @@ from tests.sweep.model import ZEROS, Event, Model
 from tests.sweep.oplog import File, Op
 from tests.sweep.stories import STORIES
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def program(name: str, *words: str) -> str:
     """What a program of the sweep says, which must find nothing wrong."""

@@ -44,7 +44,7 @@ def registry(
         yield registry
 
 
-@pytest.mark.timeout(480)
+@pytest.mark.timeout(900)
 def test_the_life_of_containers(guest: str, registry: Registry, tmp_path: Path) -> None:
     """In `make test` by TCMU; by ublk too in `make test-vm`."""
     via = VIA[guest]
@@ -61,7 +61,7 @@ def test_the_life_of_containers(guest: str, registry: Registry, tmp_path: Path) 
 
 
 @pytest.mark.guest("qemu")
-@pytest.mark.timeout(480)
+@pytest.mark.timeout(900)
 def test_a_container_by_ublk(registry: Registry, tmp_path: Path) -> None:
     with node_by("ublk", tmp_path, registry) as node:
         pull_and_run(node, "ublk")
