@@ -23,16 +23,10 @@ from tests.e2e.servers import free_port
 from tests.ref.openapi import Description
 from tests.style.tree import ROOT
 
+pytestmark = pytest.mark.usefixtures("run_directory")
+
 SIZE = 32 * MIB
 DOCUMENT = (ROOT / "docs" / "api.md").read_text()
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test has its sockets where no other process of the machine has any."""
-    place = tmp_path / "run"
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(place))
-    return place
 
 
 class Disk:

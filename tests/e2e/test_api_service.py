@@ -20,16 +20,10 @@ from tests.e2e.commands import START_S, run, serving
 from tests.e2e.disks import layer
 from tests.e2e.servers import free_port
 
+pytestmark = pytest.mark.usefixtures("run_directory")
+
 TOKEN = "0123456789abcdef0123"
 NOBODY = 65534
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test has its sockets where no other process of the machine has any."""
-    place = tmp_path / "run"
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(place))
-    return place
 
 
 class Host:
@@ -78,9 +72,9 @@ def end(process: "subprocess.Popen[bytes]") -> str:
     return process.stderr.read().decode()
 
 
-def test_the_socket_of_the_host(host: Host, runtime: Path) -> None:
+def test_the_socket_of_the_host(host: Host, run_directory: Path) -> None:
     with host.serving(address=host.url) as process:
-        path = runtime / "api.sock"
+        path = run_directory / "api.sock"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         client = ApiClient(str(path))
         assert client.checked("GET", "/v1/health").status == 200
@@ -96,14 +90,14 @@ def test_the_socket_of_the_host(host: Host, runtime: Path) -> None:
     assert not path.exists()
 
 
-def test_another_socket_and_no_tcp(host: Host, tmp_path: Path, runtime: Path) -> None:
+def test_another_socket_and_no_tcp(host: Host, tmp_path: Path, run_directory: Path) -> None:
     place = tmp_path / "my.sock"
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(place))
     stale.close()  # what a killed process leaves
     with host.serving(address=f"unix:{place}") as process:
         assert ApiClient(str(place)).checked("GET", "/v1/devices").json["devices"][0]["name"] == "disk"
-        assert not (runtime / "api.sock").exists()
+        assert not (run_directory / "api.sock").exists()
         assert (
             f"pid={process.pid},"
             not in subprocess.run(["ss", "-ltnp"], capture_output=True, text=True).stdout
@@ -118,14 +112,15 @@ def test_what_is_in_the_way_of_the_socket_stays(host: Host, tmp_path: Path) -> N
     assert place.read_text() == "precious"
 
 
-def test_the_configuration_of_the_host_is_the_daemons(host: Host, runtime: Path) -> None:
+def test_the_configuration_of_the_host_is_the_daemons(host: Host, run_directory: Path) -> None:
     words = ("--nbd", f"unix:{host.directory / 'nbd'}")
     with serving(host.directory / "c.json", *words):
         (pid,) = processes()
         assert (
-            ApiClient(str(runtime / "processes" / f"{pid}.sock")).checked("GET", "/v1/health").status == 200
+            ApiClient(str(run_directory / "processes" / f"{pid}.sock")).checked("GET", "/v1/health").status
+            == 200
         )
-        assert not (runtime / "api.sock").exists()
+        assert not (run_directory / "api.sock").exists()
 
 
 def test_by_tcp_with_the_token_alone(host: Host) -> None:

@@ -22,6 +22,8 @@ from obd.sockets import ask, statistics
 from tests.e2e import servers
 from tests.e2e.commands import START_S, ok, serving
 
+pytestmark = pytest.mark.usefixtures("run_directory")
+
 SIZE = 6 << 20
 LINE = re.compile(
     r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6}\|AUDIT\|th=[0-9A-F]{16}\|([a-z_:]+)((?:\[\w+=[^\]]*\])+)"
@@ -38,12 +40,6 @@ def records(path: Path) -> list[tuple[str, dict[str, str]]]:
         assert match, line
         found.append((match[1], dict(MEMBER.findall(match[2]))))
     return found
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has its sockets where no other process of the machine has any."""
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")

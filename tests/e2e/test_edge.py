@@ -167,6 +167,7 @@ def test_an_image_is_copied_through_an_edge(
     os.geteuid() != 0 or not os.path.exists("/dev/fuse") or not os.path.exists("/dev/loop-control"),
     reason="mounting needs root, /dev/fuse and /dev/loop-control",
 )
+@pytest.mark.usefixtures("run_directory")
 def test_mounted(site: Site, tmp_path: Path, edge: Callable[..., Edge]) -> None:
     config, service = site.files(tmp_path, edge(store=Store()))
     point = tmp_path / "mnt"

@@ -11,14 +11,11 @@ from obd.result import ResultFile
 from obd.sockets import control_directory, listen_at
 from obd.state import State, StateDirectory
 
+pytestmark = pytest.mark.usefixtures("run_directory")
+
 
 def mode(path: Path | str) -> int:
     return stat.S_IMODE(Path(path).lstat().st_mode)
-
-
-@pytest.fixture(autouse=True)
-def open_mask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
 
 
 def test_a_cache_is_its_owners(tmp_path: Path) -> None:

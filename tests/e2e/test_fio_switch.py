@@ -17,6 +17,8 @@ from obd.state import StateDirectory
 from tests.e2e import fio, servers
 from tests.e2e.commands import names, ok, run, serving
 
+pytestmark = pytest.mark.usefixtures("run_directory")
+
 SIZE = 12 << 20
 PATIENCE_S = 60.0
 # So slow that readers are at work before, during and after it.
@@ -108,8 +110,7 @@ def through_the_switch(
     assert layer_of(pid)["requests"] == asked, "nothing is asked of the registry any more"
 
 
-def test_under_obd_serve(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
+def test_under_obd_serve(tmp_path: Path, disk: Path) -> None:
     with servers.Registry(tmp_path / "registry") as registry:
         image = Image(tmp_path, registry, disk)
         address = f"unix:{tmp_path / 'socket'}"

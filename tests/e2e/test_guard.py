@@ -32,8 +32,7 @@ pytestmark = pytest.mark.skipif(bool(_LACK), reason=f"a FUSE server cannot be re
 
 
 @pytest.fixture(autouse=True)
-def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
+def nothing_left(run_directory: Path) -> Iterator[None]:
     yield
     assert not obd.attach.attachments()
 

@@ -19,7 +19,6 @@ from obd.attach.users import claim
 from obd.attach.ways import way
 from obd.errors import ObdError
 from obd.sockets import processes, statistics
-from obd.state import run_directory
 from tests.e2e.commands import BIN, end, kill_with_guard, ok, run
 from tests.e2e.disks import MIB, content, layer, tool
 
@@ -30,14 +29,13 @@ DATA = content(SIZE)
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_left(run_directory: Path) -> Iterator[None]:
     """After each test all is detached; then nothing is there any more: no device, no mount, no file."""
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
     yield
     for one in obd.attach.attachments():
         obd.attach.detach(one.name)
     assert obd.attach.attachments() == []
-    run_path = os.path.realpath(run_directory())
+    run_path = os.path.realpath(run_directory)
     end_s = time.monotonic() + 10
     while os.path.isdir(f"{run_path}/attach") and (left := os.listdir(f"{run_path}/attach")):
         # The last step of a keeper, which nobody waits for.

@@ -16,7 +16,7 @@ from obd.service import Service
 from tests.e2e.commands import Done, ok, run, serving
 from tests.e2e.oci_images import Layer, Layout
 from tests.e2e.servers import Registry
-from tests.e2e.test_obd_mount import pytestmark as needs_mount
+from tests.e2e.test_obd_mount import needs_mount
 
 PREFIX = "containerd.io/snapshot/overlaybd/"
 
@@ -236,6 +236,7 @@ def test_what_makes_no_sense_is_refused(
 
 
 @needs_mount
+@pytest.mark.usefixtures("run_directory")
 def test_what_was_written_to_a_mount_is_seen_in_one_of_the_new_image(home: Home, tmp_path: Path) -> None:
     config = home.writable(tmp_path)
     point = tmp_path / "mnt"

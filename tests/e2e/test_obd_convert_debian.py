@@ -15,6 +15,7 @@ from tests.e2e.servers import Registry
 from tests.e2e.trees import Tree, assert_clean, assert_same, needs_erofs, needs_loop, tree
 
 pytestmark = [
+    pytest.mark.usefixtures("run_directory"),
     needs_loop,
     pytest.mark.skipif(shutil.which("umoci") is None, reason="umoci is not installed"),
     pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="no Debian here"),

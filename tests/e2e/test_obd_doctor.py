@@ -16,14 +16,10 @@ from tests.e2e.tls import Authority
 
 Found = list[dict[str, str]]
 
-pytestmark = pytest.mark.skipif(
-    bool(missing := way("fuse").missing()), reason=f"no machine to find well: {missing}"
-)
-
-
-@pytest.fixture(autouse=True)
-def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
+pytestmark = [
+    pytest.mark.usefixtures("run_directory"),
+    pytest.mark.skipif(bool(missing := way("fuse").missing()), reason=f"no machine to find well: {missing}"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,11 @@ from obd.sockets import processes, statistics
 from obd.state import StateDirectory, run_directory
 from tests.e2e.commands import BIN, kill_with_guard, ok, run
 
-pytestmark = pytest.mark.skipif(
+needs_mount = pytest.mark.skipif(
     os.geteuid() != 0 or not os.path.exists("/dev/fuse") or not os.path.exists("/dev/loop-control"),
     reason="mounting needs root, /dev/fuse and /dev/loop-control",
 )
+pytestmark = [needs_mount, pytest.mark.usefixtures("run_directory")]
 
 # Events of the kernel and of other processes come within milliseconds; so long only if something is wrong.
 PATIENCE_S = 20.0

@@ -23,6 +23,8 @@ from tests.e2e.commands import BIN, START_S, ok, run, serving
 from tests.e2e.servers import free_port
 from tools.obd.stat import HEAD
 
+pytestmark = pytest.mark.usefixtures("run_directory")
+
 SIZE = 4 << 20
 
 
@@ -34,14 +36,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ok("obd", "import", "-z", home / "raw", home / "layer")
     (home / "c.json").write_text(json.dumps({"lowers": [{"file": str(home / "layer")}]}))
     return home / "c.json"
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test has its sockets where no other process of the machine has any."""
-    place = tmp_path / "run"
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(place))
-    return place
 
 
 def service(directory: Path, **content: Any) -> Path:
@@ -127,9 +121,9 @@ def test_what_a_killed_process_left_is_removed(served: tuple["subprocess.Popen[b
     assert path.exists() and processes() == [] and not path.exists()
 
 
-def test_a_directory_of_others_is_not_trusted(runtime: Path) -> None:
-    (runtime / "processes").mkdir(parents=True)
-    (runtime / "processes").chmod(0o755)
+def test_a_directory_of_others_is_not_trusted(run_directory: Path) -> None:
+    (run_directory / "processes").mkdir(parents=True)
+    (run_directory / "processes").chmod(0o755)
     with pytest.raises(OSError, match="mode 0700"):
         processes()
 

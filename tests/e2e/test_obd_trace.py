@@ -14,14 +14,10 @@ from obd.sockets import statistics
 from tests.e2e.commands import BIN, START_S, ok, run, serving
 from tests.ref import trace_ref
 
+pytestmark = pytest.mark.usefixtures("run_directory")
+
 MIB = 1 << 20
 SIZE = 4 * MIB
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has its sockets where no other process of the machine has any."""
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")

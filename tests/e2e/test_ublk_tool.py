@@ -9,23 +9,20 @@ import pytest
 from tests.e2e.commands import run
 from tests.e2e.disks import MIB, content, layer
 
-pytestmark = pytest.mark.skipif(os.path.exists("/dev/ublk-control"), reason="this kernel has a ublk driver")
+pytestmark = [
+    pytest.mark.usefixtures("run_directory"),
+    pytest.mark.skipif(os.path.exists("/dev/ublk-control"), reason="this kernel has a ublk driver"),
+]
 
 
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("OVERLAYBD_RUN_DIR", str(tmp_path / "run"))
-    return tmp_path / "run"
-
-
-def test_without_the_driver_there_are_no_disks(tmp_path: Path, state: Path) -> None:
+def test_without_the_driver_there_are_no_disks(tmp_path: Path, run_directory: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"lowers": [{"file": str(layer(tmp_path / "layer", content(MIB)))}]}))
     refused = run("overlaybd-ublk", "add", "--config", config)
     assert (refused.status, refused.out) == (255, "")
     assert refused.err.startswith("overlaybd-ublk: unsupported: no ublk: "), refused.err
     assert len(refused.lines) == 1 and ("modprobe ublk_drv" in refused.err or os.geteuid() != 0)
-    assert list((state / "attach").iterdir()) == []
+    assert list((run_directory / "attach").iterdir()) == []
     done = run("overlaybd-ublk", "list", "--json")
     assert (done.status, json.loads(done.out)) == (0, [])
     assert run("overlaybd-ublk", "recover", "--all").status == 0
