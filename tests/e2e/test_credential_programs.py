@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import threading
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from obd.credentials.kubelet_config import seconds
 from obd.credentials.memory import ANSWER_S, Memory
 from obd.credentials.source import LookupFailed
 from tests.e2e.givers import Node, helper, script
+from tests.rigs.attached import until
 
 BLOB = "https://reg.example:5000/v2/team/app/blobs/sha256:" + "0" * 64
 HUB = "https://registry-1.docker.io/v2/library/busybox/blobs/sha256:" + "0" * 64
@@ -170,13 +171,15 @@ def test_all_that_a_program_has_started_ends_with_it(tmp_path: Path) -> None:
     with pytest.raises(LookupFailed, match="did not end within 1 s"):
         program.run([str(hangs)], b"", program.environment(), limit_s=1)
     for pid in pids.read_text().split():
-        deadline = time.monotonic() + 10
-        while Path(f"/proc/{pid}/stat").exists() and time.monotonic() < deadline:
-            if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
-                break  # dead, and waits for the one that adopts it
-            time.sleep(0.01)
-        else:
-            assert not Path(f"/proc/{pid}").exists()
+        until(partial(is_dead, pid), "it lives on")
+
+
+def is_dead(pid: str) -> bool:
+    """Whether a process is gone, or waits only for the one that adopts it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_a_program_that_leaves_a_child_behind_is_not_waited_for(tmp_path: Path) -> None:

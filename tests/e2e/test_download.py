@@ -160,7 +160,7 @@ def start(image: Image, **download: Any) -> "subprocess.Popen[str]":
 def recorded(image: Image) -> int:
     try:
         return int((image.dir / ".download.progress").read_text().split()[2])
-    except FileNotFoundError:
+    except (FileNotFoundError, IndexError):  # or it is just being written for the first time
         return 0
 
 
@@ -227,8 +227,10 @@ def test_a_file_in_use_by_another_cache_is_left_alone(image: Image, media_image:
 
 
 def test_closing_keeps_what_has_come(image: Image) -> None:
-    with image.open(maxMBps=8) as device:
-        until(lambda: downloads(device).progress()[0].done_bytes > 1 << 20)
+    with image.open(maxMBps=2) as device:
+        worker = downloads(device)
+        until(lambda: worker.progress()[0].done_bytes > 1 << 20)
+    worker.join()  # closing waits for a slow disk only for a while
     assert recorded(image) > 1 << 20
     assert names(image.dir) == [".download", ".download.progress"]
 
@@ -349,9 +351,8 @@ def test_a_registry_that_comes_back(
     with image.open(maxMBps=2, tryCnt=1) as device:
         until(lambda: downloads(device).progress()[0].done_bytes > 1 << 20)
         kind.down = True
-        until(lambda: downloads(device).progress()[0].state == "paused")
-        [found] = downloads(device).progress()
-        assert "503" in found.error
+        # In one look: it tries again at once.
+        until(lambda: (found := downloads(device).progress()[0]).state == "paused" and "503" in found.error)
         served = kind.served
         kind.down = False
         downloads(device).join()

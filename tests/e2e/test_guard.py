@@ -149,6 +149,7 @@ def test_an_image_that_cannot_be_opened_is_tried_again(image: Path) -> None:
     assert server(image), "it is not dead"
     (image.parent / "away").rename(layer)
     assert Path(path).read_bytes() == DATA
+    until(lambda: "is served again" in log.read_text(), "the guard does not know of it")
     layer.rename(image.parent / "away")
     end(server(image), signal.SIGKILL)
     until(lambda: log.read_text().count("cannot be served again yet") > 1, "nobody tries")

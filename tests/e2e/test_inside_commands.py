@@ -12,6 +12,7 @@ from tests.e2e import servers
 from tests.e2e.commands import BIN, ok, run, sha256
 from tests.e2e.inside import MIB, build_layers, tar
 from tests.e2e.trees import assert_same, tree
+from tests.rigs.attached import until
 
 BIG = os.urandom(24 * MIB)
 NUMBERS = "".join(f"{number}\n" for number in range(100_000)).encode()
@@ -77,12 +78,16 @@ def fetched(registry: servers.Registry, start: int) -> int:
 
 
 def test_a_small_file_of_a_remote_image_is_fetched_alone(
-    registry: servers.Registry, image: str, service: Path
+    registry: servers.Registry, image: str, layers: list[Path], service: Path
 ) -> None:
     start = registry.log.stat().st_size
     assert ok("obd", "cat", f"{image}:/etc/conf", "--service", service).out == "new\n"
     assert 0 < fetched(registry, start) <= 2 * MIB
+    start = registry.log.stat().st_size
     ok("obd", "pull", "--full", image, "--service", service)
+    # A line of the log comes after the answer that it tells of.
+    size = sum(layer.stat().st_size for layer in layers)
+    until(lambda: fetched(registry, start) >= size, "not all of it is fetched")
     start = registry.log.stat().st_size
     assert ok("obd", "cat", f"docker://{image}:/etc/conf", "--service", service).out == "new\n"
     assert fetched(registry, start) == 0, "it was in the cache"

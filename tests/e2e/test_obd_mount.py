@@ -223,7 +223,7 @@ def test_a_mount_can_be_watched(tmp_path: Path, base: Path, point: Path) -> None
     assert (device["address"], device["image"]) == (known.path, str(image))
     assert device["reads"] > 0 and device["errors"] == 0
     ok("obd", "umount", point)
-    assert known.pid not in processes()
+    wait_for("the control socket stays", lambda: known.pid not in processes())
 
 
 def test_after_a_killed_keeper_everything_can_be_cleared(tmp_path: Path, base: Path, point: Path) -> None:
