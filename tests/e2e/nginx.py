@@ -27,7 +27,7 @@ class Store:
     `links` counts those given out.
     """
 
-    life_s: float = 60
+    life_s: float = 600
     tell: bool = True
     links: int = 0
 

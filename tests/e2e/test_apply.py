@@ -385,4 +385,4 @@ def test_a_signal_ends_the_wait_for_a_pipe(tmp_path: Path) -> None:
         writer.write(golden("apply/tars/basic.tar")[:5000])
         writer.flush()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == -signal.SIGTERM
+        assert process.wait(timeout=60) == -signal.SIGTERM

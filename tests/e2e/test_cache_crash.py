@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,12 +122,14 @@ def test_every_file_system_will_do(urls: list[str], tmp_path: Path, filesystem: 
 
 def test_a_full_disk_means_reading_uncached_and_saying_so(urls: list[str], tmp_path: Path) -> None:
     with mounted("tmpfs", tmp_path, 1) as point:
+        begin = time.monotonic()
         cache = obdcore.ChunkCache(str(point), 1 << 30, CHUNK, min_free_bytes=0)
         check(cache, urls, 1)
         cache.flush()
         assert cache.stats()["uncached"] > 0
         notices = cache.notices()
-        assert len(notices) == 1 and "nothing is kept for 10 s" in notices[0]
+        assert 1 <= len(notices) <= 1 + (time.monotonic() - begin) // 10
+        assert all("nothing is kept for 10 s" in notice for notice in notices)
 
 
 def test_what_others_leave_free_is_left_free(urls: list[str], tmp_path: Path) -> None:

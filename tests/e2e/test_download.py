@@ -236,7 +236,7 @@ def test_closing_keeps_what_has_come(image: Image) -> None:
 
 
 def test_two_processes_at_one_layer(image: Image) -> None:
-    with start(image, maxMBps=16) as process:
+    with start(image, maxMBps=4) as process:
         until(lambda: (image.dir / ".download").exists())
         with image.open() as device:
             until(lambda: downloads(device).progress()[0].state == "busy")

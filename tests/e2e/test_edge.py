@@ -189,7 +189,7 @@ def test_tokens_and_links_that_expire_while_reading(
 ) -> None:
     """Announced: each is renewed before its end. Unannounced: a refusal comes first, and the read goes on."""
     site.tokens.life_s, site.tokens.signed_life_s = (1, 300) if tell else (300, 2 - servers.LEEWAY_S)
-    store = Store(life_s=2 if tell else 1, tell=tell)
+    store = Store(life_s=6 if tell else 1, tell=tell)
     through = edge(store=store)
     config, service = site.files(tmp_path, through, refill=16 << 10)
     asked = len(site.tokens.seen)
@@ -211,7 +211,7 @@ def test_tokens_and_links_that_expire_while_reading(
 
 
 def test_a_registry_that_limits_the_rate(site: Site, tmp_path: Path, edge: Callable[..., Edge]) -> None:
-    through = edge(rate=20)
+    through = edge(rate=6)
     config, service = site.files(tmp_path, through)
     ok("obd", "export", "--service", service, config, tmp_path / "back.raw")
     tool("cmp", tmp_path / "back.raw", site.image.disk)

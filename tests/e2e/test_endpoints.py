@@ -158,7 +158,12 @@ def test_a_mirror_first_and_each_with_its_own_credentials(places: Places) -> Non
 
 
 @pytest.mark.parametrize("fault", ["nobody", "404", "500", "lies about the length"])
-def test_a_mirror_that_does_not_give_the_blob(places: Places, fault: str) -> None:
+def test_a_mirror_that_does_not_give_the_blob(
+    places: Places, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pause in ("FIRST_PAUSE_S", "LONGEST_PAUSE_S"):
+        monkeypatch.setattr(f"obd.endpoints.{pause}", 60.0)
+
     class Bad(Origin):
         def do_GET(self) -> None:
             self.seen.append((self.path, None))
@@ -235,7 +240,7 @@ def test_a_p2p_proxy_that_fails_is_left_until_it_works(places: Places, fault: st
     begin = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: read(blob), range(16)))
-    assert time.monotonic() - begin < 15, "a share of one deadline, not all of it"
+    assert time.monotonic() - begin < 25, "a share of one deadline, not all of it"
     assert len(at_proxy) <= 8 and len(at_origin) >= 8
     if fault != "nobody":
         handler.fault = ""

@@ -20,6 +20,7 @@ import pytest
 
 from obdcore import Error, FuseMount, Image
 from tests.e2e.disks import MIB, commit, content, fails, read_only, tool, writable
+from tests.rigs.attached import PATIENCE_S, until
 
 SIZE = 320 * MIB  # the least that mkfs.xfs takes is 300
 
@@ -47,7 +48,7 @@ def mounted(directory: Path, **images: Image) -> Iterator[tuple[Path, FuseMount]
 
 def stop(mount: FuseMount) -> None:
     """Unmounts. The kernel lets go of a loop device's file a moment after it has detached it."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             return mount.stop()
@@ -66,9 +67,7 @@ def loop(path: Path, *options: str) -> Iterator[str]:
     finally:
         tool("losetup", "--detach", device)
         # Detaching happens when the last user has gone, which may be udev for a moment.
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline and tool("losetup", "--associated", path).strip():
-            time.sleep(0.01)
+        until(lambda: not tool("losetup", "--associated", path).strip(), f"{device} is not detached")
 
 
 @contextmanager
@@ -325,7 +324,7 @@ def test_interrupting_a_wait(tmp_path: Path) -> None:
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
     child.send_signal(2)
-    assert child.communicate(timeout=20)[0] == "stopped\n"
+    assert child.communicate(timeout=PATIENCE_S)[0] == "stopped\n"
     assert list(point.iterdir()) == []
 
 

@@ -243,8 +243,8 @@ def test_stop_while_clients_are_at_work(base: Served, tmp_path: Path) -> None:
         assert client.poll() is None
     stopping = Thread(target=base.server.stop)
     stopping.start()
-    stopping.join(timeout=20)
+    stopping.join(timeout=60)
     assert not stopping.is_alive()
     assert base.server.stats()["active"] == 0
-    client.communicate(timeout=20)
+    client.communicate(timeout=60)
     assert client.returncode > 0, "the client is told"

@@ -22,7 +22,7 @@ from obd.errors import ObdError
 from obd.sockets import processes, statistics
 from tests.e2e.commands import BIN, end, kill_with_guard, ok, run
 from tests.e2e.disks import MIB, content, layer, tool
-from tests.rigs.attached import until
+from tests.rigs.attached import PATIENCE_S, until
 
 pytestmark = pytest.mark.skipif(bool(missing := way("fuse").missing()), reason=f"no device here: {missing}")
 
@@ -38,7 +38,7 @@ def nothing_left(run_directory: Path) -> Iterator[None]:
         obd.attach.detach(one.name)
     assert obd.attach.attachments() == []
     run_path = os.path.realpath(run_directory)
-    end_s = time.monotonic() + 10
+    end_s = time.monotonic() + PATIENCE_S
     while os.path.isdir(f"{run_path}/attach") and (left := os.listdir(f"{run_path}/attach")):
         # The last step of a keeper, which nobody waits for.
         assert all(name.endswith(".gone") for name in left) and time.monotonic() < end_s, left

@@ -25,7 +25,7 @@ needs_mount = pytest.mark.skipif(
 pytestmark = [needs_mount, pytest.mark.usefixtures("run_directory")]
 
 # Events of the kernel and of other processes come within milliseconds; so long only if something is wrong.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")

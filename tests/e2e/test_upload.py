@@ -34,7 +34,7 @@ def blob(registry: Registry, digest: str) -> bytes:
     manager = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     manager.add_password(None, registry.url, USER, PASSWORD)
     opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(manager))
-    with opener.open(f"{registry.repository('team/app')}/blobs/{digest}", timeout=10) as response:
+    with opener.open(f"{registry.repository('team/app')}/blobs/{digest}", timeout=60) as response:
         content: bytes = response.read()
     return content
 
