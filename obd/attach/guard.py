@@ -83,7 +83,7 @@ class _Guard:
             self._name(os.getpid(), known)
             status = self._reap()
             _log.error("the process that served %s has died (%s)", known.path, _in_words(status))
-            if self._is_hopeless(known.path) or not self._restart(known.path, known.read_only):
+            if self._is_hopeless(known.path) or not self._restart(known):
                 return 1
 
     def _known(self, before: State | None) -> State | None:
@@ -109,8 +109,9 @@ class _Guard:
         _log.error("so did %d before it: %s is given up", DEATHS - 1, path)
         return True
 
-    def _restart(self, path: str, read_only: bool) -> bool:
+    def _restart(self, known: State) -> bool:
         """Has another server take over. False if that is not to be."""
+        path = known.path
         deadline, pause_s = time.monotonic() + PATIENCE_S, 0.1
         while self._is_there():
             said = b""
@@ -122,6 +123,9 @@ class _Guard:
                 if _is_good(said):
                     _log.warning("%s is served again", path)
                     return True
+                known = self._known(known) or known
+                if known.pid == self._child:  # it had come so far
+                    self._name(os.getpid(), known)
                 status = self._reap()
                 if not said and self._is_hopeless(path):
                     return False
@@ -130,7 +134,7 @@ class _Guard:
                 _log.error("%s cannot be served again, and is given up: %s", path, what)
                 return False
             _log.warning("%s cannot be served again yet: %s", path, what)
-            if signal.sigtimedwait({signal.SIGTERM}, pause_s) is not None and read_only:
+            if signal.sigtimedwait({signal.SIGTERM}, pause_s) is not None and known.read_only:
                 return False  # whoever asks has seen that nobody uses it
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
         return False

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -238,9 +239,35 @@ def test_another_server_is_started_as_soon_as_there_may_be_a_process(
     monkeypatch.setattr(guard, "_reopen_log", lambda: None)
     one = guard._Guard(place, -1, serve)
     before = pipes()
-    assert one._restart("/dev/loop0", False)
+    assert one._restart(State(str(config), "fuse", False, path="/dev/loop0"))
     assert (one._reap(), refusals) == (0, [])
     assert pipes() <= before
+
+
+def test_between_two_servers_it_is_the_guard_who_is_asked_to_end(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = StateDirectory("attach", str(config))
+    seen = config.with_name("seen")
+
+    def serve(_connection: int, report: int, again: bool) -> int:
+        known = place.read()
+        if known is not None and not seen.exists():
+            seen.touch()
+            place.write(replace(known, pid=os.getpid()))
+            return 1  # before it could say that it serves
+        seen.write_text(str(known and known.pid))
+        return 0 if os.write(report, b"{}") else 1
+
+    monkeypatch.setattr(guard._Guard, "_is_there", lambda _: True)
+    monkeypatch.setattr(guard, "_reopen_log", lambda: None)
+    assert place.acquire()
+    known = State(str(config), "fuse", False, path="/dev/loop0", pid=os.getpid())
+    place.write(known)
+    one = guard._Guard(place, -1, serve)
+    assert one._restart(known)
+    assert (one._reap(), seen.read_text()) == (0, str(os.getpid()))
+    place.release()
 
 
 def test_a_server_that_cannot_die_is_known_by_any_of_its_threads(tmp_path: Path) -> None:
