@@ -15,6 +15,7 @@ from cache.copy import SPARE_BYTES, Copy, Layer, WrongDigest
 from cache.direct import Slot
 from cache.partial import Partial
 from cache.verify import Hasher
+from tests.unit.descriptors import opened
 
 DATA = random.Random(11).randbytes(300_001)
 DIGEST = "sha256:" + hashlib.sha256(DATA).hexdigest()
@@ -76,15 +77,11 @@ def stop_at(work: Work, step: int) -> None:
     work.on_step = act
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 def test_what_is_in_place_is_not_fetched(tmp_path: Path) -> None:
     (tmp_path / "overlaybd.commit").write_bytes(DATA)
-    work, before = Work(tmp_path), descriptors()
+    work, before = Work(tmp_path), opened(tmp_path)
     assert work.run() and work.starts == [] and work.copy.done == len(DATA)
-    assert work.steps == 1 and descriptors() == before
+    assert work.steps == 1 and opened(tmp_path) == before
     assert os.listdir(tmp_path) == ["overlaybd.commit"]
 
 
@@ -93,8 +90,8 @@ def test_what_bears_the_name_and_is_not_the_layer_is_put_aside(
     tmp_path: Path, wrong: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "overlaybd.commit").write_bytes(wrong)
-    work, before = Work(tmp_path), descriptors()
-    assert work.run() and descriptors() == before
+    work, before = Work(tmp_path), opened(tmp_path)
+    assert work.run() and opened(tmp_path) == before
     assert (tmp_path / "overlaybd.commit").read_bytes() == DATA
     assert (tmp_path / "overlaybd.commit.bad").read_bytes() == wrong
     said = f"{tmp_path}/overlaybd.commit is not {DIGEST}: renamed to overlaybd.commit.bad"
@@ -208,7 +205,7 @@ def test_each_second_what_has_come_is_made_durable(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("is_media", [False, True])
 def test_wrong_bytes_leave_nothing(tmp_path: Path, is_media: bool) -> None:
     wrong = bytes([DATA[0] ^ 1]) + DATA[1:]
-    work, before = Work(tmp_path, wrong, is_media=is_media), descriptors()
+    work, before = Work(tmp_path, wrong, is_media=is_media), opened(tmp_path)
     (tmp_path / ".download").write_bytes(wrong)
     with pytest.raises(WrongDigest) as caught:
         work.run()
@@ -217,7 +214,7 @@ def test_wrong_bytes_leave_nothing(tmp_path: Path, is_media: bool) -> None:
     assert (caught.value.errno, caught.value.kind) == (errno.EIO, "corrupt")
     assert work.blob.distrusted == [(0, len(DATA))] and work.copy.done == 0
     assert os.listdir(tmp_path) == ([".download"] if is_media else []), "the cache keeps its own file"
-    assert descriptors() == before
+    assert opened(tmp_path) == before
 
 
 def test_the_file_that_reads_fill_becomes_the_layer(tmp_path: Path) -> None:

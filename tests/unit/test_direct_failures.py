@@ -11,6 +11,7 @@ import pytest
 
 from cache import aio, direct
 from cache.direct import DirectFile, Slot
+from tests.unit.descriptors import opened
 
 SLOT_BYTES = 64 << 10
 
@@ -27,10 +28,6 @@ def file(path: Path) -> Iterator[DirectFile]:
     found = DirectFile(str(path), slots=2, slot_bytes=SLOT_BYTES)
     yield found
     found.close()
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def filled(file: DirectFile, byte: int) -> Slot:
@@ -137,12 +134,12 @@ def test_an_end_or_a_place_within_a_block_leaves_the_length_alone(path: Path, fi
 
 
 def test_nothing_stays_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = descriptors()
+    before = opened(path)
     file = DirectFile(str(path), slots=2, slot_bytes=SLOT_BYTES)
     file.write(filled(file, 7), 4096, 0)
     file.close()
     file.close()
-    assert descriptors() == before and path.read_bytes() == b"\7" * 4096
+    assert opened(path) == before and path.read_bytes() == b"\7" * 4096
 
     def none(*_: object) -> mmap.mmap:
         raise MemoryError
@@ -150,6 +147,6 @@ def test_nothing_stays_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(mmap, "mmap", none)
     with pytest.raises(MemoryError):
         DirectFile(str(path), slots=2, slot_bytes=SLOT_BYTES)
-    assert descriptors() == before
+    assert opened(path) == before
     with pytest.raises(FileNotFoundError):
         DirectFile(str(path) + ".absent", slots=2, slot_bytes=SLOT_BYTES)

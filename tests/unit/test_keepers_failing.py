@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -25,6 +25,7 @@ from obd.errors import ObdError
 from obd.mount.control import unmount_image
 from obd.oci.body import FileBody
 from obd.state import State, StateDirectory
+from tests.unit.descriptors import opened
 
 
 @pytest.fixture
@@ -212,15 +213,6 @@ def test_who_has_the_number_of_a_dead_keeper_is_not_asked_to_end(config: Path) -
     place.release()
 
 
-def pipes() -> set[str]:
-    """Those that this process has open."""
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):
-            found.add(os.readlink(f"/proc/self/fd/{name}"))
-    return {each for each in found if each.startswith("pipe:")}
-
-
 def test_another_server_is_started_as_soon_as_there_may_be_a_process(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,10 +230,10 @@ def test_another_server_is_started_as_soon_as_there_may_be_a_process(
     monkeypatch.setattr(guard._Guard, "_is_there", lambda _: True)
     monkeypatch.setattr(guard, "_reopen_log", lambda: None)
     one = guard._Guard(place, -1, serve)
-    before = pipes()
+    before = set(opened("pipe:"))
     assert one._restart(State(str(config), "fuse", False, path="/dev/loop0"))
     assert (one._reap(), refusals) == (0, [])
-    assert pipes() <= before
+    assert set(opened("pipe:")) <= before
 
 
 def test_between_two_servers_it_is_the_guard_who_is_asked_to_end(

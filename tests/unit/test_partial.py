@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cache.partial import Partial, sync_directory
+from tests.unit.descriptors import opened
 
 DIGEST = "sha256:" + "12" * 32
 
@@ -24,15 +25,11 @@ def partial(tmp_path: Path) -> Iterator[Partial]:
     found.release()
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 # ---- who may
 
 
 def test_the_lock_holds_across_processes_and_goes_with_its_file(tmp_path: Path) -> None:
-    before = descriptors()
+    before = opened(tmp_path)
     partial = Partial.lock(str(tmp_path))
     assert partial is not None and (tmp_path / ".download.lock").stat().st_mode & 0o777 == 0o644
     script = "import sys; from cache.partial import Partial; print(Partial.lock(sys.argv[1]))"
@@ -41,14 +38,14 @@ def test_the_lock_holds_across_processes_and_goes_with_its_file(tmp_path: Path) 
     assert subprocess.run(run, capture_output=True, check=True, cwd=root).stdout == b"None\n"
     partial.release()
     partial.release()
-    assert os.listdir(tmp_path) == [] and descriptors() == before
+    assert os.listdir(tmp_path) == [] and opened(tmp_path) == before
 
 
 def test_a_lock_file_that_was_just_removed_locks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its owner has ended between our opening and our locking it: the next comer would make another."""
-    real, before, calls = fcntl.flock, descriptors(), 0
+    real, before, calls = fcntl.flock, opened(tmp_path), 0
 
     def late(fd: int, operation: int) -> None:
         nonlocal calls
@@ -62,18 +59,18 @@ def test_a_lock_file_that_was_just_removed_locks_nothing(
     assert partial is not None and calls == 2 and (tmp_path / ".download.lock").exists()
     assert Partial.lock(str(tmp_path)) is None
     partial.release()
-    assert descriptors() == before
+    assert opened(tmp_path) == before
 
 
 def test_a_lock_that_cannot_be_had_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(fd: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    before = descriptors()
+    before = opened(tmp_path)
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(OSError, match="No locks"):
         Partial.lock(str(tmp_path))
-    assert descriptors() == before
+    assert opened(tmp_path) == before
     with pytest.raises(FileNotFoundError):
         Partial.lock(str(tmp_path / "absent"))
 
@@ -176,13 +173,13 @@ def test_the_layer_is_durable_before_it_has_its_name(
         steps.append(f"rename {source} {target}")
         real_rename(source, target)
 
-    before = descriptors()
+    before = opened(tmp_path)
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "rename", rename)
     partial.finish()
     done, commit = tmp_path / ".download", tmp_path / "overlaybd.commit"
     assert steps == [f"sync {done}", f"rename {done} {commit}", f"sync {tmp_path}"]
-    assert commit.read_bytes() == b"layer" and descriptors() == before
+    assert commit.read_bytes() == b"layer" and opened(tmp_path) == before
     partial.release()
     assert os.listdir(tmp_path) == ["overlaybd.commit"]
 
@@ -205,17 +202,17 @@ def test_what_a_killed_process_left_goes_once_the_layer_is_in_place(tmp_path: Pa
     Partial.tidy(str(tmp_path))
     assert left < set(os.listdir(tmp_path)), "whoever is at it tidies up"
     busy.release()
-    before = descriptors()
+    before = opened(tmp_path)
     Partial.tidy(str(tmp_path))
     assert set(os.listdir(tmp_path)) == ({"overlaybd.commit"} if placed else left)
     Partial.tidy(str(tmp_path / "absent"))
-    assert descriptors() == before
+    assert opened(tmp_path) == before
 
 
 def test_only_a_directory_is_synced_as_one(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    before = descriptors()
+    before = opened(tmp_path)
     with pytest.raises(NotADirectoryError):
         sync_directory(str(tmp_path / "file"))
     sync_directory(str(tmp_path))
-    assert descriptors() == before
+    assert opened(tmp_path) == before

@@ -13,6 +13,7 @@ import pytest
 import obdcore
 from cache import trace
 from cache.trace import Recording, write_file
+from tests.unit.descriptors import opened
 
 
 class Image:
@@ -184,11 +185,11 @@ def test_a_file_is_durable_before_it_has_its_name(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "rename", rename)
-    path, before = tmp_path / "file", len(os.listdir("/proc/self/fd"))
+    path, before = tmp_path / "file", opened(tmp_path)
     write_file(str(path), b"words")
     draft = f"{path}.{os.getpid()}.new"
     assert steps == [f"sync {draft} words", f"rename {draft} {path}", f"sync {tmp_path} "]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert opened(tmp_path) == before
     monkeypatch.chdir(tmp_path)
     write_file("file", b"other")
     assert path.read_bytes() == b"other" and os.listdir(tmp_path) == ["file"]
