@@ -143,10 +143,10 @@ class Hanging(ServerCredentials):
     def __init__(self) -> None:
         super().__init__("the server", timeout_s=0.1, raw_url=False)
         self.go = threading.Event()
-        self.asked = 0
+        self.asked = threading.Semaphore(0)
 
     def fetch(self, query: str) -> tuple[int, bytes]:
-        self.asked += 1
+        self.asked.release()
         self.go.wait(30)
         return 500, b""
 
@@ -156,6 +156,8 @@ def test_requests_that_hang_are_few() -> None:
     source = Hanging()
     for number in range(MAX_REQUESTS + 3):
         assert source.lookup(f"https://h/v2/{number}/blobs/sha256:00") is None
-    assert source.asked == MAX_REQUESTS
+    for _ in range(MAX_REQUESTS):
+        assert source.asked.acquire(timeout=20)
+    assert not source.asked.acquire(blocking=False)
     assert "too many requests without an answer" in source.describe()
     source.go.set()

@@ -150,6 +150,7 @@ def test_who_hears_of_a_keepers_death_finds_its_lock_free(
         )
 
     monkeypatch.setattr(process, "_spawn", spawn)
+    monkeypatch.setattr(process, "DYING_S", 60.0)
     place = StateDirectory("attach", str(config))
     assert place.acquire()
     with pytest.raises(ObdError, match="the process that keeps the device ended"):
@@ -158,7 +159,9 @@ def test_who_hears_of_a_keepers_death_finds_its_lock_free(
     place.release()
 
 
-def test_who_takes_a_device_away_waits_for_the_end_of_its_process(config: Path) -> None:
+def test_who_takes_a_device_away_waits_for_the_end_of_its_process(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Files are open for longer than its state is there: a cache's file system could not be unmounted yet."""
     place = StateDirectory("attach", str(config))
     assert place.acquire()
@@ -171,10 +174,11 @@ def test_who_takes_a_device_away_waits_for_the_end_of_its_process(config: Path) 
     place.write(State(str(config), "fuse", True, path="/dev/loop0", pid=child))
     place.release()  # the child still has it
     mine = StateDirectory("attach", str(config))
-    threading.Timer(0.2, os.close, (go_on,)).start()
+    monkeypatch.setattr(process, "DYING_S", 60.0)
     with process.until_ended(mine):
         assert os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
         place.remove()
+        threading.Timer(0.2, os.close, (go_on,)).start()
     assert os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG) is not None
     os.close(ends)
 

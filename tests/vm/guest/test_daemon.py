@@ -6,9 +6,11 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -181,15 +183,34 @@ def test_slow_requests_are_told_of(tmp_path: Path, daemon: Daemon) -> None:
         disk.remove()
 
 
+@contextmanager
+def service_manager(path: Path) -> Iterator[Callable[[str], None]]:
+    """One that listens at a socket; yields what returns when it has been told a line.
+
+    It reads all the time: the socket has room for ten messages, and what cannot be sent at once is not sent.
+    """
+    heard: SimpleQueue[str] = SimpleQueue()
+
+    def told(line: str) -> None:
+        while line not in heard.get(timeout=END_S):
+            pass
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, ThreadPoolExecutor(1) as pool:
+        manager.bind(str(path))
+
+        def listen() -> None:
+            while message := manager.recv(4096):
+                heard.put(message.decode())
+
+        pool.submit(listen)
+        try:
+            yield told
+        finally:
+            manager.shutdown(socket.SHUT_RD)
+
+
 def test_what_the_service_manager_is_told(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(END_S)
-
-        def told(line: str) -> None:
-            while line not in manager.recv(4096).decode():
-                pass
-
+    with service_manager(tmp_path / "notify") as told:
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "100000"}
         with running(tmp_path, environment=environment, limits=LIMITS) as daemon:
             for line in ("READY=1", "STATUS=0 devices", "WATCHDOG=1", "WATCHDOG=1"):
