@@ -44,6 +44,45 @@ def room(directory: Path, name: str) -> Path:
     return path
 
 
+def sectors(disk: Disk) -> int:
+    """Sectors written to the disk so far."""
+    return int(disk.setting("stat").split()[6])
+
+
+class Load:
+    """Disks that fio writes and verifies, with options of a test; again if need be, until the end."""
+
+    def __init__(self, disks: list[Disk], *options: str) -> None:
+        self._disks = disks
+        self._options = options
+        self._running = [self._start(disk) for disk in disks]
+
+    def write(self, count: int) -> None:
+        """Returns when `count` more sectors have been written to one of the disks."""
+        before = [sectors(disk) for disk in self._disks]
+        while all(sectors(disk) < was + count for disk, was in zip(self._disks, before, strict=True)):
+            for number, disk in enumerate(self._disks):
+                # One that had to wait makes up for it: it may end long before its rate says so.
+                if self._running[number].poll() is not None:
+                    self._end(self._running[number])
+                    self._running[number] = self._start(disk)
+            time.sleep(0.005)
+
+    def end(self) -> None:
+        """Returns when all that was written is verified."""
+        for one in self._running:
+            self._end(one)
+
+    def _start(self, disk: Disk) -> subprocess.Popen[bytes]:
+        command = [*fio(disk), *self._options]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    @staticmethod
+    def _end(one: subprocess.Popen[bytes]) -> None:
+        said, _ = one.communicate(timeout=END_S)
+        assert one.returncode == 0, said.decode()
+
+
 def test_a_slow_open_delays_no_other(tmp_path: Path, daemon: Daemon) -> None:
     slow = of_zeros(room(tmp_path, "slow"), MIB)
     others = {f"vol{n}": of_zeros(room(tmp_path, str(n)), MIB) for n in range(20)}
@@ -123,29 +162,16 @@ def test_what_came_before_a_link_was_left_is_told() -> None:
 
 def test_a_daemon_that_dies_under_load_is_succeeded_by_the_next(tmp_path: Path, daemon: Daemon) -> None:
     disks = [attach(f"vol{n}", of_zeros(room(tmp_path, str(n)), 2 * SIZE)) for n in range(3)]
-    load = [
-        subprocess.Popen([*fio(disk), "--iodepth=16", "--fsync=32", "--rate=,16m"], stdout=subprocess.PIPE)
-        for disk in disks
-    ]
+    load = Load(disks, "--iodepth=16", "--fsync=32", "--rate=,16m")
     for _ in range(4):
-        before = [sectors(disk) for disk in disks]
-        while all(sectors(disk) < was + 2048 for disk, was in zip(disks, before, strict=True)):
-            assert any(one.poll() is None for one in load), "the load is too small for this test"
-            time.sleep(0.005)
+        load.write(2048)
         daemon.end(signal.SIGKILL)
         daemon.start()
         for disk in disks:
             daemon.hear(f"user_1/{disk.backstore.name} is taken over")
-    for one in load:
-        said, _ = one.communicate(timeout=END_S)
-        assert one.returncode == 0, said.decode()
+    load.end()
     for disk in disks:
         disk.remove()
-
-
-def sectors(disk: Disk) -> int:
-    """Sectors written to the disk so far."""
-    return int(disk.setting("stat").split()[6])
 
 
 def test_a_daemon_that_is_stopped_leaves_nothing_under_way(tmp_path: Path, daemon: Daemon) -> None:
