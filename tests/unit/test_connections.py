@@ -10,6 +10,7 @@ from obd.session import make_session, read_body, send
 from tests.e2e.faults.server import Exchange, Server
 
 DRIP = b"x" * 10_000
+PATIENCE_S = 20.0
 
 
 @pytest.fixture
@@ -30,14 +31,21 @@ def server() -> Iterator[Server]:
     made.stop()
 
 
-def fetch(server: Server, path: str, *, host: str = "127.0.0.1", abroad: bool = False) -> bytes:
-    url = f"http://{host}:{server.port}{path}"
-    return read_body(send(make_session(abroad=abroad), "GET", url, headers={}, timeouts_s=(5.0, 0.5)))
+def fetch(
+    server: Server,
+    path: str,
+    *,
+    host: str = "127.0.0.1",
+    abroad: bool = False,
+    silence_s: float = PATIENCE_S,
+) -> bytes:
+    url, timeouts_s = f"http://{host}:{server.port}{path}", (PATIENCE_S, silence_s)
+    return read_body(send(make_session(abroad=abroad), "GET", url, headers={}, timeouts_s=timeouts_s))
 
 
 def test_a_head_that_drips_is_given_up(server: Server) -> None:
     with pytest.raises(ObdError) as raised:
-        fetch(server, "/drips")
+        fetch(server, "/drips", silence_s=0.5)
     assert raised.value.kind == "timed-out"
 
 

@@ -103,7 +103,10 @@ def test_silent_clients_take_no_more_than_their_places(address: tuple[str, int])
     assert exchange(address, b"GET /b HTTP/1.0\r\n\r\n").endswith(b"GET /b [] 0")
 
 
-def test_a_refused_client_reads_the_answer_however_much_it_sends(address: tuple[str, int]) -> None:
+def test_a_refused_client_reads_the_answer_however_much_it_sends(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("obd.http_server.DRAIN_S", PATIENCE_S)
     head = b"POST /a HTTP/1.1\r\nContent-Length: 30000000\r\n\r\n"
     assert exchange(address, head + bytes(30_000_000)).split()[1] == b"413"
 
@@ -124,6 +127,8 @@ def test_idle_clients_make_room_and_busy_ones_do_not(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("obd.http_server.IDLE_S", 10 * PATIENCE_S)
+    # For the connection that has to go: if it takes longer, another one has to go, too.
+    monkeypatch.setattr("obd.http_server.POLL_S", PATIENCE_S)
     clients = [socket.create_connection(address, timeout=PATIENCE_S) for _ in range(MAX_THREADS)]
     for client in clients:
         assert b" 200 " in ask(client, "/a")

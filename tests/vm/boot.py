@@ -23,7 +23,7 @@ KINDS = ("uml", "qemu", "qemu2")
 QEMU_DATA = ("/usr/share/qemu", "/usr/share/seabios")
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 MEMORY_MIB = 3072
-END_S = 10.0
+END_S = 120.0
 CONSOLE_TAIL_CHARACTERS = 6000
 
 # The call left out measures algorithms of RAID 6 for most of the time that the boot takes.

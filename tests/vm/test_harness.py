@@ -11,7 +11,7 @@ import pytest
 from tests.vm import kernels
 from tests.vm.boot import PROJECT, Guest, Lost, check_jail
 
-END_S = 20.0
+END_S = 120.0
 
 
 @pytest.fixture(autouse=True)

@@ -26,19 +26,20 @@ from tests.vm.guest.tcmu_disk import (
 from tests.vm.guest.test_tcmu import fio, stored, write
 from tests.vm.guest.test_tcmu_life import END_S, room, sectors
 
+LIMITS = {
+    "HANDOVER_S": 60,
+    "DRAIN_S": 0.5,
+    "CLOSE_LIMIT_S": 3,
+    "READY_S": 1,
+    "REMOVE_UNOPENED_S": 0.5,
+    "TICK_S": 0.05,
+    "RETRY_S": "(0.1,)",
+}
+
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    limits = {
-        "HANDOVER_S": 1,
-        "DRAIN_S": 0.5,
-        "CLOSE_LIMIT_S": 3,
-        "READY_S": 1,
-        "REMOVE_UNOPENED_S": 0.5,
-        "TICK_S": 0.05,
-        "RETRY_S": "(0.1,)",
-    }
-    with running(tmp_path, limits=limits) as daemon:
+    with running(tmp_path, limits=LIMITS) as daemon:
         yield daemon
 
 
@@ -75,9 +76,13 @@ def test_who_makes_a_disk_meanwhile_gets_it_from_the_next(tmp_path: Path, daemon
     disk.remove()
 
 
-def test_one_that_cannot_be_replaced_goes_on(tmp_path: Path, daemon: Daemon) -> None:
+def test_one_that_cannot_be_replaced_goes_on(tmp_path: Path) -> None:
     data = os.urandom(2 * MIB)
-    with slow_registry(lower_of(tmp_path, data)) as registry, ThreadPoolExecutor(1) as pool:
+    with (
+        running(tmp_path, limits={**LIMITS, "HANDOVER_S": 1}) as daemon,
+        slow_registry(lower_of(tmp_path, data)) as registry,
+        ThreadPoolExecutor(1) as pool,
+    ):
         config = configured(tmp_path, repoBlobUrl=registry.url, lowers=[{"digest": registry.digest}])
         disk = attach("vol", config)
         with attached("other", of_zeros(room(tmp_path, "other"), MIB)) as other:
