@@ -129,4 +129,29 @@ mod tests {
         assert_eq!(set(&mut all, &[(b"user.b".to_vec(), vec![0; 65536])]).unwrap_err().kind(), Kind::Limit);
         assert!(all.is_empty());
     }
+
+    #[test]
+    fn as_much_is_taken_as_an_inode_can_say() {
+        let named = |name: &str, len| (format!("user.{name}").into_bytes(), vec![0; len]);
+        let mut all = Attributes::new();
+        assert!(set(&mut all, &["a", "b", "c"].map(|name| named(name, 65535))).unwrap());
+        let room = MAX_BYTES - len(&all) - ENTRY;
+        assert!(set(&mut all, &[named("d", room - 1)]).unwrap());
+        assert_eq!((len(&all), encode(&all, MAX_BYTES).len()), (MAX_BYTES, MAX_BYTES));
+        assert_eq!(set(&mut all, &[named("d", room)]).unwrap_err().kind(), Kind::Limit);
+        let name = "n".repeat(255);
+        assert!(set(&mut Attributes::new(), &[named(&name, 1)]).unwrap());
+        assert_eq!(set(&mut Attributes::new(), &[named(&(name + "n"), 1)]).unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn attributes_in_memory_count_with_the_nodes_of_their_map() {
+        let mut all = Attributes::new();
+        assert_eq!(held(&all), 0);
+        for (count, nodes) in [(1, 1), (5, 1), (6, 2), (11, 3)] {
+            let wanted: Vec<_> = (0..count).map(|n| (format!("user.{n}").into_bytes(), vec![7; 100])).collect();
+            set(&mut all, &wanted).unwrap();
+            assert_eq!(held(&all), nodes * NODE_BYTES + len(&all), "{count} attributes");
+        }
+    }
 }

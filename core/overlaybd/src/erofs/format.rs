@@ -205,6 +205,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_kept_up_to_date_is_no_longer_said() {
+        let mut block = Super::new();
+        put(&mut block.0, 4, &0xABCD_EF01u32.to_le_bytes());
+        put(&mut block.0, 8, &0x8000_000Fu32.to_le_bytes());
+        block.simplify();
+        assert_eq!((u32_at(&block.0, 4), u32_at(&block.0, 8)), (0, 0x8000_000A));
+        assert_eq!((block.0[..4].to_vec(), block.inodes()), (MAGIC.to_le_bytes().to_vec(), 1));
+    }
+
+    #[test]
     fn types_of_directories_and_modes_say_the_same() {
         for (stored, mode) in
             [(1, 0x8000), (2, 0x4000), (3, 0x2000), (4, 0x6000), (5, 0x1000), (6, 0xC000), (7, 0xA000)]

@@ -99,7 +99,7 @@ impl Lower {
         Ok((inode, Slot { at, extended, attributes }))
     }
 
-    /// The content of a directory.
+    /// The content of a directory. Types that it does not say are looked up.
     ///
     /// # Errors
     /// `Corrupt`; `Limit`; those of the device.
@@ -114,13 +114,16 @@ impl Lower {
         }
         let mut content = vec![0; node.size as usize];
         self.files.read_at(&node, &mut content, 0)?;
-        let directory = Directory::parse(&content).map_err(wrong)?;
+        let mut directory = Directory::parse(&content).map_err(wrong)?;
         let numbers = directory.entries.values().map(|(number, _)| *number).chain([directory.parent]);
         // Those stand for what is not on the device yet.
-        match numbers.max().filter(|number| *number >= NEW) {
-            Some(number) => Err(wrong(Error::corrupt(format!("inode {number}: not there")))),
-            None => Ok(directory),
+        if let Some(number) = numbers.max().filter(|number| *number >= NEW) {
+            return Err(wrong(Error::corrupt(format!("inode {number}: not there"))));
         }
+        for (number, kind) in directory.entries.values_mut().filter(|(_, kind)| *kind == 0) {
+            *kind = self.inode(*number)?.0.kind();
+        }
+        Ok(directory)
     }
 
     /// Fills `buf` from offset `at` of a file on.

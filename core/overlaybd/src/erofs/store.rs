@@ -91,7 +91,7 @@ impl Erofs {
             let file = self.known_mut(number)?;
             let attributes = file.attributes.as_ref().map_or(0, |all| attributes::len(all));
             let (alone, whole) = (EXTENDED + attributes, EXTENDED + attributes + behind);
-            let inline = behind > 0 && whole as u64 <= BLOCK;
+            let inline = whole as u64 <= BLOCK;
             if behind > 0 {
                 file.inode.layout = if inline { INLINE } else { PLAIN };
                 file.inode.size = behind as u64;

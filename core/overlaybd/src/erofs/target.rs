@@ -26,19 +26,12 @@ impl Target for Erofs {
     }
 
     fn lookup(&mut self, directory: u64, name: &[u8]) -> Result<Option<(u64, u16)>> {
-        match self.directory(directory)?.entries.get(name).copied() {
-            Some((number, 0)) => Ok(Some((number, self.kind(number)?))),
-            found => Ok(found),
-        }
+        Ok(self.directory(directory)?.entries.get(name).copied())
     }
 
     fn list(&mut self, directory: u64) -> Result<Vec<Named<u64>>> {
         let entries = self.directory(directory)?.entries.iter();
-        let mut all: Vec<Named<u64>> = entries.map(|(name, (number, kind))| (name.clone(), *number, *kind)).collect();
-        for (_, number, kind) in all.iter_mut().filter(|(.., kind)| *kind == 0) {
-            *kind = self.kind(*number)?;
-        }
-        Ok(all)
+        Ok(entries.map(|(name, (number, kind))| (name.clone(), *number, *kind)).collect())
     }
 
     fn read_link(&mut self, number: u64) -> Result<Vec<u8>> {
@@ -163,14 +156,6 @@ impl Erofs {
         }
         self.append.zeros(start + entry.size - self.append.position())?;
         self.append.align()
-    }
-
-    /// The type of something whose directory does not say it.
-    fn kind(&mut self, number: u64) -> Result<u16> {
-        match &self.lower {
-            Some(lower) if number < super::tree::NEW => Ok(lower.inode(number)?.0.kind()),
-            _ => Ok(self.file(number)?.inode.kind()),
-        }
     }
 
     fn count_links(&mut self, directory: u64, change: i32) -> Result<()> {
