@@ -32,16 +32,16 @@ pub enum Place {
     },
 }
 
-/// Where the second table is that an entry of the first one speaks of.
+/// Where the second table is that an entry of the first one speaks of, 0 if there is none.
 ///
 /// # Errors
 /// `Corrupt`.
-pub fn table_offset(header: &Header, entry: u64) -> Result<Option<u64>> {
+pub fn table_offset(header: &Header, entry: u64) -> Result<u64> {
     let offset = entry & OFFSET;
     if entry & !(OFFSET | COPIED) != 0 || !offset.is_multiple_of(header.cluster_bytes()) {
         return Err(Error::corrupt(format!("entry {entry:#x} in the first table of a qcow2 image")));
     }
-    Ok(Some(offset).filter(|offset| *offset != 0))
+    Ok(offset)
 }
 
 /// Where in the file a cluster begins by its entry, if it is anywhere; whether the entry makes sense is not looked at.

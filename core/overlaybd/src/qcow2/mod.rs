@@ -30,6 +30,7 @@ const MAX_KEPT: usize = 64;
 pub struct Qcow2 {
     file: Arc<dyn Blob>,
     header: Header,
+    /// Where the second tables are, 0 where there is none.
     l1: Vec<u64>,
     tables: Recent<[u64]>,
     clusters: Recent<Vec<u8>>,
@@ -58,8 +59,8 @@ impl Qcow2 {
             return Err(of_file(Error::new(Kind::Unsupported, what)));
         }
         let l1 = read_words(&*file, header.l1_offset, header.l1_entries)?;
-        check_tables(&header, &l1).map_err(|e| of_file(e).at(header.l1_offset))?;
-        let room = (MAX_QCOW2_KEPT_BYTES >> header.cluster_bits).min(MAX_KEPT as u64) as usize;
+        let l1 = offsets(&header, &l1).map_err(|e| of_file(e).at(header.l1_offset))?;
+        let room = kept(header.cluster_bits);
         Ok(Qcow2 { file, header, l1, tables: Recent::new(room), clusters: Recent::new(room) })
     }
 
@@ -73,14 +74,15 @@ impl Qcow2 {
     fn run(&self, at: u64, max: u64, joins: impl Fn(Place, u64, Place) -> bool) -> Result<Run> {
         let covers = self.header.table_covers();
         let number = at / covers;
-        let Some(offset) = self.table_of(number)? else {
-            let mut next = number + 1;
+        let offset = self.l1[number as usize];
+        if offset == 0 {
+            let mut next = number;
             while next < self.l1.len() as u64 && self.l1[next as usize] == 0 {
                 next += 1;
             }
             let end = next.saturating_mul(covers).min(self.header.size);
             return Ok(Run { place: Place::Hole, len: (end - at).min(max) });
-        };
+        }
         let table = self.tables.get(offset, || self.table(offset))?;
         let end = (number + 1).saturating_mul(covers).min(self.header.size).min(at.saturating_add(max));
         let (first, len) = self.piece(&table, at)?;
@@ -94,11 +96,6 @@ impl Qcow2 {
         }
         run.len = run.len.min(end - at);
         Ok(run)
-    }
-
-    fn table_of(&self, number: u64) -> Result<Option<u64>> {
-        let entry = self.l1[number as usize];
-        table_offset(&self.header, entry).map_err(|e| self.of_file(e, self.header.l1_offset + number * 8))
     }
 
     fn table(&self, offset: u64) -> Result<Arc<[u64]>> {
@@ -200,14 +197,20 @@ fn kind(place: Place) -> ExtentKind {
     }
 }
 
-/// Refuses tables that are there for more than one part of the disk: so a small file would be an endless disk.
-fn check_tables(header: &Header, l1: &[u64]) -> Result<()> {
-    let mut tables =
-        l1.iter().filter_map(|entry| table_offset(header, *entry).transpose()).collect::<Result<Vec<_>>>()?;
-    tables.sort_unstable();
-    match tables.windows(2).find(|pair| pair[0] == pair[1]) {
+/// How many tables are kept, and how many decoded clusters.
+fn kept(cluster_bits: u32) -> usize {
+    (MAX_QCOW2_KEPT_BYTES >> cluster_bits).min(MAX_KEPT as u64) as usize
+}
+
+/// Where the second tables are by the entries of the first one. Refuses tables that are there for more than one part
+/// of the disk: so a small file would be an endless disk.
+fn offsets(header: &Header, l1: &[u64]) -> Result<Vec<u64>> {
+    let tables = l1.iter().map(|entry| table_offset(header, *entry)).collect::<Result<Vec<_>>>()?;
+    let mut there: Vec<_> = tables.iter().filter(|offset| **offset != 0).collect();
+    there.sort_unstable();
+    match there.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(Error::corrupt(format!("the second table at {} is named twice", pair[0]))),
-        None => Ok(()),
+        None => Ok(tables),
     }
 }
 

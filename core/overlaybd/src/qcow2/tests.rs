@@ -30,9 +30,11 @@ struct Layout {
     wants: Vec<Want>,
 }
 
-/// Compressible, and different in every sector.
+/// Compressible, but to several sectors if it is long, and different in every sector.
 fn fill(byte: u8, len: usize) -> Vec<u8> {
-    (0..len).map(|at| byte.wrapping_add((at / 512) as u8) | 1).collect()
+    let noise = |at: usize| ((at as u32).wrapping_mul(0x9E37_79B1) >> 15 ^ at as u32).wrapping_mul(0x85EB_CA6B) >> 24;
+    let at = |at: usize| if at % 512 < 200 { noise(at) as u8 } else { (at / 512) as u8 };
+    (0..len).map(|n| byte.wrapping_add(at(n)) | 1).collect()
 }
 
 impl Layout {
@@ -266,6 +268,7 @@ fn images_that_are_wrong_or_foreign_are_refused_with_their_reason() {
         (&[(72, &[1])], Kind::Unsupported, "unknown features"),
         (&[(79, &[8])], Kind::Corrupt, "contradicts itself"),
         (&[(104, &[1])], Kind::Corrupt, "contradicts itself"),
+        (&[(79, &[32])], Kind::Unsupported, "unknown features 0x20"),
         (&[(79, &[8]), (104, &[2])], Kind::Unsupported, "compression 2"),
         (&[(103, &[96])], Kind::Corrupt, "header of 96 bytes"),
         (&[(24, &[0; 8])], Kind::Limit, "0 bytes"),
@@ -314,6 +317,108 @@ fn a_cluster_is_not_for_two_places_of_a_disk() {
         file.copy_within(table..table + 8, table + 8);
         let e = open(&file).unwrap().extent(0).unwrap_err();
         assert!(e.kind() == Kind::Corrupt && e.to_string().contains("is in two places"), "{e}");
+    }
+    // Nor is one of which they say different lengths.
+    let two = Layout { bits: 12, wants: vec![Want::Packed(1), Want::Packed(2)], ..small() };
+    let (mut file, _) = two.build();
+    let table = 2 << 12;
+    file.copy_within(table..table + 8, table + 8);
+    file[table + 8] += 4;
+    let e = open(&file).unwrap().extent(0).unwrap_err();
+    assert!(e.kind() == Kind::Corrupt && e.to_string().contains("is in two places"), "{e}");
+}
+
+#[test]
+fn parts_of_a_disk_without_tables_are_one_hole() {
+    let table = 64 * 512;
+    let mut wants = vec![Want::Hole; 5 * 64];
+    wants[3 * 64] = Want::Data(7);
+    let (mut file, _) = Layout { lacks: 512, wants, ..small() }.build();
+    // One of them by an entry that says no more than that it may be written.
+    file[520..528].copy_from_slice(&(1u64 << 63).to_be_bytes());
+    file[512 + 4 * 8..][..8].fill(0);
+    let image = open(&file).unwrap();
+    for (at, len) in [(0, 3 * table), (table, 2 * table), (table + 512, 2 * table - 512), (4 * table, table - 512)] {
+        assert_eq!(image.extent(at).unwrap(), Extent { len, kind: ExtentKind::Hole }, "{at}");
+    }
+    let mut read = vec![1; 2 * table as usize + 512];
+    image.read_at(&mut read, table).unwrap();
+    assert!(read[..2 * table as usize].iter().all(|b| *b == 0) && read[2 * table as usize..] == fill(7, 512));
+}
+
+#[test]
+fn an_entry_that_is_broken_is_told_of_by_reads_of_its_cluster_alone() {
+    let (mut file, _) = small().build();
+    file[2 * 512 + 8 + 7] = 2;
+    file[2 * 512 + 8] = 0;
+    let image = open(&file).unwrap();
+    image.read_at(&mut [0; 512], 0).unwrap();
+    image.read_at(&mut [0; 1024], 1024).unwrap();
+    for (len, at) in [(1, 512), (513, 0)] {
+        let e = image.read_at(&mut vec![0; len], at).unwrap_err();
+        assert!(e.kind() == Kind::Corrupt && e.to_string().contains("at 512 of the disk"), "{e}");
+    }
+}
+
+#[test]
+fn clusters_that_lie_in_another_order_are_read_in_that_of_the_disk() {
+    let three = Layout { wants: vec![Want::Data(1), Want::Data(2), Want::Data(3)], ..small() };
+    let (mut file, _) = three.build();
+    let (first, last) = file[2 * 512..2 * 512 + 24].split_at_mut(16);
+    first[..8].swap_with_slice(last);
+    let mut read = vec![0; 3 * 512];
+    open(&file).unwrap().read_at(&mut read, 0).unwrap();
+    assert!(read == [fill(3, 512), fill(2, 512), fill(1, 512)].concat());
+}
+
+#[test]
+fn a_read_beyond_the_end_of_the_disk_is_refused() {
+    let image = open(&small().build().0).unwrap();
+    image.read_at(&mut [0; 512], 3 * 512).unwrap();
+    image.read_at(&mut [], 4 * 512).unwrap();
+    for (len, at) in [(513, 3 * 512), (1, 4 * 512), (2, u64::MAX)] {
+        let e = image.read_at(&mut vec![0; len], at).unwrap_err();
+        assert_eq!((e.kind(), e.offset()), (Kind::OutOfBounds, Some(at)));
+    }
+}
+
+#[test]
+fn a_file_that_ends_within_its_header_or_its_first_table_is_refused() {
+    let (file, _) = Layout { wants: vec![Want::Hole; 65], ..small() }.build();
+    let opened = |file: &[u8]| open(file).map(drop).map_err(|e| e.to_string());
+    for len in [0, 71, 72, 103] {
+        assert!(opened(&file[..len]).unwrap_err().contains("ends within its header"), "{len}");
+    }
+    for len in [104, 512, 512 + 15] {
+        assert!(opened(&file[..len]).unwrap_err().contains("a first table of 2 entries at 512"), "{len}");
+    }
+    opened(&file[..512 + 16]).unwrap();
+    let (older, _) = Layout { version: 2, wants: vec![Want::Hole], ..small() }.build();
+    assert!(opened(&older[..71]).unwrap_err().contains("ends within its header"));
+    assert!(opened(&older[..72]).unwrap_err().contains("a first table"));
+}
+
+#[test]
+fn disks_have_a_bound_and_so_has_their_first_table() {
+    use crate::limits::{MAX_QCOW2_BYTES, MAX_QCOW2_L1_BYTES};
+
+    let (file, _) = small().build();
+    let parse = |bits: u32, size: u64| {
+        let mut header = file[..HEADER_BYTES].to_vec();
+        header[20..24].copy_from_slice(&bits.to_be_bytes());
+        header[24..32].copy_from_slice(&size.to_be_bytes());
+        header[36..40].copy_from_slice(&u32::MAX.to_be_bytes());
+        header[40..48].copy_from_slice(&(1u64 << bits).to_be_bytes());
+        Header::parse(&header, u64::MAX).map(|header| header.l1_entries as u64).map_err(|e| e.kind())
+    };
+    let most = MAX_QCOW2_L1_BYTES / 8;
+    assert_eq!(parse(9, most * 64 * 512), Ok(most));
+    assert_eq!(parse(9, most * 64 * 512 + 1), Err(Kind::Limit));
+    assert_eq!(parse(16, MAX_QCOW2_BYTES), Ok(MAX_QCOW2_BYTES >> (16 + 13)));
+    assert_eq!(parse(16, MAX_QCOW2_BYTES + 1), Err(Kind::Limit));
+    for bits in crate::limits::QCOW2_CLUSTER_BITS {
+        assert!((kept(bits) as u64) << bits <= MAX_QCOW2_KEPT_BYTES, "clusters of 2^{bits} bytes");
+        assert!((1..=MAX_KEPT).contains(&kept(bits)), "clusters of 2^{bits} bytes");
     }
 }
 
