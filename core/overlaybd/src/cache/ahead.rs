@@ -82,7 +82,7 @@ impl Reserved {
         let shape = self.blob.store.shape;
         let mut fill = Fill::default();
         while let Some(flight) = self.flights.pop_front() {
-            if fill.stop <= shape.start(flight.first) || fill.stream.is_none() {
+            if fill.stop <= shape.start(flight.first) {
                 // One request for what lies in a row.
                 let row = |end, next: &Arc<Flight>| if next.first == end { Ok(next.end) } else { Err(end) };
                 let (Ok(end) | Err(end)) = self.flights.iter().try_fold(flight.end, row);

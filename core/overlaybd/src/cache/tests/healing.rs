@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::blob::MemoryBlob;
+use crate::cache::flight::Flight;
+use crate::cache::store::{Step, ABSENT, READY};
 use crate::layer;
 use crate::lsmt::{Layer, Stack};
 
@@ -152,4 +154,38 @@ fn a_place_that_was_wrong_too_often_gets_another_chance_after_a_while() {
     assert_eq!(distrusted(), 0);
     clock.sleep(std::time::Duration::from_secs(2));
     assert_eq!(distrusted(), first);
+}
+
+#[test]
+fn a_complaint_gives_up_the_fetch_whose_bytes_were_wrong_and_no_other() {
+    let (bench, server) = (Bench::new(), Server::new(pattern(20 * CHUNK)));
+    let len = Some(server.bytes.len() as u64);
+    let blob = CachedBlob::open(&bench.cache(), DIGEST, source(&server), len).unwrap().cached.unwrap();
+    let lead = |chunk| match blob.store.step(chunk, chunk + 1, CHUNK, 1, false) {
+        Step::Lead(flight) => flight,
+        _ => panic!("somebody else fetches it"),
+    };
+    let bytes = |flight: &Flight| Arc::new(server.bytes[flight.first * CHUNK..][..CHUNK].to_vec());
+    let [wrong, other, coming] = [1, 5, 9].map(lead);
+    for flight in [&wrong, &other] {
+        flight.finish(Ok(bytes(flight)));
+    }
+    assert!(blob.store.forget(1, 2, true) && blob.store.forget(9, 10, true));
+    for flight in [&wrong, &other, &coming] {
+        blob.store.keep(flight, &bytes(flight)).unwrap();
+    }
+    assert_eq!([1, 5, 9].map(|chunk| blob.store.state(chunk)), [ABSENT, READY, READY]);
+    assert_eq!(blob.cache.stats().repairs.load(Relaxed), 1);
+}
+
+#[test]
+fn a_media_file_is_as_long_as_its_blob_from_the_start() {
+    let (bench, server) = (Bench::new(), Server::new(pattern(10 * CHUNK + 7)));
+    let len = || bench.media().metadata().unwrap().len();
+    let blob = open(&bench.cache(), &server);
+    assert_eq!(len(), server.bytes.len() as u64);
+    drop(blob);
+    fs::OpenOptions::new().write(true).open(bench.media()).unwrap().set_len(5).unwrap();
+    check(&*open(&bench.cache(), &server), &server, 0, CHUNK);
+    assert_eq!(len(), server.bytes.len() as u64);
 }
