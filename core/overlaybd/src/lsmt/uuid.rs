@@ -94,8 +94,15 @@ mod tests {
 
     #[test]
     fn random_ids_say_version_4_and_differ() {
-        let (a, b) = (Uuid::random().unwrap(), Uuid::random().unwrap());
-        assert_ne!(a, b);
-        assert_eq!((a.0[6] >> 4, a.0[8] >> 6), (4, 2));
+        let ids: Vec<Uuid> = (0..64).map(|_| Uuid::random().unwrap()).collect();
+        assert_eq!(ids.iter().collect::<std::collections::HashSet<_>>().len(), 64);
+        assert!(ids.iter().all(|id| (id.0[6] >> 4, id.0[8] >> 6) == (4, 2)), "{ids:?}");
+        // All else is chance.
+        let (any, all) = ids.iter().fold((0, u128::MAX), |(any, all), id| {
+            let bits = u128::from_be_bytes(id.0);
+            (any | bits, all & bits)
+        });
+        let fixed = 0xF0 << (9 * 8) | 0xC0 << (7 * 8);
+        assert_eq!((any & !fixed, all & !fixed), (!fixed, 0));
     }
 }

@@ -255,6 +255,7 @@ fn either_file_cut_anywhere_opens_to_a_state_that_existed() {
         let read_only = flatten(&Stack::new(vec![layer]).unwrap());
         assert_eq!(disk.content(&files().1).len(), index_len, "opening to read changes nothing");
         let upper = reopen(&disk);
+        assert_eq!(disk.content(&files().0).len(), data_len / 512 * 512, "what is no whole sector goes");
         let device = flatten_upper(&upper, None);
         assert!(device == read_only && states.contains(&device), "cut to {data_len} and {index_len} bytes");
         // And what is written afterwards is found again.

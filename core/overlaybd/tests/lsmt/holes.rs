@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use overlaybd::lsmt::header::SPARSE;
 use overlaybd::lsmt::upper::{create, open_as_layer, CreateOptions};
 use overlaybd::lsmt::Upper;
 use overlaybd::sys::fault::FaultDisk;
@@ -108,4 +109,54 @@ fn a_sparse_layer_is_not_opened_where_the_file_system_does_not_tell_its_holes() 
     upper.write_at(&[8; 3 * PAGE as usize], 0, nothing_below).unwrap();
     drop(upper);
     assert_eq!(pages(&reopen(&hiding).unwrap()), [8, 8, 8]);
+}
+
+#[test]
+fn an_index_file_that_is_no_log_of_its_layer_is_refused() {
+    let own = MemDisk::default();
+    new(&own, 3 * PAGE, true).unwrap();
+    drop(reopen(&own).unwrap());
+    let index = own.content(&files().1);
+    reopen(&own).unwrap();
+    // That of another sparse layer; and one of a log-structured layer with the same id.
+    let other = MemDisk::default();
+    new(&other, 3 * PAGE, true).unwrap();
+    drop(reopen(&other).unwrap());
+    let mut logged = index;
+    let flags = u32::from_le_bytes(logged[28..32].try_into().unwrap());
+    assert_ne!(flags & SPARSE, 0);
+    logged[28..32].copy_from_slice(&(flags & !SPARSE).to_le_bytes());
+    for foreign in [other.content(&files().1), logged] {
+        own.put(&files().1, &foreign);
+        let refused = [reopen(&own).err().unwrap(), open_as_layer(&own, &files().0, &files().1).err().unwrap()];
+        for e in refused {
+            assert_eq!((e.kind(), e.offset(), e.file()), (Kind::Corrupt, Some(0), Some(&*files().1)), "{e}");
+            assert!(e.what().contains("not the log of the sparse layer"), "{e}");
+        }
+        assert!(own.content(&files().1) == foreign, "it is left as it is");
+    }
+}
+
+#[test]
+fn a_data_file_that_is_none_is_refused_with_what_it_may_be() {
+    for sparse in [false, true] {
+        let disk = MemDisk::default();
+        new(&disk, 3 * PAGE, sparse).unwrap();
+        disk.put(&files().0, &[7; 2 * PAGE as usize]);
+        let refused = [reopen(&disk).err().unwrap(), open_as_layer(&disk, &files().0, &files().1).err().unwrap()];
+        for e in refused {
+            assert_eq!((e.kind(), e.file()), (Kind::Corrupt, Some(&*files().0)), "{e}");
+            assert!(e.to_string().contains("data file of a writable layer (one of turboOCI"), "{e}");
+        }
+    }
+}
+
+#[test]
+fn a_sparse_layer_that_has_no_size_yet_holds_what_its_file_has() {
+    let disk = MemDisk::default();
+    new(&disk, 0, true).unwrap();
+    disk.open(&files().0, Mode::Write).unwrap().write_at(&[7; PAGE as usize], 2 * PAGE).unwrap();
+    let (layer, _) = open_as_layer(&disk, &files().0, &files().1).unwrap();
+    let segments: Vec<_> = layer.segments().iter().map(|s| (s.offset, s.length)).collect();
+    assert_eq!(segments, [(8, 8)]);
 }

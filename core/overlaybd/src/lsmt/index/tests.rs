@@ -35,6 +35,26 @@ fn entries(base: u64, shape: &[(u8, u16, bool)]) -> Vec<Segment> {
     segments
 }
 
+/// Separators are signed numbers of 32 bits, offsets are neither.
+#[test]
+fn entries_are_found_all_over_the_largest_devices() {
+    for step in [1u64 << 20, 1 << 23, 1 << 24, 1 << 41] {
+        let segments: Vec<Segment> = (0..400).map(|n| data(n * step, 16, 8 + n)).collect();
+        let whole = Index::from_sorted(segments.iter().copied());
+        for form in Form::ALL {
+            let mut index = whole.clone();
+            if !index.use_form(form) {
+                continue;
+            }
+            for segment in &segments {
+                let (before, behind) = (segment.offset.saturating_sub(5), segment.end());
+                assert_eq!(found(&index, before..behind + 5), [*segment], "{form:?}, {step}");
+                assert_eq!(found(&index, behind..behind + 5), [], "{form:?}, {step}");
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 200 }, ..ProptestConfig::default() })]
 
