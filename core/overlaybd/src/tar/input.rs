@@ -67,7 +67,7 @@ impl<'a> Input<'a> {
         // It ends at the end of the input, or when nobody listens any more. It is not waited for: it may wait for a
         // pipe whose writer is gone for good.
         std::thread::Builder::new().name("tar-input".into()).spawn(move || {
-            let mut raw = BufReader::with_capacity(PIECE, raw);
+            let mut raw = BufReader::with_capacity(PIECE, Uninterrupted(raw));
             let mut head = Vec::with_capacity(4);
             let decoder = raw.by_ref().take(4).read_to_end(&mut head).and_then(|_| decoder(head, raw, &say));
             match decoder {
@@ -165,10 +165,9 @@ fn decode(mut decoder: Box<dyn Read + Send>, compressed: bool, digest: bool, say
             match decoder.read(&mut piece[len..]) {
                 Ok(0) => break Some(Ok(())),
                 Ok(n) => len += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => break Some(Err(e)),
             }
-            if len == piece.len() || (!compressed && len > 0) {
+            if len == piece.len() || !compressed {
                 break None;
             }
         };
@@ -176,7 +175,7 @@ fn decode(mut decoder: Box<dyn Read + Send>, compressed: bool, digest: bool, say
         if let Some(context) = &mut context {
             context.update(&piece);
         }
-        if len > 0 && say.send(Said::Bytes(piece)).is_err() {
+        if say.send(Said::Bytes(piece)).is_err() {
             return;
         }
         let last = match end {
@@ -190,6 +189,20 @@ fn decode(mut decoder: Box<dyn Read + Send>, compressed: bool, digest: bool, say
         };
         let _ = say.send(last);
         return;
+    }
+}
+
+/// Reads again what a signal interrupts: what decodes is not made to go on after an error.
+struct Uninterrupted<R>(R);
+
+impl<R: Read> Read for Uninterrupted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buf) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
     }
 }
 
@@ -263,7 +276,7 @@ impl<R: BufRead> Read for Zstd<R> {
             if made > 0 {
                 return Ok(made);
             }
-            if at_end && used == 0 {
+            if at_end {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the zstd frame is cut off"));
             }
         }
@@ -286,6 +299,8 @@ pub(super) fn error_of(e: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -294,6 +309,15 @@ mod tests {
         let stop = || Err(Error::new(Kind::Interrupted, "enough"));
         let error = Input::open(reader, false, stop).unwrap().read(&mut [0]).map_err(error_of).unwrap_err();
         assert_eq!((error.kind(), error.what()), (Kind::Interrupted, "enough"));
+    }
+
+    #[test]
+    fn what_a_pipe_has_given_is_there_before_it_ends() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"some bytes").unwrap();
+        let mut bytes = [0; 10];
+        Input::open(reader, false, || Ok(())).unwrap().read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"some bytes");
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod entry;
 mod export;
 mod header;
 mod input;
+#[cfg(test)]
+mod input_tests;
 mod pax;
 mod sink;
 mod sparse;
