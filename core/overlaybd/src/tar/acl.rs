@@ -95,6 +95,11 @@ mod tests {
         let lines = "# a remark\nother:---\nuser:somebody:r--:1000\nu::rw-\ngroup::r-- #effective\nmask:rw-\n";
         assert_eq!(hex(lines).as_deref(), Some(wanted));
         assert_eq!(hex("user::rw-,group::r--,other::r--").as_deref(), Some(""));
+        let mask = "0200000001000600ffffffff04000400ffffffff10000500ffffffff20000000ffffffff";
+        assert_eq!(hex("user::rwr,group::r--,mask::xr-,other::").as_deref(), Some(mask), "letters in any order");
+        let groups = "0200000001000000ffffffff04000000ffffffff0800010007000000080002000800000010000000ffffffff\
+                      20000000ffffffff";
+        assert_eq!(hex("g:8:w,g:7:x,u::,g::,m::,o::").as_deref(), Some(groups));
         let wanted = b"\x02\0\0\0\x01\0\x07\0\xFF\xFF\xFF\xFF\x04\0\x05\0\xFF\xFF\xFF\xFF\x20\0\0\0\xFF\xFF\xFF\xFF";
         assert_eq!(attribute(b"default", b"user::rwx,group::r-x,other::---").as_deref(), Some(&wanted[..]));
         let all = "0200000001000700ffffffff02000100e803000004000200ffffffff10000700ffffffff20000500ffffffff";
@@ -107,6 +112,11 @@ mod tests {
             "user::rw-,user:7:r--,group::r--,other::r--",
             "user::rwz,group::r--,other::r--",
             "user::rw-,user::rw-,group::r--,other::r--",
+            "user::rw-,group::r--,group:7:r--,other::r--",
+            "user::rw-,user:7:r--,group::r--,group:7:r--,other::r--",
+            "user::rw-,user:7:r--,user:7:rw-,group::r--,mask::r--,other::r--",
+            "user::rw-,user:7,group::r--,mask::r--,other::r--",
+            "user::rw-,user:4294967296:r--,group::r--,mask::r--,other::r--",
         ] {
             assert_eq!(hex(bad), None, "{bad}");
         }

@@ -265,7 +265,7 @@ impl<R: Read> Archive<R> {
             mtime: pax.mtime.map_or_else(|| block.mtime().map(|seconds| Time { seconds, nanos: 0 }), Ok)?,
             atime: pax.atime,
             device,
-            size: if kind == EntryKind::File { stored } else { 0 },
+            size: 0,
             xattrs: pax.xattrs,
             path,
         };

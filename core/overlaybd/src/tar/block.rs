@@ -33,8 +33,8 @@ impl Block {
         let unsigned = counted.iter().map(|byte| i64::from(*byte)).sum::<i64>();
         // Some have taken bytes for signed: each of the upper half counts for 256 less.
         let signed = unsigned - 256 * counted.iter().map(|byte| i64::from(byte >> 7)).sum::<i64>();
-        let stored = octal(&bytes[148..156]).unwrap_or(-1);
-        if stored != unsigned && stored != signed {
+        let stored = octal(&bytes[148..156]);
+        if stored != Some(unsigned) && stored != Some(signed) {
             return Err(Error::corrupt("a tar header whose checksum is wrong"));
         }
         Ok(Block(bytes))
@@ -166,12 +166,32 @@ fn octal(field: &[u8]) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn checksums_may_take_bytes_for_signed_and_must_be_numbers() {
+        let parsed = |sum: &str| {
+            let mut bytes = [0; BLOCK as usize];
+            bytes[..3].copy_from_slice(b"a\xC3\xA4");
+            bytes[148..155].copy_from_slice(sum.as_bytes());
+            Block::parse(bytes).map(|block| block.path()).map_err(|e| e.kind())
+        };
+        let unsigned = 8 * 0x20 + 0x61 + 0xC3 + 0xA4;
+        for right in [unsigned, unsigned - 2 * 256] {
+            assert_eq!(parsed(&format!("{right:06o}\0")), Ok(b"a\xC3\xA4".to_vec()));
+            for wrong in [right - 1, right + 1, right + 256] {
+                assert_eq!(parsed(&format!("{wrong:06o}\0")), Err(Kind::Corrupt), "{wrong}");
+            }
+        }
+        assert_eq!(parsed("no sum\0"), Err(Kind::Corrupt));
+    }
 
     #[test]
     fn numbers_in_every_notation() {
         assert_eq!(octal(b"  644 \0\0"), Some(0o644));
         assert_eq!(octal(b"\0\0\0\0"), Some(0));
-        assert_eq!(octal(b"12a"), None);
+        assert_eq!((octal(b"12a"), octal(b"128")), (None, None));
+        assert_eq!((octal(b"7777777"), octal(b" 7 1 ")), (Some(0o7_777_777), Some(7)));
         assert_eq!(base256(b"\x80\0\0\0\0\x2d\xc6\xc0"), Some(3_000_000));
         assert_eq!(base256(&[0xFF; 12]), Some(-1));
         assert_eq!(base256(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfa"), Some(-6));

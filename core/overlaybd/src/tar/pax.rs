@@ -3,7 +3,7 @@
 use super::acl;
 use super::entry::Time;
 use crate::error::{Error, Kind, Result};
-use crate::limits::{MAX_PAX_BYTES, MAX_TAR_ATTRIBUTES, MAX_TAR_SPARSE_PIECES};
+use crate::limits::{MAX_PAX_BYTES, MAX_TAR_ATTRIBUTES};
 
 /// Everything of an extended header that is understood. What is not said is None.
 #[derive(Clone, Debug, Default)]
@@ -115,9 +115,6 @@ impl Pax {
                 }
             }
         }
-        if self.sparse.pieces.len() > MAX_TAR_SPARSE_PIECES {
-            return Err(Error::new(Kind::Limit, "a sparse tar member of too many pieces"));
-        }
         Ok(())
     }
 
@@ -145,10 +142,8 @@ impl Pax {
 fn split(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let blank = body.iter().take(20).position(|b| *b == b' ')?;
     let len = usize::try_from(decimal(&body[..blank])?).ok()?;
-    if len > body.len() || len < blank + 3 || body[len - 1] != b'\n' {
-        return None;
-    }
-    Some((&body[blank + 1..len - 1], &body[len..]))
+    let record = body.get(blank + 1..len)?.strip_suffix(b"\n")?;
+    Some((record, &body[len..]))
 }
 
 /// A number without sign.
@@ -239,6 +234,7 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::record;
     use super::*;
 
     #[test]
@@ -281,6 +277,9 @@ mod tests {
         assert_eq!(of("-1"), Some((-1, 0)));
         assert_eq!(of("0.1234567899"), Some((0, 123_456_789)));
         assert_eq!((of(""), of("x"), of("1.x"), of("--1")), (None, None, None, None));
+        // Below a nanosecond: downwards, which before 1970 is away from zero.
+        assert_eq!(of("-1.0000000001"), Some((-2, 999_999_999)));
+        assert_eq!((of("-1.0000000000"), of("-0.9999999999")), (Some((-1, 0)), Some((-1, 0))));
     }
 
     #[test]
@@ -292,8 +291,12 @@ mod tests {
         assert_eq!(read(b"11 path=a/b\n").unwrap_err().kind(), Kind::Corrupt);
         assert_eq!(read(b"12 path=a/b\n").unwrap().path, Some(b"a/b".to_vec()));
         assert_eq!(read(b"12 path=a/b\n8 path=\n").unwrap().path, None);
-        for bad in [&b"999 path=a\n"[..], b"5 abc", b"6 abc\n", b"99999999999999999999 a=b\n", b"9 size=x\n"] {
-            assert_eq!(read(bad).unwrap_err().kind(), Kind::Corrupt, "{bad:?}");
+        assert_eq!(read(b"5 a=\n12 path=a/b\n").unwrap().path, Some(b"a/b".to_vec()));
+        let bad = [&b"999 path=a\n"[..], b"5 abc", b"6 abc\n", b"99999999999999999999 a=b\n", b"9 size=x\n"];
+        // Lengths that end in what should count them, or behind it at once.
+        let short = [&b"0 a=b\n"[..], b"1 a=b\n", b"2 a=b\n", b"2 \n", b"3 \n", b" a=b\n", b"10 path=a/b"];
+        for bad in bad.into_iter().chain(short) {
+            assert_eq!(read(bad).unwrap_err().kind(), Kind::Corrupt, "{}", bad.escape_ascii());
         }
     }
 
@@ -304,6 +307,65 @@ mod tests {
             (0..=MAX_TAR_ATTRIBUTES).flat_map(|n| format!("31 SCHILY.xattr.user.x{n:07}=\n").into_bytes()).collect();
         body.extend(b"no record");
         assert_eq!(Pax::default().take(&body).unwrap_err().kind(), Kind::Limit);
+        let one = body.len() - b"no record".len() - 31;
+        assert!(Pax::default().take(&body[..one]).is_ok(), "as many as there may be");
+    }
+
+    #[test]
+    fn attributes_of_several_headers_have_a_bound_together() {
+        let of = |name: &str, len: usize| record(&format!("SCHILY.xattr.{name}"), &vec![b'v'; len]);
+        let most = MAX_PAX_BYTES as usize - 2;
+        let mut pax = Pax::default();
+        pax.take(&of("a", most / 2)).unwrap();
+        pax.take(&of("b", most - most / 2)).unwrap();
+        // What is said anew counts once.
+        pax.take(&of("b", most - most / 2)).unwrap();
+        assert_eq!(pax.take(&of("c", 0)).unwrap_err().kind(), Kind::Limit);
+    }
+
+    #[test]
+    fn of_what_is_said_of_an_attribute_twice_the_plain_form_counts() {
+        let read = |records: &[(&str, &[u8])]| {
+            let mut pax = Pax::default();
+            let body: Vec<u8> = records.iter().flat_map(|(key, value)| record(key, value)).collect();
+            pax.take(&body).map(|()| pax.xattrs.into_iter().map(|(_, value)| value).collect::<Vec<_>>())
+        };
+        let plain = ("SCHILY.xattr.user.a-b", b"plain".as_slice());
+        let coded = ("LIBARCHIVE.xattr.user.a%2Db", b"Y29kZWQ".as_slice());
+        assert_eq!(read(&[coded]).unwrap(), [b"coded"]);
+        assert_eq!(read(&[plain, coded]).unwrap(), [b"plain"]);
+        assert_eq!(read(&[coded, plain]).unwrap(), [b"plain"]);
+        for bad in [("LIBARCHIVE.xattr.user.a", b"*".as_slice()), ("LIBARCHIVE.xattr.user.%", b"YQ")] {
+            let error = read(&[bad]).unwrap_err();
+            assert!(error.kind() == Kind::Corrupt && error.what().contains(bad.0), "{error}");
+        }
+        // A list too is only what it is for who does not say the attribute itself.
+        let list = ("SCHILY.acl.default", b"user::rwx,group::r-x,other::---".as_slice());
+        let attribute = ("SCHILY.xattr.system.posix_acl_default", b"plain".as_slice());
+        assert_eq!(read(&[attribute, list]).unwrap(), [b"plain"]);
+        assert_eq!(read(&[list, attribute]).unwrap(), [b"plain"]);
+    }
+
+    #[test]
+    fn an_empty_value_takes_back_what_was_said_and_a_wrong_one_is_named() {
+        let keys = ["path", "linkpath", "size", "uid", "gid", "mtime", "atime", "GNU.sparse.name", "GNU.sparse.size"];
+        let said = |pax: &Pax| {
+            let names = [&pax.path, &pax.link, &pax.sparse.name].map(|name| name.clone().map(|_| 7));
+            let numbers = [pax.size, pax.uid, pax.gid, pax.sparse.real_size];
+            let times = [pax.mtime, pax.atime].map(|time| time.map(|time| time.seconds as u64));
+            [&names[..], &numbers, &times].concat()
+        };
+        let mut pax = Pax::default();
+        for (value, wanted) in [("7", Some(7)), ("", None)] {
+            pax.take(&keys.iter().flat_map(|key| record(key, value.as_bytes())).collect::<Vec<_>>()).unwrap();
+            assert_eq!(said(&pax), [wanted; 9]);
+        }
+        for key in ["size", "uid", "gid", "mtime", "atime", "GNU.sparse.size", "GNU.sparse.major", "GNU.sparse.map"] {
+            let error = pax.take(&record(key, b"7,x")).unwrap_err();
+            assert!(error.kind() == Kind::Corrupt && error.what().contains(key), "{error}");
+        }
+        let error = pax.take(&record("GNU.sparse.numbytes", b"7")).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "a length without an offset: {error}");
     }
 
     #[test]

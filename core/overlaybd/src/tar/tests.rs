@@ -96,6 +96,7 @@ fn an_unfinished_wrapper_is_no_tar() {
 fn ordinary_tars_are_unwrapped_at_their_true_offset() {
     let plain = entry(b'0', "overlaybd.commit", "00000000005\0", b"hello");
     assert_eq!(payload(&plain), b"hello");
+    assert_eq!(payload(&plain[..517]), b"hello", "nothing pads it");
     let pax = |body: &[u8], kind| entry(kind, "pax", &format!("{:o}", body.len()), body);
     // A PAX body beyond one block, where upstream's reader would go wrong.
     let long = [b"600 comment=".to_vec(), vec![b'x'; 587], b"\n10 size=5\n".to_vec()].concat();
@@ -135,6 +136,9 @@ fn what_upstream_does_not_recognise_is_left_alone() {
 fn broken_tars_are_errors() {
     let pax = |body: &[u8]| entry(b'x', "pax", &format!("{:o}", body.len()), body);
     let member = entry(b'0', "layer", "5", b"hello");
+    let comment = |len: u64| format!("{len} comment={}\n", "x".repeat(len as usize - 17)).into_bytes();
+    assert!(found(&[pax(&comment(MAX_PAX_BYTES)), member.clone()].concat()).unwrap().is_some());
+    assert!(found(&[pax(b"10 size=5\n").repeat(MAX_TAR_HEADERS - 1), member.clone()].concat()).unwrap().is_some());
     let huge = entry(b'x', "pax", "77777777777", b"");
     let table: Vec<(Vec<u8>, Kind, &str)> = vec![
         (entry(b'0', "layer", "6", b"hello")[..515].to_vec(), Kind::Corrupt, "cut off"),
@@ -149,8 +153,11 @@ fn broken_tars_are_errors() {
         ([pax(b"size=5\n"), member.clone()].concat(), Kind::Corrupt, "PAX"),
         ([pax(b"99 size=5\n"), member.clone()].concat(), Kind::Corrupt, "PAX"),
         ([pax(b"1 size=5\n"), member.clone()].concat(), Kind::Corrupt, "PAX"),
-        ([pax(b"9 nothing"), member].concat(), Kind::Corrupt, "PAX"),
+        ([pax(b"9 nothing"), member.clone()].concat(), Kind::Corrupt, "PAX"),
+        ([pax(b"10 nothin\n"), member.clone()].concat(), Kind::Corrupt, "PAX"),
+        ([pax(b"9 size=5x"), member.clone()].concat(), Kind::Corrupt, "PAX"),
         (huge, Kind::Limit, "PAX header of"),
+        ([pax(&comment(MAX_PAX_BYTES + 1)), member].concat(), Kind::Limit, "PAX header of"),
         (pax(b"10 size=5\n").repeat(20), Kind::Limit, "no member"),
     ];
     for (n, (bytes, kind, words)) in table.into_iter().enumerate() {
