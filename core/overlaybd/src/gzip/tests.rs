@@ -14,7 +14,7 @@ use crate::blob::testing::Asked;
 use crate::blob::{check_range, Blob, MemoryBlob};
 use crate::cache::{CachedBlob, ChunkCache, Options};
 use crate::error::{Kind, Result};
-use crate::limits::GZIP_SPAN_BYTES;
+use crate::limits::{GZIP_SPAN_BYTES, MAX_BLOCK_RELOADS};
 use crate::progress::silent;
 use crate::sink::MemorySink;
 use crate::sys::os::{OsClock, OsDisk};
@@ -201,9 +201,12 @@ fn reading_on_begins_nowhere_again_and_takes_only_what_it_needs() {
         let len = 4000.min(plain.len() - at);
         assert!(read(&view, at as u64, len).unwrap() == plain[at..at + len]);
     }
-    let all: usize = remote.reads.lock().drain(..).map(|(_, len)| len).sum();
+    let reads: Vec<_> = remote.reads.lock().drain(..).map(|(_, len)| len).collect();
+    let all: usize = reads.iter().sum();
     // The trailer once more, for the length.
     assert!(all <= gzip.len() + 8, "{all} bytes read of {}", gzip.len());
+    let most = gzip.len() / (64 << 10) + 2 * index.points().len() + 2;
+    assert!(reads.len() <= most, "{} reads of {} bytes", reads.len(), gzip.len());
 
     // Three readers on their ways, who do not take each other's place.
     let view = View::new(remote.clone(), index.clone()).unwrap();
@@ -216,6 +219,12 @@ fn reading_on_begins_nowhere_again_and_takes_only_what_it_needs() {
     let all: usize = remote.reads.lock().drain(..).map(|(_, len)| len).sum();
     let first = index.points()[1].packed as usize;
     assert!(all <= 3 * first, "{all} bytes read of the {first} before the first point");
+
+    // Up to a point no more is read than what comes before it.
+    let view = View::new(remote.clone(), index.clone()).unwrap();
+    read(&view, 0, index.points()[1].plain as usize).unwrap();
+    let furthest = remote.reads.lock().drain(..).map(|(at, len)| at as usize + len).max();
+    assert_eq!(furthest, Some(first));
 
     // The end is had without the beginning.
     let last = index.points().last().unwrap();
@@ -243,6 +252,12 @@ fn damage_is_told_or_fetched_again_and_never_read() {
         let healing = View::new(Remote::of(&gzip, Some(at)), index.clone()).unwrap();
         assert!(read(&healing, 0, plain.len()).unwrap() == plain, "byte {at}");
     }
+    // What is as bad each time it is fetched is not fetched for ever.
+    let asked = Arc::new(Asked::new([&gzip[..15], &vec![0; gzip.len() - 15]].concat()));
+    let error = read(&View::new(asked.clone(), index).unwrap(), 0, 1000).unwrap_err();
+    let again = asked.take().iter().filter(|(what, ..)| *what == "distrust").count();
+    assert_eq!((error.kind(), again), (Kind::Corrupt, MAX_BLOCK_RELOADS as usize));
+    assert!(error.to_string().contains("fetched 4 times, and its source gave the same"), "{error}");
 }
 
 #[test]
@@ -256,8 +271,20 @@ fn an_index_that_is_not_right_is_not_used() {
         let kind = Index::open(blob(&bad)).err().map(|e| e.kind());
         assert!(matches!(kind, Some(Kind::Corrupt | Kind::Unsupported)), "{what}: {kind:?}");
     }
-    for len in [0, 10, HEADER_BYTES, good.len() - 1] {
-        assert!(Index::open(blob(&good[..len])).is_err(), "{len} bytes");
+    for len in [0, 10, HEADER_BYTES - 1, HEADER_BYTES, good.len() - 1] {
+        let error = Index::open(blob(&good[..len])).err().unwrap();
+        assert_eq!(error.kind(), Kind::Corrupt, "{len} bytes");
+        assert_eq!(error.what().contains("too short"), len < HEADER_BYTES, "{len} bytes: {error}");
+    }
+    // Other numbers of points than are there: too many to be believed need no memory.
+    let (first, rest) = good.split_first_chunk().unwrap();
+    let header = Header::parse(first, good.len() as u64).unwrap();
+    let (less, more, most) = (header.points - 1, header.points + 1, crate::limits::MAX_GZIP_POINTS);
+    for (points, words) in [(less, "are damaged"), (more, "are damaged"), (0, "are damaged"), (most, "bytes for")] {
+        let other = [&Header { points, ..header }.encode()[..], rest].concat();
+        let error = Index::open(blob(&other)).err().unwrap();
+        assert!(error.kind() == Kind::Corrupt && error.what().contains(words), "{points} points: {error}");
+        assert_eq!(error.offset(), Some(header.area.0));
     }
     // A window that is wrong: from there on nothing is read.
     let index = Index::open(blob(&good)).unwrap();
@@ -344,7 +371,10 @@ fn hints_reach_what_has_to_be_inflated_for_them() {
     assert_eq!((view.prefetch(7, 0).unwrap(), asked.take()), (0, vec![]));
     assert_eq!(view.prefetch(plain.len() as u64, 1).unwrap_err().kind(), Kind::OutOfBounds);
     assert!(!view.is_ready(0, 1) && view.is_ready(second, 1) && view.is_ready(0, 0));
+    asked.take();
     assert!(view.distrust(0, 1).unwrap() && !view.distrust(second, 1).unwrap() && !view.distrust(0, 0).unwrap());
+    let again: Vec<_> = seen.iter().map(|(_, offset, len)| ("distrust", *offset, *len)).collect();
+    assert_eq!(asked.take(), again, "what was prefetched for the same bytes");
 }
 
 #[test]
@@ -414,13 +444,14 @@ fn an_index_that_ends_before_its_file_is_noticed_at_the_end() {
 
 #[test]
 fn points_may_take_what_zlib_may_make_of_them_and_no_more() {
-    let gzip = packed(&lines(10_000), 6);
-    let index = build(&gzip, SPAN).unwrap();
+    let gzip = packed(&lines(60_000), 6);
+    let index = build(&gzip, *GZIP_SPAN_BYTES.start()).unwrap();
     let (first, rest) = index.split_first_chunk::<{ super::format::HEADER_BYTES }>().unwrap();
     let header = Header::parse(first, index.len() as u64).unwrap();
     let plain = header.points * super::format::POINT_BYTES as u64;
     let most = plain + plain / 64 + 1024;
-    for (area, wanted) in [(most, Ok(1)), (most + 1, Err(Kind::Corrupt))] {
+    assert!(plain / 64 > 1);
+    for (area, wanted) in [(most, Ok(header.points as usize)), (most + 1, Err(Kind::Corrupt))] {
         // zlib's end is where it says; what follows is not looked at.
         let mut bytes = rest.to_vec();
         bytes.resize((header.area.0 + area) as usize - super::format::HEADER_BYTES, 0);
@@ -428,4 +459,139 @@ fn points_may_take_what_zlib_may_make_of_them_and_no_more() {
         let found = Index::open(blob(&[&header.encode()[..], &bytes].concat()));
         assert_eq!(found.map(|index| index.points().len()).map_err(|e| e.kind()), wanted, "{area} bytes");
     }
+}
+
+/// A gzip file of blocks that are stored, one for each of `blocks`, which end at no other places.
+fn stored<'a>(blocks: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut gzip = packed(b"", 6)[..10].to_vec();
+    let mut sum = flate2::Crc::new();
+    let mut block = |last: u8, bytes: &[u8]| {
+        let len = bytes.len() as u16;
+        gzip.extend([&[last][..], &len.to_le_bytes(), &(!len).to_le_bytes(), bytes].concat());
+        sum.update(bytes);
+    };
+    blocks.into_iter().for_each(|bytes| block(0, bytes));
+    block(1, &[]);
+    gzip.extend([sum.sum().to_le_bytes(), sum.amount().to_le_bytes()].concat());
+    gzip
+}
+
+#[test]
+fn points_are_where_they_are_wanted_if_a_block_begins_there() {
+    let at = |gzip: &[u8], span: u32| {
+        let index = Index::open(blob(&build(gzip, span).unwrap())).unwrap();
+        index.points().iter().map(|point| point.plain).collect::<Vec<_>>()
+    };
+    let (span, kib) = (64 << 10, 1 << 10);
+    // Blocks that are all that long: a point where it is wanted, else at the last place before.
+    let blocks = |len: usize| stored(lines(20_000)[..240 * kib as usize].chunks(len));
+    assert_eq!(at(&blocks(32 << 10), span), [0, 64 * kib, 128 * kib, 192 * kib]);
+    assert_eq!(at(&blocks(24 << 10), span), [0, 48 * kib, 120 * kib, 192 * kib]);
+    // One block from the start to where the second point would be.
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
+    encoder.write_all(&[0; 128 << 10]).unwrap();
+    encoder.flush().unwrap();
+    encoder.write_all(b"the rest").unwrap();
+    assert_eq!(at(&encoder.finish().unwrap(), span), [0, 128 * kib]);
+}
+
+#[test]
+fn blocks_without_content_are_passed_over_wherever_they_are() {
+    // More of them than are read at a time: before the content, amid, and at the end.
+    let (plain, empty) = (lines(10_000), vec![&b""[..]; 40_000]);
+    let (head, tail) = plain.split_at(60_000);
+    let blocks = [&empty, &vec![head], &empty, &tail.chunks(60_000).collect(), &empty].map(|blocks| blocks.to_vec());
+    let gzip = stored(blocks.concat());
+    assert_eq!(unpacked(&gzip), plain);
+    let index = build(&gzip, SPAN).unwrap();
+    assert_eq!(Index::open(blob(&index)).unwrap().points().len(), 1);
+    let whole = view(&gzip, &index).unwrap();
+    assert!(read(&whole, 0, plain.len()).unwrap() == plain);
+    // An index that is silent of the last bytes is found out although blocks without content come before these.
+    let (first, rest) = index.split_first_chunk().unwrap();
+    let header = Header::parse(first, index.len() as u64).unwrap();
+    let silent = Header { plain_bytes: 60_000, ..header };
+    let short = view(&gzip, &[&silent.encode()[..], rest].concat()).unwrap();
+    let error = read(&short, 0, 60_000).unwrap_err();
+    assert!(error.kind() == Kind::Corrupt && error.what().contains("go on behind"), "{error}");
+}
+
+#[test]
+fn bytes_that_pack_to_almost_nothing_are_read_piece_by_piece() {
+    // Many reads that one byte of the file is enough for.
+    let plain = vec![7; 1 << 20];
+    let gzip = packed(&plain, 9);
+    let view = view(&gzip, &build(&gzip, SPAN).unwrap()).unwrap();
+    for at in (0..20_000).step_by(50) {
+        assert!(read(&view, at, 50).unwrap() == plain[..50]);
+    }
+}
+
+/// Gives an error of that kind now and then, or from some byte on.
+struct Failing<'a>(&'a [u8], std::io::ErrorKind, usize);
+
+impl Read for Failing<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.2 += 1;
+        let n = buf.len().min(5000);
+        match self.2 % 3 {
+            0 => Err(self.1.into()),
+            _ => self.0.read(&mut buf[..n]),
+        }
+    }
+}
+
+#[test]
+fn an_index_is_made_of_a_source_that_a_signal_interrupts_and_of_none_that_fails() {
+    let gzip = packed(&lines(10_000), 6);
+    let build_from = |kind| {
+        let mut sink = MemorySink::default();
+        Index::build(&mut Failing(&gzip, kind, 0), &mut sink, SPAN, &mut |_| Ok(())).map(|_| sink.bytes)
+    };
+    assert!(build_from(std::io::ErrorKind::Interrupted).unwrap() == build(&gzip, SPAN).unwrap());
+    let error = build_from(std::io::ErrorKind::ConnectionReset).unwrap_err();
+    assert_eq!((error.kind(), error.offset()), (Kind::Io, Some(10_000)));
+}
+
+#[test]
+fn a_window_that_is_wrong_is_fetched_again_like_the_file_itself() {
+    let plain = lines(100_000);
+    let gzip = packed(&plain, 6);
+    let good = build(&gzip, 256 << 10).unwrap();
+    let window = Index::open(blob(&good)).unwrap().points()[1].window.0 as usize;
+    let remote = Remote::of(&good, Some(window + 20));
+    let index = Arc::new(Index::open(remote.clone()).unwrap());
+    let at = index.points()[1].plain;
+    let view = View::new(blob(&gzip), index).unwrap();
+    assert!(read(&view, at, 1000).unwrap() == plain[at as usize..at as usize + 1000]);
+    assert!(remote.bad.lock().is_none());
+}
+
+#[test]
+fn failures_of_the_source_pass_through() {
+    /// Cannot be read, and is not to be asked for other copies.
+    struct Broken(u64);
+
+    impl Blob for Broken {
+        fn name(&self) -> &str {
+            "broken"
+        }
+
+        fn len(&self) -> u64 {
+            self.0
+        }
+
+        fn read_at(&self, _: &mut [u8], _: u64) -> Result<()> {
+            Err(crate::error::Error::new(Kind::TimedOut, "no answer"))
+        }
+
+        fn distrust(&self, _: u64, _: u64) -> Result<bool> {
+            Err(crate::error::Error::new(Kind::Io, "nothing here is damaged"))
+        }
+    }
+
+    let gzip = packed(&lines(1000), 6);
+    let index = Arc::new(Index::open(blob(&build(&gzip, SPAN).unwrap())).unwrap());
+    let view = View::new(Arc::new(Broken(gzip.len() as u64)), index).unwrap();
+    assert_eq!(read(&view, 0, 10).unwrap_err().kind(), Kind::TimedOut);
 }
