@@ -142,8 +142,21 @@ mod tests {
         for len in 0..file.len() {
             assert_eq!(parse(&file[..len]).unwrap_err().kind(), Kind::Corrupt, "{len} bytes");
         }
-        let long = vec![FIRST; MAX_TRACE_RECORDS + 1];
-        assert_eq!(parse(&encode(&long)).unwrap_err().kind(), Kind::Limit);
+        // As many records as there may be, and one more: the checksum, which is wrong, is looked at next.
+        for (count, kind) in [(MAX_TRACE_RECORDS, Kind::Corrupt), (MAX_TRACE_RECORDS + 1, Kind::Limit)] {
+            let mut long = encode(&[]);
+            long.resize(HEADER_BYTES + count * RECORD_BYTES, 1);
+            long[8..16].copy_from_slice(&((count * RECORD_BYTES) as u64).to_le_bytes());
+            assert_eq!(parse(&long).unwrap_err().kind(), kind);
+        }
+        // Right but for its end: records are whole.
+        let mut odd = encode(&[FIRST]);
+        odd.push(0);
+        odd[8] += 1;
+        let sum = crc::raw(0, &odd[HEADER_BYTES..]);
+        odd[16..20].copy_from_slice(&sum.to_le_bytes());
+        let error = parse(&odd).unwrap_err();
+        assert_eq!((error.kind(), error.offset()), (Kind::Corrupt, Some(8)));
     }
 
     proptest! {

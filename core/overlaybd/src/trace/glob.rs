@@ -82,7 +82,18 @@ mod tests {
             ("a*b*c", "aXbbYc"),
             ("[abc]x", "bx"),
             ("[a-c][!0-9]", "cz"),
+            ("[a-c]", "b"),
+            ("[xa-c]", "b"),
+            ("[a-cx]z", "xz"),
+            ("[axc]", "x"),
+            ("[a-]", "-"),
+            ("[a-]", "a"),
             ("[]x]", "]"),
+            ("[!]x]y", "ay"),
+            ("[]", "[]"),
+            ("[!]", "[!]"),
+            ("*a*ab", "aaab"),
+            ("\\[a]", "[a]"),
             ("[^a]", "b"),
             ("a\\*b", "a*b"),
             ("[ab", "[ab"),
@@ -98,6 +109,15 @@ mod tests {
             ("a*b", "abc"),
             ("[abc]x", "dx"),
             ("[a-c]", "d"),
+            ("[a-c]", "-"),
+            ("[c-a]", "a"),
+            ("[!a-cx]", "x"),
+            ("[axc]", "b"),
+            ("[a-]", "b"),
+            ("[a]", "]"),
+            ("[!]x]", "]"),
+            ("*a", "ab"),
+            ("\\?", "x"),
             ("[!a]", "a"),
             ("a\\*b", "axb"),
             ("[ab", "a"),
@@ -108,6 +128,6 @@ mod tests {
         }
         let long = "a".repeat(20_000);
         assert!(!fits("*a".repeat(50).as_bytes(), format!("{long}b").as_bytes()), "ends soon");
-        assert!(is_pattern(b"a*") && is_pattern(b"[") && !is_pattern(b"libstdc++.so.6"));
+        assert!([&b"a*"[..], b"a?", b"[", b"\\a"].into_iter().all(is_pattern) && !is_pattern(b"libstdc++.so.6]"));
     }
 }

@@ -224,6 +224,7 @@ mod tests {
         read(&taps[1], 8192, 4096);
         read(&taps[0], 2048, 8192);
         read(&taps[1], 8192, 512);
+        read(&taps[1], 700, 0);
         read(&taps[1], 12288, 512);
         assert!(taps[1].read_at(&mut [0; 512], LEN as u64).is_err(), "what failed was not read");
         read(&taps[1], LEN as u64, 100);

@@ -257,3 +257,35 @@ impl Drop for Running {
         self.0.ended.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::MemoryBlob;
+    use crate::lsmt::testing::layer_of;
+    use crate::lsmt::Layer;
+
+    #[test]
+    fn whoever_finds_pieces_waits_for_room_until_none_are_wanted() {
+        let layer = Layer::open(Arc::new(MemoryBlob::new("layer", layer_of(&[1; 4096])))).unwrap();
+        let options = PrefetchOptions { workers: 1, max_bytes: u64::MAX };
+        // Nobody fetches yet.
+        let run = Prefetch::new(&Arc::new(Stack::new(vec![layer]).unwrap()), options);
+        let piece = Piece { layer: 0, offset: 0, len: 512 };
+        assert!((0..MAX_PREFETCH_QUEUE).all(|_| run.shared.feed(piece)));
+        let next = |run: &Prefetch| {
+            let shared = Arc::clone(&run.shared);
+            std::thread::spawn(move || shared.feed(piece))
+        };
+        let waiting = next(&run);
+        assert!(run.shared.fetch_one());
+        assert!(waiting.join().unwrap(), "there was room");
+        let waiting = next(&run);
+        run.stop();
+        assert!(!waiting.join().unwrap(), "there was none");
+        assert_eq!(run.shared.queue.lock().pieces.len(), MAX_PREFETCH_QUEUE);
+        // What is queued is not fetched any more.
+        assert!(!run.shared.fetch_one());
+        assert_eq!(run.stats().pieces, 1);
+    }
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::list::list;
 use super::{Piece, Prefetch, PrefetchOptions, PrefetchStats, Record};
 use crate::blob::testing::Asked;
+use crate::limits::MAX_LIST_NOTES;
 use crate::lsmt::testing::layer_of;
 use crate::lsmt::{Layer, Stack};
 
@@ -42,6 +43,7 @@ fn grow(top: &Path) {
     std::fs::create_dir(top.join("empty")).unwrap();
     std::os::unix::fs::symlink("usr/lib", top.join("link")).unwrap();
     std::os::unix::fs::symlink("nowhere", top.join("dead")).unwrap();
+    std::os::unix::fs::symlink("loop", top.join("loop")).unwrap();
 }
 
 /// A layer with an ext4 of these files.
@@ -77,7 +79,7 @@ fn a_list_names_files_directories_and_patterns() {
     let image = image();
     let stack = stack(&[Arc::clone(&image)]);
     let all = &FILES[1..];
-    let rows: [(&str, &[&str], &[&str]); 17] = [
+    let rows: [(&str, &[&str], &[&str]); 20] = [
         ("/etc/passwd\n", &["etc/passwd"], &[]),
         ("# etc/passwd\n\n   \n  etc//passwd  \r\n", &["etc/passwd"], &[]),
         ("/usr/lib/b.so\n/etc/passwd", &["etc/passwd", "usr/lib/b.so"], &[]),
@@ -94,6 +96,9 @@ fn a_list_names_files_directories_and_patterns() {
         ("/usr/lib/de*", &[], &["a directory"]),
         ("/usr/lib/x*", &[], &["no such file"]),
         ("/etc/passwd/*", &[], &["no such file"]),
+        ("/etc/passwd/x\n/loop", &[], &["line 1: /etc/passwd/x: no such file", "line 2: /loop: symbolic links"]),
+        ("/*/lib/b.so", &["usr/lib/b.so"], &[]),
+        ("/usr/*/", all, &[]),
         ("/nothing\n/dead\n/usr/lib/c.txt", &["usr/lib/c.txt"], &["line 1: /nothing", "line 2: /dead"]),
     ];
     for (text, files, words) in rows {
@@ -108,6 +113,15 @@ fn a_list_names_files_directories_and_patterns() {
         assert_eq!(notes.len(), words.len(), "{text:?}: {notes:?}");
         assert!(notes.iter().zip(words).all(|(note, word)| note.contains(word)), "{text:?}: {notes:?}");
     }
+    // More than are put together before they are fetched.
+    let many = "/usr/lib/a.so\n".repeat(4096);
+    let mut pieces = Vec::new();
+    let mut feed = |piece| {
+        pieces.push(piece);
+        true
+    };
+    list(&stack, format!("{many}/etc/passwd\n").as_bytes(), &mut feed, &mut |note| panic!("{note}")).unwrap();
+    assert_eq!(covered(&image, &pieces), BTreeSet::from(["etc/passwd", "usr/lib/a.so"]));
     let mut fed = 0;
     let mut refuse = |_| {
         fed += 1;
@@ -115,6 +129,39 @@ fn a_list_names_files_directories_and_patterns() {
     };
     list(&stack, b"/usr/lib/a.so\n/etc/passwd\n", &mut refuse, &mut |note| panic!("{note}")).unwrap();
     assert_eq!(fed, 1, "it stops when nothing more is wanted");
+    fed = 0;
+    let mut refuse = |_| {
+        fed += 1;
+        false
+    };
+    list(&stack, format!("{many}/etc/passwd\n/nothing").as_bytes(), &mut refuse, &mut |note| panic!("{note}")).unwrap();
+    assert_eq!(fed, 1, "nor is anything looked at then");
+}
+
+#[test]
+fn a_damaged_directory_that_contains_itself_is_gone_through_once() {
+    let good = image();
+    let mut bytes = good.bytes.clone();
+    // The entry of `deep` in `/usr/lib`: number, length, length of the name, type, name. `.` comes first there.
+    let entry = bytes.windows(6).position(|bytes| bytes == b"\x04\x02deep").unwrap() - 6;
+    let block = (0..=entry).rev().find(|at| bytes[*at + 6..].starts_with(b"\x01\x02.\0")).unwrap();
+    bytes.copy_within(block..block + 4, entry);
+    let image = Arc::new(Asked::new(bytes));
+    let (mut pieces, mut notes) = (Vec::new(), Vec::new());
+    let mut feed = |piece| {
+        pieces.push(piece);
+        true
+    };
+    list(&stack(&[Arc::clone(&image)]), b"/usr/lib/", &mut feed, &mut |note| notes.push(note)).unwrap();
+    assert_eq!((covered(&image, &pieces), notes), (FILES[1..4].iter().copied().collect(), vec![]));
+}
+
+#[test]
+fn no_more_notes_are_kept_than_people_read() {
+    let image = image();
+    let text: String = (0..MAX_LIST_NOTES + 5).map(|i| format!("/nothing{i}\n")).collect();
+    let stats = outcome(&Prefetch::list(&stack(&[image]), text.into_bytes(), EAGER).unwrap());
+    assert_eq!((stats.skipped, stats.notes.len()), (MAX_LIST_NOTES as u64 + 5, MAX_LIST_NOTES));
 }
 
 #[test]
