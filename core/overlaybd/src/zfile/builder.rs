@@ -235,3 +235,26 @@ impl<S: Sink> Sink for Builder<S> {
         self.sink.finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::MemorySink;
+
+    #[test]
+    fn blocks_are_as_long_as_upstreams_reader_takes_and_no_longer() {
+        let admitted = |block_size: u32, lengths: &[u32]| {
+            let mut builder =
+                Builder::new(MemorySink::default(), Options { block_size, ..Options::default() }).unwrap();
+            lengths.iter().try_for_each(|stored| builder.admit(*stored)).map_err(|e| e.kind())
+        };
+        let most = MAX_ZFILE_STORED_BLOCK as u32;
+        assert_eq!(admitted(65536, &[most; 3]), Ok(()));
+        assert_eq!(admitted(65536, &[most + 1]), Err(Kind::Limit));
+        // All but the last of those that hold 64 KiB must fit 16 bits together.
+        assert_eq!(admitted(32768, &[65534, 9, 65534, 9]), Ok(()));
+        assert_eq!(admitted(32768, &[65535, 9]), Err(Kind::Limit));
+        assert_eq!(admitted(16384, &[1, 1, 65532, most, 1, 1, 65532, most]), Ok(()));
+        assert_eq!(admitted(16384, &[1, 1, 65532, most, 1, 1, 65533, 1]), Err(Kind::Limit));
+    }
+}

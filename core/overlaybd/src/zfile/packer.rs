@@ -212,3 +212,41 @@ fn work(queue: &Mutex<Receiver<Job>>, results: &Sender<Done>, recipe: &Recipe) {
 fn gone() -> Error {
     Error::new(Kind::Io, "a compressing thread died")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_other_thread_has_a_batch_at_work_and_one_waiting() {
+        let recipe = Recipe { algorithm: Algorithm::Lz4, block_size: 4096, checksum: true };
+        for threads in 1..4 {
+            let mut packer = Packer::new(threads, recipe);
+            let mut handed = 0;
+            while packer.wants_work() {
+                packer.hand_over(&mut vec![handed; 9000]).unwrap();
+                handed += 1;
+            }
+            assert_eq!(usize::from(handed), 2 * (threads - 1));
+            packer.pack_here(&[handed; 9000]);
+            // They come back in order, and then there is need of more.
+            let mut plain = Vec::new();
+            while let Some(batch) = packer.next(true).unwrap() {
+                assert_eq!(batch.packed.lengths.len(), 3);
+                plain.extend(batch.plain.first().copied());
+            }
+            assert_eq!(plain, (0..handed).collect::<Vec<_>>());
+            assert_eq!(packer.wants_work(), threads > 1);
+        }
+    }
+
+    #[test]
+    fn too_many_finished_batches_wait_for_the_oldest() {
+        // Not asked to wait, but so far ahead of it that memory would grow.
+        let recipe = Recipe { algorithm: Algorithm::Zstd, block_size: 65536, checksum: true };
+        let mut packer = Packer::new(2, recipe);
+        packer.hand_over(&mut vec![7; 1 << 20]).unwrap();
+        (1..8).for_each(|_| packer.pack_here(&[7; 512]));
+        assert!(packer.next(false).unwrap().is_some_and(|batch| batch.plain.len() == 1 << 20));
+    }
+}

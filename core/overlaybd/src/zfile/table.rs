@@ -154,6 +154,9 @@ mod tests {
         let table = Table::with_room(4096, 262_144).unwrap();
         assert!(table.memory_bytes() < 700_000, "{}", table.memory_bytes());
         assert_eq!(group_bits(65536), 0);
+        // Groups of 16 blocks of 4 KiB, and the end; no room is left over.
+        let table = load(4096, &[100; 3000], true).unwrap();
+        assert_eq!(table.memory_bytes(), (3000 / 16 + 1) * 8 + 3001 * 2);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::blob::testing::Asked;
+use crate::limits::ZFILE_READ_BATCH;
 
 /// Runs of noise, of one byte and of words, so that blocks of every kind occur.
 fn contents() -> impl Strategy<Value = Vec<u8>> {
@@ -114,6 +115,21 @@ fn no_single_flip_goes_unnoticed() {
             }
         }
     }
+}
+
+#[test]
+fn a_long_read_takes_as_many_blocks_at_a_time_as_fit_a_batch() {
+    let plain = sample(3 << 20);
+    let asked = Arc::new(Asked::new(build(&plain, options(Algorithm::Lz4, 4096)).unwrap()));
+    let reader = Reader::open(asked.clone()).unwrap();
+    asked.take();
+    assert!(read_all(&reader).unwrap() == plain);
+    let reads = asked.take();
+    let most = 4096 + 100;
+    let (last, whole) = reads.split_last().unwrap();
+    assert!(whole.iter().all(|(_, _, len)| (ZFILE_READ_BATCH - most..=ZFILE_READ_BATCH).contains(len)), "{reads:?}");
+    assert!(whole.len() > 2 && last.2 <= ZFILE_READ_BATCH);
+    assert!(reads.windows(2).all(|pair| pair[0].1 + pair[0].2 == pair[1].1), "{reads:?}");
 }
 
 #[test]
