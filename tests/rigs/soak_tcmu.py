@@ -34,7 +34,6 @@ class Soak:
     disks: list[Disk]
     loads: list[Load]
     samples: list[tuple[float, dict[str, int]]] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
     kills: int = 0
     outages: int = 0
     deletions: int = 0
@@ -59,9 +58,8 @@ class Soak:
             elif what < 0.8:
                 self.store.delete_cache()
                 self.deletions += 1
-            self.said = (self.said + self.daemon.listen())[-LINES:]
             for load in self.loads:
-                assert not load.problem, "\n".join([load.problem, *self.said])
+                assert not load.problem, "\n".join([load.problem, *self.daemon.heard("")[-LINES:]])
             if not self.samples or now > self.samples[-1][0] + SAMPLE_S:
                 self.samples.append((now, held(self.daemon.process.pid)))
 
@@ -93,7 +91,7 @@ def soak(directory: Path, minutes: float, seed: int, rate: float) -> list[str]:
             try:
                 disks.append(attach(image.directory.name, f"overlaybd/{image.config}"))
             except OSError as error:
-                raise AssertionError("\n".join([str(error), *daemon.listen()])) from error
+                raise AssertionError("\n".join([str(error), *daemon.heard("")])) from error
             loads += spread(disks[-1].node, SIZE, parts=1, seed=seed * 100 + number, base=BASE, rate=rate)
         run = Soak(daemon, store, disks, loads)
         with working(loads):

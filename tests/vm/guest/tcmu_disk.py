@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from select import select
 
 import tcmu
 import tcmu.configfs
@@ -21,6 +21,8 @@ HBA = 1
 END_S = 120.0
 # For commands that a killed daemon holds: longer than any test, shorter than for ever.
 PATIENCE_S = 300
+# No line of a log.
+_END = "\n"
 
 
 class Daemon:
@@ -51,6 +53,7 @@ class Daemon:
         program += "from tools.tcmu import main; sys.exit(main())"
         self.command = [sys.executable, "-c", program, str(self.config)]
         self.environment = {**os.environ, **(environment or {})}
+        self._news = threading.Condition()
         self.start()
 
     def configure(self, **settings: object) -> None:
@@ -65,50 +68,53 @@ class Daemon:
                 stdout=subprocess.PIPE,
                 stderr=said,
                 cwd=PROJECT,
-                bufsize=0,
                 env=self.environment,
             )
         self._heard: list[str] = []
+        # All the time: who has written more than a pipe holds waits until it is read.
+        self._ear = threading.Thread(target=self._listen, args=(self.process, self._heard), daemon=True)
+        self._ear.start()
         self.hear("ready")
 
-    def hear(self, words: str) -> str:
-        """Waits for a line of the log that holds these words; the line."""
-        assert self.process.stdout is not None
-        while not (found := [line for line in self._heard if words in line]):
-            line = self.process.stdout.readline().decode()
-            assert line, f"the daemon ended without {words!r}: {self._heard}\n{self.said.read_text()}"
-            self._heard.append(line.strip())
-        self._heard.remove(found[0])
-        return found[0]
+    def _listen(self, process: "subprocess.Popen[bytes]", heard: list[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                with self._news:
+                    heard.append(line.decode().strip())
+                    self._news.notify_all()
+        with self._news:
+            heard.append(_END)
+            self._news.notify_all()
 
-    def listen(self) -> list[str]:
-        """The lines that it has written and nobody has read. One that writes much waits for that."""
-        assert self.process.stdout is not None
-        lines = []
-        while select([self.process.stdout], [], [], 0)[0] and (line := self.process.stdout.readline()):
-            lines.append(line.decode().strip())
-        self._heard += lines
-        return lines
+    def hear(self, words: str) -> str:
+        """Waits for a line of the log that holds these words, and that has not been waited for; the line."""
+        with self._news:
+            self._news.wait_for(lambda: self._found(words) or _END in self._heard)
+            found = self._found(words)
+            assert found, f"the daemon ended without {words!r}: {self._heard}\n{self.said.read_text()}"
+            self._heard.remove(found[0])
+            return found[0]
+
+    def _found(self, words: str) -> list[str]:
+        return [line for line in self._heard if words in line]
 
     def heard(self, words: str) -> list[str]:
-        """The lines that hold these words, of those that have been read."""
-        return [line for line in self._heard if words in line]
+        """The lines that hold these words, of those that have come."""
+        with self._news:
+            return self._found(words)
 
     def succeed(self) -> None:
         """Has another one take its place."""
-        old = self.process
+        old, ear, heard = self.process, self._ear, self._heard
         self.start("--takeover")
-        assert old.stdout is not None
-        with old.stdout as said:
-            last = said.read().decode()
-        assert old.wait(END_S) == 0, last
+        ear.join(END_S)
+        assert old.wait(END_S) == 0, heard
 
     def end(self, number: int) -> int:
         """Ends it by a signal, and waits; its status."""
         self.process.send_signal(number)
-        assert self.process.stdout is not None
-        with self.process.stdout as said:
-            self._heard += said.read().decode().splitlines()
+        self._ear.join(END_S)
         return self.process.wait(END_S)
 
 
