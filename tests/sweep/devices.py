@@ -7,6 +7,7 @@ import json
 import mmap
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,8 @@ from tests.sweep.shim import Shim
 from tests.sweep.world import BASE, DEVICE_BYTES
 
 _DISK_BYTES: Final = 4 << 20
+# Longer than anybody looks at a loop device.
+_PATIENCE_S: Final = 20.0
 _KEPT: Final = b"kept" * 20000
 _NEW: Final = b"new" * 20000
 
@@ -99,13 +102,13 @@ class Attached(OnMachine):
 
     def clean(self) -> None:
         """The same, of what may be there still."""
-        self._detach()
+        self._surely_detach()
         for content in (2, 3):
             self._attach()
             self._list()
             self._read_device()
             self._write_device(20, 16, content)
-            self._detach()
+            self._surely_detach()
         if self.obd("list"):
             self._say("wrong", "is still listed")
         self.look()
@@ -120,6 +123,16 @@ class Attached(OnMachine):
 
     def _detach(self) -> None:
         self.obd("detach", self._config)
+
+    def _surely_detach(self) -> None:
+        """Others of the machine who look at loop devices, as sweeps do, have each open for a moment."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return self._detach()
+            except OSError as error:
+                if "busy" not in str(error) or time.monotonic() > deadline:
+                    raise
 
     def _read_device(self) -> None:
         with self._opened(os.O_RDONLY | os.O_DIRECT) as fd, mmap.mmap(-1, DEVICE_BYTES) as buffer:
