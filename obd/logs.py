@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import re
+import select
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,8 @@ _NAMES: Final = {
     logging.CRITICAL: "FATAL",
 }
 _MIB: Final = 1 << 20
+# Longest wait for who reads standard output, in seconds.
+READER_S: Final = 1.0
 # How often the time zone of the machine is looked at.
 _ZONE_S: Final = 1.0
 
@@ -169,13 +172,27 @@ class LogFile:
 
 
 class StandardOutput:
-    """The place of a `LogFile` where the configuration names none."""
+    """The place of a `LogFile` where the configuration names none.
+
+    A reader that stands still must not hold up what is logged about, which may be a disk: what it does not
+    take within `READER_S` is lost, and what comes until it reads again; then it is told of that.
+    """
+
+    def __init__(self) -> None:
+        self._lost = 0
 
     def write(self, text: str) -> None:
-        """Adds whole lines. Raises `OSError` if nobody reads them."""
-        data = text.encode(errors="backslashreplace")
+        """Adds whole lines. Raises `OSError` if nobody reads them any more."""
+        wait_s = 0.0 if self._lost else READER_S
+        told = f"\n({self._lost} times nobody read what was logged: it is lost)\n" if self._lost else ""
+        data = (told + text).encode(errors="backslashreplace")
         while data:
-            data = data[os.write(1, data) :]
+            if not select.select([], [1], [], wait_s)[1]:
+                self._lost += 1
+                return
+            # A pipe that takes anything takes as much without waiting.
+            data = data[os.write(1, data[: select.PIPE_BUF]) :]
+        self._lost = 0
 
     def reopen(self) -> None:
         """There is nothing to open."""

@@ -5,9 +5,12 @@ import logging
 import os
 import re
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -181,3 +184,29 @@ def test_the_configuration_decides_what_is_logged(tmp_path: Path) -> None:
         root.setLevel(level)
     lines = (tmp_path / "log").read_text().splitlines()
     assert len(lines) == 1 and lines[0].endswith(":but this")
+
+
+def test_a_reader_that_stands_still_holds_nobody_up() -> None:
+    program = (
+        "import logging, sys; from obd.config.service import LogConfig; from obd.logs import start_log\n"
+        "start_log(LogConfig(level=1, path='', size_mib=1, files=1))\n"
+        "for _ in range(2000): logging.info('x' * 1000)\n"
+        "print('goes on', file=sys.stderr, flush=True)\n"
+        "sys.stdin.readline()\n"
+        "logging.info('the last')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True
+    ) as process:
+        assert process.stdin and process.stdout and process.stderr
+        assert process.stderr.readline() == "goes on\n"
+        lines: list[str] = []
+        while len(lines) < 10:  # so much of it fits a pipe that there is room now
+            lines.append(process.stdout.readline())
+        process.stdin.write("\n")
+        process.stdin.flush()
+        lines += process.stdout.readlines()
+    assert process.returncode == 0
+    assert all(line.endswith(f":{'x' * 1000}\n") for line in lines[:10])
+    (told,) = (line for line in lines if "it is lost" in line)
+    assert told.startswith("(") and lines[-1].endswith(":the last\n") and lines[-2] == told
